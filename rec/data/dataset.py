@@ -1,0 +1,115 @@
+"""Who did what, when; and what is known about users and items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rec.schema import FeatureSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Interactions as columns; users and items are positions in the vocabularies.
+
+    Attributes:
+        user_ids: vocabulary of user ids, strings, (U,).
+        item_ids: vocabulary of item ids, strings, (N,).
+        user: position in user_ids, int32, (n,).
+        item: position in item_ids, int32, (n,).
+        timestamp: UTC milliseconds, int64, (n,).
+        rating: float32, (n,), or None where the log has actions instead.
+        action: position in `actions`, int16, (n,), or None where the log has ratings instead.
+        actions: vocabulary of actions.
+    """
+
+    user_ids: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    timestamp: NDArray[np.int64]
+    rating: NDArray[np.float32] | None = None
+    action: NDArray[np.int16] | None = None
+    actions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Size of the user vocabulary, U."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the item vocabulary, N."""
+        return len(self.item_ids)
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> "Interactions":
+        """The rows of a mask or of positions, under the same vocabularies."""
+        return replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            timestamp=self.timestamp[rows],
+            rating=None if self.rating is None else self.rating[rows],
+            action=None if self.action is None else self.action[rows],
+        )
+
+    def before(self, cut_ms: int) -> "Interactions":
+        """The rows strictly before a time."""
+        return self.take(self.timestamp < cut_ms)
+
+    def between(self, start_ms: int, end_ms: int) -> "Interactions":
+        """The rows with start_ms <= timestamp < end_ms."""
+        return self.take((self.timestamp >= start_ms) & (self.timestamp < end_ms))
+
+    def positives(self, *, min_rating: float, positive_actions: Sequence[str]) -> "Interactions":
+        """The rows that count as liked: rating >= min_rating, or an action among positive_actions.
+
+        A log with neither ratings nor actions is all positive.
+        """
+        if self.rating is not None:
+            return self.take(self.rating >= min_rating)
+        if self.action is not None:
+            wanted = [code for code, action in enumerate(self.actions) if action in positive_actions]
+            return self.take(np.isin(self.action, wanted))
+        return self
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns user_id, item_id, timestamp, and rating or action where there are such."""
+        columns: dict[str, object] = {
+            "user_id": self.user_ids[self.user],
+            "item_id": self.item_ids[self.item],
+            "timestamp": self.timestamp,
+        }
+        if self.rating is not None:
+            columns["rating"] = self.rating
+        if self.action is not None:
+            columns["action"] = np.asarray(self.actions, dtype=object)[self.action]
+        return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: as on the command line, such as `movielens-1m`.
+        interactions: all interactions.
+        users: row i describes interactions.user_ids[i]; column `user_id`, then features.
+        items: row i describes interactions.item_ids[i]; column `item_id`, `title` where known, then features.
+        schema: the features of users and items.
+        sha256: hash of the files read.
+        dropped: rows left out while reading, by reason.
+    """
+
+    name: str
+    interactions: Interactions
+    users: pd.DataFrame
+    items: pd.DataFrame
+    schema: FeatureSchema
+    sha256: str
+    dropped: dict[str, int] = field(default_factory=dict)
