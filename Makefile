@@ -1,0 +1,46 @@
+# Two commands do everything, install included: `make demo` and `make test`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup system-deps demo test check test-all bench docs clean help
+
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make .venv with everything pinned by constraints.txt
+
+system-deps: ## Debian's chromium and redis-server, for the tests that need them
+	@if command -v chromium >/dev/null && command -v redis-server >/dev/null; then echo "system-deps: present"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium redis-server >/dev/null; \
+	else echo "system-deps: install chromium and redis-server by hand (needs root and apt-get)"; fi
+
+demo: setup ## train, evaluate, serve and report on a generated world
+	$(BIN)/tandem demo
+
+test: setup ## the tests, without the slow ones
+	$(BIN)/pytest
+
+check: setup ## ruff, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test-all: setup ## every test, the slow ones included
+	$(BIN)/pytest -m ''
+
+bench: setup ## reproduce every table of results; needs TANDEM_DATA
+	for file in benchmarks/quality/*.py benchmarks/speed/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: setup ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove what was built; models and logs under .tandem stay
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache
