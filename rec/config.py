@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from rec.errors import ConfigError
 
@@ -74,3 +74,31 @@ def parse_config(kind: type[ConfigT], values: Any, *, file: str | None = None) -
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{first['msg']}; found {first.get('input')!r}", file=file, field=field) from error
+
+
+class TaskConfig(Config):
+    """One thing a ranker learns to predict of an interaction.
+
+    `binary`: rating >= min_rating, or an action among `actions` where the log has no ratings.
+    `regression`: the rating itself; rows without one teach nothing.
+    """
+
+    name: str
+    kind: Literal["binary", "regression"] = "binary"
+    min_rating: float = 3.0
+    actions: tuple[str, ...] = ("watched", "liked")
+    weight: PositiveFloat = 1.0
+
+
+class LambdaMARTConfig(Config):
+    """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10."""
+
+    trees: PositiveInt = 300
+    patience: PositiveInt = 30
+    learning_rate: PositiveFloat = 0.05
+    num_leaves: Annotated[int, Field(ge=2)] = 31
+    min_data_in_leaf: PositiveInt = 100
+    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
+    bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
+    l2: NonNegativeFloat = 1.0
+    truncation_level: PositiveInt = 30

@@ -1,0 +1,65 @@
+"""Rankers: what orders the candidates of the retriever, and what they learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.features.ranking import RankingFeatures
+from rec.models.lambdamart import LambdaMART
+from rec.models.mmoe_ranker import MMoERanker
+from rec.ranking_data import FeatureLayout
+from rec.state import Candidates, UserStates
+
+
+class Ranker(Protocol):
+    """Scores the candidates of one user: the higher, the earlier."""
+
+    def score(self, state: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+        """Scores of one user's candidates, (M,); state and candidates hold one row."""
+        ...
+
+
+class RankingModel(Protocol):
+    """Maps rows of ranking features to scores; the learned half of a ranker."""
+
+    filename: str
+
+    def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores (R,) of feature rows (R, F)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes `filename` into the folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, layout: FeatureLayout) -> Self:
+        """Reads what `save` wrote.
+
+        Raises: BundleError: when the model was trained on other features than `layout` names.
+        """
+        ...
+
+
+RANKING_MODELS: Final[dict[str, type[RankingModel]]] = {"lambdamart": LambdaMART, "mmoe": MMoERanker}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRanker:
+    """A ranker that turns states and candidates into feature rows and scores those with a model."""
+
+    features: RankingFeatures
+    model: RankingModel
+
+    def score(self, state: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+        """Scores of one user's candidates, (M,); -inf where there is no candidate."""
+        return self.score_many(state, candidates)[0]
+
+    def score_many(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+        """Scores of the candidates of B users, (B, M); -inf where there is no candidate."""
+        matrix = self.features.matrix(states, candidates.items, candidates.scores)
+        scores = self.model.predict(matrix).reshape(candidates.items.shape)
+        return np.where(candidates.items >= 0, scores, -np.inf)
