@@ -1,0 +1,135 @@
+"""Delimited text files, read strictly: an encoding, a field count for every row, and lines that errors can name."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from rec.data.columns import RawTable
+from rec.errors import DataError
+
+SEPARATOR: Final = "\x1f"  # stands in for a delimiter of several characters, which Arrow does not parse
+BLOCK_BYTES: Final = 1 << 22
+
+
+def read_delimited(
+    path: Path,
+    *,
+    delimiter: str,
+    names: Sequence[str] | None = None,
+    quoted: bool = False,
+    encodings: Sequence[str] = ("utf-8",),
+) -> RawTable:
+    """A delimited text file as a table of strings.
+
+    Args: names: of the columns; None when the first line holds them. quoted: whether fields may stand in double quotes
+        (and then hold delimiters and line breaks). encodings: tried in this order.
+    Raises: DataError: for a file that is missing, empty, or not in any of the encodings, a header that repeats a name,
+        and a row with too few or too many fields.
+    """
+    text = read_text(path, encodings=encodings).rstrip("\r\n")
+    if len(delimiter) > 1:
+        text = text.replace(delimiter, SEPARATOR)
+        delimiter = SEPARATOR
+    first_line = 1
+    if names is None:
+        header, _, text = text.partition("\n")
+        names = next(_records(header, delimiter, quoted))[1]
+        first_line = 2
+        _check_header(path, names)
+    if not text:
+        raise DataError("there are no rows; at least one is required", file=str(path))
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(text.encode()),
+            read_options=pa_csv.ReadOptions(column_names=list(names), block_size=BLOCK_BYTES),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+            ),
+            convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+        )
+    except pa.ArrowInvalid as error:
+        raise _broken_row(path, text, names, delimiter, quoted, first_line) or DataError(
+            f"not readable as delimited text: {error}", file=str(path)
+        ) from error
+
+    def row_in_file(row: int) -> int:
+        if not quoted:
+            return first_line + row
+        return (
+            next(line for at, (line, _) in enumerate(_records(text, delimiter, quoted)) if at == row) + first_line - 1
+        )
+
+    return RawTable(file=str(path), table=table, row_in_file=row_in_file)
+
+
+def read_text(path: Path, *, encodings: Sequence[str]) -> str:
+    """The text of a file.
+
+    Raises: DataError: for a file that is missing or empty, or that is not in any of the encodings.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("no such file; check the path", file=str(path)) from error
+    except OSError as error:
+        raise DataError(f"not readable: {error.strerror}", file=str(path)) from error
+    if not data.strip():
+        raise DataError("the file is empty; at least one row is required", file=str(path))
+    wrong = data.find(b"\0")  # UTF-16 and UTF-32 are full of them, text in any encoding expected here has none
+    for encoding in encodings:
+        if wrong >= 0:
+            break
+        try:
+            return data.decode(encoding).removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            wrong = error.start if encoding == encodings[-1] else -1
+    raise DataError(
+        f"not encoded as {' or '.join(encodings)}: byte {data[wrong]:#04x}; convert the file",
+        file=str(path),
+        row=data.count(b"\n", 0, wrong) + 1,
+    )
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    for place, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"column {place + 1} of the header has no name", file=str(path), row=1)
+        if name in names[:place]:
+            raise DataError("the header names this column twice; rename one", file=str(path), row=1, column=name)
+
+
+def _records(text: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The first line (from 1) and the fields of each record."""
+    if not quoted:
+        for number, line in enumerate(text.split("\n"), start=1):
+            yield number, line.removesuffix("\r").split(delimiter)
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    line = 1
+    for fields in reader:
+        yield line, fields
+        line = reader.line_num + 1
+
+
+def _broken_row(
+    path: Path, text: str, names: Sequence[str], delimiter: str, quoted: bool, first_line: int
+) -> DataError | None:
+    """The error for the first record that has another number of fields than there are columns."""
+    for line, fields in _records(text, delimiter, quoted):
+        if len(fields) != len(names):
+            shown = delimiter.join(fields).replace(SEPARATOR, "::")[:80]
+            return DataError(
+                f"a row needs {len(names)} fields ({', '.join(names)}) and this has {len(fields)}: {shown!r}; "
+                "fix or remove it",
+                file=str(path),
+                row=first_line + line - 1,
+            )
+    return None
