@@ -1,6 +1,7 @@
 """What is known about users when they ask, and the candidates found for them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,25 @@ class UserStates:
     user: NDArray[np.int32]
     at_ms: NDArray[np.int64]
     history: NDArray[np.int32]
-    features: dict[str, NDArray]
+    features: dict[str, NDArray[Any]]
     excluded_indptr: NDArray[np.int64]
     excluded: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def rows(self, rows: slice) -> "UserStates":
+        """The states of consecutive users, in the same order."""
+        start, stop, _ = rows.indices(len(self))
+        bounds = self.excluded_indptr[start : max(start, stop) + 1]
+        return UserStates(
+            user=self.user[start:stop],
+            at_ms=self.at_ms[start:stop],
+            history=self.history[start:stop],
+            features={name: values[start:stop] for name, values in self.features.items()},
+            excluded_indptr=bounds - bounds[0],
+            excluded=self.excluded[bounds[0] : bounds[-1]],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,38 @@
+"""What finds candidates: one interface for learned and counted sources."""
+
+from pathlib import Path
+from typing import Protocol, Self
+
+from rec.state import Candidates, UserStates
+
+
+class CandidateSource(Protocol):
+    """Finds the best items of the whole catalogue for each user, the same ones for the same state.
+
+    Each source has a `fit` of its own, as each learns from something else.
+    """
+
+    @property
+    def name(self) -> str:
+        """What reports and `Candidates.source` call it."""
+        ...
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        """The k best items of each user, best first and ties by item position; excluded items are never among them.
+
+        A user for whom fewer than k items are left gets a shorter row, filled with -1. A user about whom nothing is
+        known gets an answer too.
+        """
+        ...
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes the source into a folder of its own and returns the names of the files."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save` wrote; it then finds the same candidates.
+
+        Raises: BundleError: naming the file that is missing, damaged, or of another source.
+        """
+        ...
