@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rec.losses import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
+
+
+def _embeddings(rows: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return functional.normalize(torch.randn(rows, 8, generator=generator, dtype=torch.float64), dim=1).float()
+
+
+def test_uniform_q_makes_logq_a_plain_softmax():
+    users, items = _embeddings(16, 0), _embeddings(16, 1)
+    uniform = torch.full((16,), -math.log(100))
+    loss = logq_softmax(users, items, torch.arange(16), uniform, temperature=0.1)
+    plain = functional.cross_entropy(users @ items.T / 0.1, torch.arange(16))
+    torch.testing.assert_close(loss, plain)
+
+
+def test_a_worked_example():
+    # Users and items are the unit vectors, temperature 1, q = (1/2, 1/4). Row 0: logits 1 - ln(1/2) and 0 - ln(1/4),
+    # so exp gives 2e and 4: loss -ln(2e / (2e + 4)). Row 1: exp gives 2 and 4e: loss -ln(4e / (4e + 2)).
+    eye = torch.eye(2)
+    losses = logq_softmax(eye, eye, torch.arange(2), torch.tensor([0.5, 0.25]).log(), temperature=1, reduction="none")
+    expected = [-math.log(2 * math.e / (2 * math.e + 4)), -math.log(4 * math.e / (4 * math.e + 2))]
+    torch.testing.assert_close(losses, torch.tensor(expected))
+
+
+def test_a_row_that_holds_the_same_item_is_no_negative():
+    users, items = _embeddings(3, 0), _embeddings(3, 1)
+    items[2] = items[0]
+    log_q = torch.tensor([0.5, 0.2, 0.5]).log()
+    losses = logq_softmax(users, items, torch.tensor([7, 8, 7]), log_q, reduction="none")
+    alone = logq_softmax(users[:2], items[:2], torch.tensor([7, 8]), log_q[:2], reduction="none")
+    torch.testing.assert_close(losses[0], alone[0])
+
+
+def test_inputs_are_left_as_they_were():
+    users, items, log_q = _embeddings(4, 0), _embeddings(4, 1), torch.rand(4).log()
+    before = [tensor.clone() for tensor in (users, items, log_q)]
+    logq_softmax(users, items, torch.arange(4), log_q)
+    for tensor, copy in zip((users, items, log_q), before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_excluded_candidates_have_no_influence():
+    users, items = _embeddings(4, 0), _embeddings(6, 1)
+    excluded = torch.zeros(4, 6, dtype=torch.bool)
+    excluded[:, 5] = True
+    log_q = torch.rand(6).log()
+    loss = logq_softmax(users, items, torch.arange(6), log_q, excluded=excluded)
+    torch.testing.assert_close(loss, logq_softmax(users, items[:5], torch.arange(5), log_q[:5]))
+
+
+def test_unique_columns_with_draw_counts_equal_repeated_columns():
+    users, unique = _embeddings(5, 0), _embeddings(3, 1)
+    column = torch.tensor([0, 1, 2, 1, 1])
+    log_q = torch.rand(3).log()
+    repeated = logq_softmax(users, unique[column], column, log_q[column], reduction="none")
+    counted = logq_softmax(
+        users, unique, torch.arange(3), log_q, positives=column, draws=torch.bincount(column), reduction="none"
+    )
+    torch.testing.assert_close(repeated, counted)
+
+
+def test_each_of_several_positives_competes_with_the_negatives_alone():
+    users, items = _embeddings(2, 0), _embeddings(6, 1)
+    log_q = torch.rand(6).log()
+    positives = torch.tensor([[0, 1], [2, 3]])
+    losses = logq_softmax(users, items, torch.arange(6), log_q, positives=positives, reduction="none")
+    excluded = torch.zeros(2, 6, dtype=torch.bool).scatter(1, positives, True)
+    for place in range(2):
+        one = logq_softmax(
+            users,
+            items,
+            torch.arange(6),
+            log_q,
+            positives=positives[:, place],
+            excluded=excluded,
+            reduction="none",
+        )
+        torch.testing.assert_close(losses[:, place], one)
+
+
+def test_mixed_q_is_a_distribution_and_reduces_to_its_parts():
+    log_q = torch.tensor([0.7, 0.2, 0.1, 0.0]).log()
+    mixed = mixed_log_q(log_q, n_batch=30, n_uniform=10, n_items=4)
+    torch.testing.assert_close(mixed.exp(), (30 * log_q.exp() + 10 / 4) / 40)
+    torch.testing.assert_close(mixed_log_q(log_q, n_batch=30, n_uniform=0, n_items=4), log_q)
+    assert mixed.exp().sum().item() == pytest.approx(1)
+
+
+def test_mixed_negatives_without_any_are_the_in_batch_softmax():
+    users, items, log_q = _embeddings(4, 0), _embeddings(4, 1), torch.rand(4).log()
+    mixed = mixed_negative(users, items, torch.arange(4), log_q, n_batch=4, n_items=100)
+    torch.testing.assert_close(mixed, logq_softmax(users, items, torch.arange(4), log_q))
+
+
+def test_cross_entropy_is_torchs_when_nothing_is_excluded():
+    logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    positives = torch.tensor([0, 3, 8, 3, 1])
+    torch.testing.assert_close(cross_entropy(logits, positives), functional.cross_entropy(logits, positives))
+
+
+def test_a_row_without_negatives_loses_nothing_and_has_a_finite_gradient():
+    users = _embeddings(2, 0).requires_grad_()
+    loss = logq_softmax(users, _embeddings(2, 1), torch.tensor([5, 5]), torch.zeros(2))
+    loss.backward()
+    assert loss.item() == 0
+    assert users.grad is not None and torch.equal(users.grad, torch.zeros_like(users.grad))
