@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from rec.errors import DataError
+
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000; a later time is a wrong unit

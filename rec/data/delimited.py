@@ -1,5 +1,6 @@
 """Delimited text files, read strictly: an encoding, a field count for every row, and lines that errors can name."""
 
+import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import pyarrow.csv as pa_csv
 from rec.data.columns import RawTable
 from rec.errors import DataError
 
-SEPARATOR: Final = "\x1f"  # stands in for a delimiter of several characters, which Arrow does not parse
+SEPARATOR: Final = b"\x1f"  # stands in for a delimiter of several characters, which Arrow does not parse
 BLOCK_BYTES: Final = 1 << 22
 
 
@@ -31,47 +32,53 @@ def read_delimited(
     Raises: DataError: for a file that is missing, empty, or not in any of the encodings, a header that repeats a name,
         and a row with too few or too many fields.
     """
-    text = read_text(path, encodings=encodings).rstrip("\r\n")
+    data = read_bytes(path, encodings=encodings).rstrip(b"\r\n")
     if len(delimiter) > 1:
-        text = text.replace(delimiter, SEPARATOR)
-        delimiter = SEPARATOR
+        data = data.replace(delimiter.encode(), SEPARATOR)
+    byte = delimiter if len(delimiter) == 1 else SEPARATOR.decode()
     first_line = 1
     if names is None:
-        header, _, text = text.partition("\n")
-        names = next(_records(header, delimiter, quoted))[1]
+        header, _, data = data.partition(b"\n")
+        names = next(_records(header, byte, quoted))[1]
         first_line = 2
         _check_header(path, names)
-    if not text:
+    if not data:
         raise DataError("there are no rows; at least one is required", file=str(path))
     try:
         table = pa_csv.read_csv(
-            pa.BufferReader(text.encode()),
+            pa.BufferReader(data),
             read_options=pa_csv.ReadOptions(column_names=list(names), block_size=BLOCK_BYTES),
             parse_options=pa_csv.ParseOptions(
-                delimiter=delimiter,
+                delimiter=byte,
                 quote_char='"' if quoted else False,
                 newlines_in_values=quoted,
                 ignore_empty_lines=False,
             ),
-            convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+            convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}, check_utf8=False),
         )
     except pa.ArrowInvalid as error:
-        raise _broken_row(path, text, names, delimiter, quoted, first_line) or DataError(
-            f"not readable as delimited text: {error}", file=str(path)
+        broken = _broken_row(_records(data, byte, quoted), names)
+        if broken is None:
+            raise DataError(f"not readable as delimited text: {error}", file=str(path)) from error
+        line, fields = broken
+        raise DataError(
+            f"a row needs {len(names)} fields ({', '.join(names)}) and this has {len(fields)}: "
+            f"{delimiter.join(fields)[:80]!r}; fix or remove it",
+            file=str(path),
+            row=first_line + line - 1,
         ) from error
 
     def row_in_file(row: int) -> int:
         if not quoted:
             return first_line + row
-        return (
-            next(line for at, (line, _) in enumerate(_records(text, delimiter, quoted)) if at == row) + first_line - 1
-        )
+        line = next(line for at, (line, _) in enumerate(_records(data, byte, quoted)) if at == row)
+        return first_line + line - 1
 
     return RawTable(file=str(path), table=table, row_in_file=row_in_file)
 
 
-def read_text(path: Path, *, encodings: Sequence[str]) -> str:
-    """The text of a file.
+def read_bytes(path: Path, *, encodings: Sequence[str]) -> bytes:
+    """The text of a file, in UTF-8.
 
     Raises: DataError: for a file that is missing or empty, or that is not in any of the encodings.
     """
@@ -83,14 +90,14 @@ def read_text(path: Path, *, encodings: Sequence[str]) -> str:
         raise DataError(f"not readable: {error.strerror}", file=str(path)) from error
     if not data.strip():
         raise DataError("the file is empty; at least one row is required", file=str(path))
-    wrong = data.find(b"\0")  # UTF-16 and UTF-32 are full of them, text in any encoding expected here has none
-    for encoding in encodings:
-        if wrong >= 0:
-            break
+    wrong = data.find(b"\0")  # UTF-16 and UTF-32 are full of them; text in any encoding expected here has none
+    for encoding in encodings if wrong < 0 else ():
         try:
-            return data.decode(encoding).removeprefix("\ufeff")
+            text = data.decode(encoding)
         except UnicodeDecodeError as error:
-            wrong = error.start if encoding == encodings[-1] else -1
+            wrong = error.start
+        else:
+            return (data if encoding == "utf-8" else text.encode()).removeprefix(codecs.BOM_UTF8)
     raise DataError(
         f"not encoded as {' or '.join(encodings)}: byte {data[wrong]:#04x}; convert the file",
         file=str(path),
@@ -106,30 +113,19 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
             raise DataError("the header names this column twice; rename one", file=str(path), row=1, column=name)
 
 
-def _records(text: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """The first line (from 1) and the fields of each record."""
+def _records(data: bytes, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The first line (from 1) and the fields of each record; slow, for headers and for errors."""
     if not quoted:
-        for number, line in enumerate(text.split("\n"), start=1):
+        for number, line in enumerate(data.decode().split("\n"), start=1):
             yield number, line.removesuffix("\r").split(delimiter)
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter)
     line = 1
     for fields in reader:
         yield line, fields
         line = reader.line_num + 1
 
 
-def _broken_row(
-    path: Path, text: str, names: Sequence[str], delimiter: str, quoted: bool, first_line: int
-) -> DataError | None:
-    """The error for the first record that has another number of fields than there are columns."""
-    for line, fields in _records(text, delimiter, quoted):
-        if len(fields) != len(names):
-            shown = delimiter.join(fields).replace(SEPARATOR, "::")[:80]
-            return DataError(
-                f"a row needs {len(names)} fields ({', '.join(names)}) and this has {len(fields)}: {shown!r}; "
-                "fix or remove it",
-                file=str(path),
-                row=first_line + line - 1,
-            )
-    return None
+def _broken_row(records: Iterator[tuple[int, list[str]]], names: Sequence[str]) -> tuple[int, list[str]] | None:
+    """The first record that has another number of fields than there are columns."""
+    return next(((line, fields) for line, fields in records if len(fields) != len(names)), None)
