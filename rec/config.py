@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from rec.errors import ConfigError
 
@@ -47,6 +56,14 @@ class SplitConfig(Config):
 
     kind: Literal["global_temporal", "per_user_temporal", "leave_last_out"] = "global_temporal"
     train_fraction: Fraction = 0.8
+
+
+class EncodersConfig(Config):
+    """How many slots values get that the training period does not hold, and how long lists and texts may be."""
+
+    hash_slots: PositiveInt = 32
+    text_buckets: PositiveInt = 2**14
+    max_values: PositiveInt = 64
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -102,3 +119,91 @@ class LambdaMARTConfig(Config):
     bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
     l2: NonNegativeFloat = 1.0
     truncation_level: PositiveInt = 30
+
+
+class BranchConfig(Config):
+    """A group of features with layers of its own; without any, the features go on as they are."""
+
+    features: tuple[str, ...]
+    hidden: tuple[PositiveInt, ...] = ()
+
+
+class TowerConfig(Config):
+    """What one side is embedded from, and how.
+
+    Without `branches` there is one, of all the side's features. `without` names features of the side that are not
+    read. Embeddings of ids and of text have `embedding_dim` numbers, those of features with few values fewer.
+    """
+
+    embedding_dim: PositiveInt = 64
+    branches: tuple[BranchConfig, ...] = ()
+    without: tuple[str, ...] = ()
+    hidden: tuple[PositiveInt, ...] = (128,)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class UserTowerConfig(TowerConfig):
+    """A tower that may also read the history, as the mean embedding of the last n items for each n.
+
+    A branch reads it under the name `history`. `history_dropout` is the share of history items left out at random in
+    training.
+    """
+
+    without: tuple[str, ...] = ("user_id",)
+    history_windows: tuple[PositiveInt, ...] = (100, 10)
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class RetrieverConfig(Config):
+    """The two-tower retriever and its loss.
+
+    `positives_per_query` positives are drawn for each moment learned from; `mixed_negatives` items are drawn uniformly
+    beside each batch, for objective `mixed_negative`. `mask_known` takes no training item of a user as a negative.
+    """
+
+    objective: Literal["logq", "mixed_negative", "cross_entropy"] = "mixed_negative"
+    user_tower: UserTowerConfig = UserTowerConfig()
+    item_tower: TowerConfig = TowerConfig()
+    output_dim: PositiveInt = 64
+    softmax_temperature: PositiveFloat = 0.07
+    mixed_negatives: NonNegativeInt = 256
+    positives_per_query: PositiveInt = 4
+    mask_known: bool = True
+    sparse_embeddings: bool = False
+
+
+class TrainingConfig(Config):
+    """How a model is fitted, on how many workers.
+
+    `workers` 0 trains in this process, without Ray. `batch_size` counts positives over all workers. `patience` counts
+    epochs without a better validation metric; `max_failures` how often lost workers are replaced. `precision` auto is
+    bfloat16 autocast on devices that compute in it natively, float32 elsewhere. The learning rate rises over the first
+    `warmup` of the steps, then stays or falls to zero along a cosine.
+    """
+
+    workers: NonNegativeInt = 2
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 1024
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 1e-5
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    patience: PositiveInt = 3
+    max_failures: NonNegativeInt = 2
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class MMoEConfig(Config):
+    """The multi-gate mixture of experts: sizes, and how the tasks' predictions become one score.
+
+    `formula` maps a task to its exponent: the score is the product of predictions to these powers, each taken at
+    least 1e-6; probabilities for binary tasks, values for regression. Tasks not named count once.
+    """
+
+    experts: PositiveInt = 4
+    expert_hidden: tuple[PositiveInt, ...] = (64,)
+    expert_dim: PositiveInt = 32
+    gate_hidden: tuple[PositiveInt, ...] = ()
+    tower_hidden: tuple[PositiveInt, ...] = (32,)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    formula: dict[str, float] = {}
