@@ -1,0 +1,169 @@
+"""A home: the folder of models, events and runs, on a local disk or in an object store."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, final
+from urllib.parse import urlsplit
+
+from pyarrow import ArrowInvalid
+from pyarrow import fs as arrow_fs
+
+from rec.errors import BundleError, ConfigError
+
+HOME_VARIABLE: Final = "TANDEM_HOME"
+CACHE_VARIABLE: Final = "TANDEM_CACHE"
+DEFAULT_HOME: Final = "./.tandem"
+
+
+@final
+class Home:
+    """Files by name below one root; a name is relative and written with slashes.
+
+    A write is seen whole or not at all: locally by a rename, in an object store because an object appears when its
+    upload ends.
+
+    Attributes:
+        location: the root as it may be shown: an absolute path, or a URL without its credentials and query.
+        folder: the root on the local disk; None in an object store.
+        cache: local folder for copies of what is remote.
+    """
+
+    def __init__(self, location: str | Path | None = None) -> None:
+        """Opens a home; nothing is read or created yet.
+
+        Args: location: a path or a URL such as `s3://bucket/prefix?region=eu-west-1` (every URL that pyarrow reads);
+            by default the variable TANDEM_HOME, else ./.tandem.
+        Raises: ConfigError: for a URL that pyarrow does not understand.
+        """
+        given = str(location or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+        self.folder: Path | None
+        if "://" not in given:
+            self._filesystem, self.folder = arrow_fs.LocalFileSystem(), Path(given).expanduser().absolute()
+            self._root = self.location = identity = str(self.folder)
+        else:
+            parts = urlsplit(given)
+            self.location = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+            identity = f"{self.location}?{parts.query}"
+            try:
+                self._filesystem, root = arrow_fs.FileSystem.from_uri(given)
+            except (ArrowInvalid, OSError, ImportError) as error:
+                raise ConfigError(
+                    f"{self.location} is no home that can be opened; give a local path, or a URL that pyarrow.fs reads "
+                    "(s3://, gs://, abfs://)",
+                    field="home",
+                ) from error
+            self._root = root.rstrip("/")
+            self.folder = Path(self._root) if isinstance(self._filesystem, arrow_fs.LocalFileSystem) else None
+        self.cache = _cache_root() / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    def show(self, name: str) -> str:
+        """Where a name is, as messages say it."""
+        return f"{self.location}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None where there is none.
+
+        Raises: BundleError: naming the file, when the storage does not answer.
+        """
+        with self._naming(name):
+            try:
+                with self._filesystem.open_input_stream(self._path(name)) as stream:
+                    return stream.read()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace or create a file, atomically and durably."""
+        with self._naming(name):
+            if self.folder is not None:
+                replace_file(self.folder / name, content)
+                return
+            with self._filesystem.open_output_stream(self._path(name)) as stream:
+                stream.write(content)
+
+    def children(self, name: str) -> list[str]:
+        """The names directly below a folder, sorted; none where there is no such folder."""
+        with self._naming(name):
+            selector = arrow_fs.FileSelector(self._path(name), allow_not_found=True)
+            return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are files."""
+        if not names:
+            return []
+        with self._naming(names[0]):
+            infos = self._filesystem.get_file_info([self._path(name) for name in names])
+            return [name for name, info in zip(names, infos, strict=True) if info.is_file]
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file to a name; only an object store makes it appear atomically."""
+        self._copy(str(path), arrow_fs.LocalFileSystem(), self._path(name), self._filesystem, name)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local path.
+
+        Raises: BundleError: naming the file, when it is missing or the storage does not answer.
+        """
+        self._copy(self._path(name), self._filesystem, str(path), arrow_fs.LocalFileSystem(), name)
+
+    def delete_folder(self, name: str) -> None:
+        """Delete all that is below a name."""
+        with self._naming(name):
+            self._filesystem.delete_dir(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _copy(
+        self, source: str, source_fs: arrow_fs.FileSystem, target: str, target_fs: arrow_fs.FileSystem, name: str
+    ) -> None:
+        with self._naming(name):
+            arrow_fs.copy_files(source, target, source_filesystem=source_fs, destination_filesystem=target_fs)
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BundleError("no such file", file=self.show(name)) from error
+        except OSError as error:
+            raise BundleError(
+                f"the storage refused or did not answer: {error}; check address, credentials and permissions",
+                file=self.show(name),
+            ) from error
+
+
+def _cache_root() -> Path:
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a local file so that a crash leaves the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
