@@ -6,6 +6,7 @@ This module imports neither torch nor Ray, so that the command line starts fast.
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 import yaml
 from pydantic import (
     BaseModel,
@@ -43,7 +44,7 @@ class ColumnsConfig(Config):
 class DataConfig(Config):
     """Which data, and which of its rows count as liked."""
 
-    name: DataName = "instatok"
+    name: Annotated[DataName, tyro.conf.arg(name="data")] = "instatok"
     path: str | None = None
     columns: ColumnsConfig = ColumnsConfig()
     timestamp_unit: Literal["s", "ms"] = "s"
@@ -207,3 +208,53 @@ class MMoEConfig(Config):
     tower_hidden: tuple[PositiveInt, ...] = (32,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     formula: dict[str, float] = {}
+
+
+class IndexConfig(Config):
+    """How nearest items are found: `flat` compares all, `hnsw` walks a graph, `ivf` looks into the nearest lists."""
+
+    kind: Literal["flat", "hnsw", "ivf"] = "flat"
+    hnsw_neighbors: PositiveInt = 32
+    hnsw_search: PositiveInt = 256
+    ivf_lists: PositiveInt = 1024
+    ivf_probes: PositiveInt = 32
+
+
+class RankerConfig(Config):
+    """The ranker: which model, what it reads, and the earlier periods it learns from.
+
+    `period_fractions`: where the periods begin, as fractions of the sorted training times; each lasts until the next
+    begins, the last one until the test period. Candidates of a period come from a retriever that ends before it.
+    `n_neighbors`: similar items kept for each item, for features of the history.
+    """
+
+    kind: Literal["lambdamart", "mmoe"] = "lambdamart"
+    n_candidates: PositiveInt = 200
+    n_random_negatives: NonNegativeInt = 20
+    n_neighbors: PositiveInt = 100
+    period_fractions: Annotated[tuple[Fraction, ...], Field(min_length=2)] = (0.8, 0.9)
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)] = (TaskConfig(name="positive"),)
+    lambdamart: LambdaMARTConfig = LambdaMARTConfig()
+    mmoe: MMoEConfig = MMoEConfig()
+    mmoe_training: TrainingConfig = TrainingConfig(epochs=10, batch_size=4096, learning_rate=1e-3)
+
+
+class EvaluationConfig(Config):
+    """What is measured: metrics as in `ndcg@10`, and the baselines beside the bundle."""
+
+    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "hit_rate@10", "precision@10", "mrr@10", "recall@100")
+    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
+    confidence: Fraction = 0.95
+
+
+class TrainConfig(Config):
+    """One training run, from data to bundle."""
+
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
+    split: SplitConfig = SplitConfig()
+    encoders: EncodersConfig = EncodersConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    index: IndexConfig = IndexConfig()
+    ranker: RankerConfig = RankerConfig()
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
+    seed: int = 0

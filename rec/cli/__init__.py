@@ -1,0 +1,125 @@
+"""The command line, and the one place that puts all packages together.
+
+Every command takes `--config FILE.yaml`, which flags then override, and `--json`, which prints one object last on
+stdout; all else goes to stderr. Exit code 0 ok, 1 failed, 2 bad usage or bad data, 130 interrupted.
+"""
+
+import contextlib
+import io
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from rec.cli.commands import COMMANDS, Command
+from rec.config import load_config
+from rec.errors import ConfigError, TandemError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name, rest = _command_name(arguments)
+    if name is None:
+        print(_overview(), file=sys.stderr if arguments[:1] not in (["--help"], ["-h"]) else sys.stdout)
+        return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
+    as_json = "--json" in rest
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+            answer = _run(COMMANDS[name], name, rest)
+    except TandemError as error:
+        return _failed(name, error, as_json)
+    except KeyboardInterrupt:
+        print(f"tandem {name}: interrupted; nothing was published", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(name, TandemError(f"{type(error).__name__}: {error}"), as_json)
+    finally:
+        _stop_ray()
+    if as_json:
+        print(json.dumps({"command": name, "ok": True, **answer}, allow_nan=False), flush=True)
+    return 0
+
+
+def _command_name(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The longest prefix of the arguments that names a command, such as `data validate`."""
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, arguments[words:]
+    return None, arguments
+
+
+def _overview() -> str:
+    from rec import __version__
+
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [f"tandem {__version__}: a two-stage recommender that learns from its own logs", "", "commands:", *lines]
+        + ["", "`tandem COMMAND --help` lists the options of one; all take --config FILE.yaml and --json."]
+    )
+
+
+def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
+    import tyro
+
+    config_file, rest = _take_option(rest, "--config")
+    default = load_config(command.options, config_file) if config_file else None
+    usage = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage):
+            options = tyro.cli(
+                command.options,
+                prog=f"tandem {name}",
+                description=command.summary,
+                args=[argument for argument in rest if argument != "--json"],
+                default=default,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(usage.getvalue().strip()) from None
+    return command.run(options)
+
+
+def _take_option(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    for place, argument in enumerate(arguments):
+        if argument == flag:
+            if place + 1 == len(arguments):
+                raise ConfigError(f"{flag} needs a file name after it")
+            return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "="), arguments[:place] + arguments[place + 1 :]
+    return None, arguments
+
+
+def _failed(name: str, error: TandemError, as_json: bool) -> int:
+    print(f"tandem {name}: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"command": name, "ok": False, "error": error.to_json()}), flush=True)
+    return error.exit_code
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop_ray() -> None:
+    """Ends the Ray this process started, if it started one."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ray.shutdown()
+
+
+def entry() -> NoReturn:
+    """The `tandem` console script."""
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The commands: options of each as a typed config, and a function that does it and returns its JSON."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
+from pydantic import Field, PositiveInt
+
+from rec.config import Config, DataConfig, EvaluationConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from rec.data.dataset import Dataset
+
+Answer = Mapping[str, Any]
+Home = Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a command is for, which options it takes, and what does it."""
+
+    summary: str
+    options: type[Config]
+    run: Callable[[Any], Answer]
+
+
+class TrainOptions(TrainConfig):
+    """Everything about one training run; `home` is where models, logs and runs go: a folder or an object-store URL."""
+
+    home: Home
+
+
+class EvaluateOptions(EvaluationConfig):
+    """Which model to evaluate, beside which baselines; the data are those it was trained on unless given."""
+
+    home: Home
+    version: str | None = None
+    path: str | None = None
+
+
+class RecommendOptions(Config):
+    """Whom to recommend how many items."""
+
+    user_id: str
+    n: PositiveInt = 10
+    home: Home
+    version: str | None = None
+
+
+class ValidateOptions(Config):
+    """Which data to check."""
+
+    data: Annotated[DataConfig, Flat] = DataConfig()
+
+
+class ImportOptions(Config):
+    """Which data to read, and the folder to write them to as Parquet."""
+
+    out: str
+    data: Annotated[DataConfig, Flat] = DataConfig()
+
+
+class GenerateOptions(Config):
+    """A world of short videos and its viewers, written as Parquet."""
+
+    out: str
+    n_users: PositiveInt = 200
+    n_videos: PositiveInt = 3000
+    n_sessions: PositiveInt = 2000
+    seed: int = 0
+
+
+class ModelsOptions(Config):
+    """Where the models are."""
+
+    home: Home
+
+
+class VersionOptions(ModelsOptions):
+    """Which model."""
+
+    version: str
+
+
+def read(data: DataConfig) -> "Dataset":
+    """The data set a config names; generated worlds come from the simulators, all others from files."""
+    if data.name == "instatok":
+        from rl.instatok import generate_dataset
+
+        return generate_dataset(data)
+    from rec.data.source import read_dataset
+
+    return read_dataset(data)
+
+
+def _train(options: TrainOptions) -> Answer:
+    from rec.pipeline import train
+
+    config = TrainConfig.model_validate(options.model_dump(exclude={"home"}))
+    return train(read(config.data), config, options.home)
+
+
+def _evaluate(options: EvaluateOptions) -> Answer:
+    from rec.pipeline import evaluate, trained_on
+
+    data = trained_on(options.home, options.version)
+    if options.path is not None:
+        data = data.model_copy(update={"path": options.path})
+    config = EvaluationConfig.model_validate(options.model_dump(exclude={"home", "version", "path"}))
+    answer = evaluate(read(data), config, options.home, options.version)
+    _print_metrics(answer)
+    return answer
+
+
+def _print_metrics(answer: Answer) -> None:
+    for model, metrics in answer["models"].items():
+        line = "  ".join(
+            f"{name} {metric['value']:.4f}"
+            + ("" if metric["std_error"] is None else f" ± {metric['std_error']:.4f}")
+            for name, metric in metrics.items()
+        )
+        print(f"{model:<18} {line}")
+    for pair in answer["paired"]:
+        print(
+            f"{pair['a']} - {pair['b']}: {pair['metric']} {pair['difference']:+.4f} "
+            f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
+        )
+
+
+def _recommend(options: RecommendOptions) -> Answer:
+    import rec
+
+    answer = rec.load(options.home, options.version).recommend(options.user_id, options.n)
+    known = "" if answer.user_known else " (never seen; answered from what is popular)"
+    print(f"user {options.user_id}{known}, model {answer.version}")
+    for item in answer.items:
+        print(f"{item.position + 1:>3}  {item.score:8.3f}  {item.item_id:>8}  {item.title or ''}")
+    return answer.to_json()
+
+
+def _validate(options: ValidateOptions) -> Answer:
+    from rec.data.source import summary
+
+    answer = summary(read(options.data))
+    for name, value in answer.items():
+        print(f"{name:<16} {value}")
+    return answer
+
+
+def _import(options: ImportOptions) -> Answer:
+    from rec.data.source import summary
+    from rec.data.tabular import write_parquet
+
+    dataset = read(options.data)
+    write_parquet(dataset, options.out)
+    print(f"wrote {options.out}")
+    return {"out": options.out, **summary(dataset)}
+
+
+def _generate(options: GenerateOptions) -> Answer:
+    from rec.data.source import summary
+    from rec.data.tabular import write_parquet
+    from rl.config import InstaTokConfig
+    from rl.instatok import InstaTok
+
+    world = InstaTok(InstaTokConfig(n_users=options.n_users, n_videos=options.n_videos, seed=options.seed))
+    dataset = world.dataset(n_sessions=options.n_sessions)
+    write_parquet(dataset, options.out)
+    print(f"wrote {options.out}")
+    return {"out": options.out, **summary(dataset)}
+
+
+def _models_list(options: ModelsOptions) -> Answer:
+    from rec.registry import Registry
+
+    registry = Registry(options.home)
+    current = registry.current()
+    models = [registry.show(version) for version in registry.list()]
+    for model in models:
+        mark = "*" if model["version"] == current else " "
+        print(f"{mark} {model['version']}  {model['metrics']}")
+    return {"current": current, "models": models}
+
+
+def _models_show(options: VersionOptions) -> Answer:
+    from rec.registry import Registry
+
+    return {"model": Registry(options.home).show(options.version)}
+
+
+def _models_promote(options: VersionOptions) -> Answer:
+    from rec.registry import Registry
+
+    Registry(options.home).promote(options.version)
+    return {"current": options.version}
+
+
+def _models_rollback(options: ModelsOptions) -> Answer:
+    from rec.registry import Registry
+
+    version = Registry(options.home).rollback()
+    print(f"CURRENT is {version} again")
+    return {"current": version}
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "data validate": Command("check data and say what is in them", ValidateOptions, _validate),
+    "data import": Command("read data of any known kind and write them as Parquet", ImportOptions, _import),
+    "data generate": Command("write a generated world of short videos as Parquet", GenerateOptions, _generate),
+    "train": Command("train retriever and ranker, and publish them as a bundle", TrainOptions, _train),
+    "evaluate": Command("measure a bundle beside baselines on held-out data", EvaluateOptions, _evaluate),
+    "recommend": Command("recommend items to one user", RecommendOptions, _recommend),
+    "models list": Command("list the published models", ModelsOptions, _models_list),
+    "models show": Command("show what one model is made of", VersionOptions, _models_show),
+    "models promote": Command("make a model the one that serves", VersionOptions, _models_promote),
+    "models rollback": Command("go back to the model that served before", ModelsOptions, _models_rollback),
+}

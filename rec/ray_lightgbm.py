@@ -1,0 +1,75 @@
+"""LambdaMART through Ray Train: whole queries on one worker, trees grown together."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.lightgbm import LightGBMTrainer, get_network_params
+
+from rec.config import LambdaMARTConfig
+from rec.models.lambdamart import LambdaMART, LambdaMARTFit, fit_lambdamart
+from rec.ranking_data import RankingData
+
+
+def fit_lambdamart_on_ray(
+    data: RankingData,
+    config: LambdaMARTConfig,
+    *,
+    seed: int,
+    workers: int,
+    run_name: str,
+    storage_path: str,
+    max_failures: int,
+    use_gpu: bool = False,
+    valid: RankingData | None = None,
+    trees: int | None = None,
+) -> LambdaMARTFit:
+    """Grows the trees of `fit_lambdamart` on `workers` Ray Train workers, or in this process for 0.
+
+    Raises: TrainingError: when no query is left to learn from.  WorkerGroupError: when workers keep dying.
+    """
+    if workers == 0:
+        return fit_lambdamart(data, config, seed=seed, valid=valid, trees=trees)
+    workers = max(1, min(workers, len(data.groups)))
+    trainer = LightGBMTrainer(
+        _train_loop,
+        train_loop_config={
+            "data": ray.put(data),
+            "valid": ray.put(valid),
+            "config": config.model_dump(),
+            "seed": seed,
+            "trees": trees,
+        },
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name=run_name,
+            storage_path=storage_path,
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    result = trainer.fit()
+    assert result.checkpoint is not None and result.metrics is not None
+    with result.checkpoint.as_directory() as folder:
+        model = LambdaMART.load(Path(folder), data.layout)
+    return LambdaMARTFit(model, result.metrics["trees"], result.metrics["valid_ndcg"])
+
+
+def _train_loop(loop: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    data: RankingData = ray.get(loop["data"])
+    fit = fit_lambdamart(
+        data.shard(context.get_world_rank(), context.get_world_size()),
+        LambdaMARTConfig.model_validate(loop["config"]),
+        seed=loop["seed"],
+        valid=ray.get(loop["valid"]),
+        trees=loop["trees"],
+        network=get_network_params() if context.get_world_size() > 1 else None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if context.get_world_rank() == 0:
+            fit.model.save(Path(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report({"trees": fit.trees, "valid_ndcg": fit.valid_ndcg}, checkpoint=checkpoint)
