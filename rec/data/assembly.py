@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from rec.data.columns import RawTable, ids, numbers, timestamps
 from rec.data.dataset import Dataset, Interactions
-from rec.schema import Feature, FeatureSchema
+from rec.data.side_tables import SideTable
+from rec.errors import DataError
+from rec.schema import FeatureSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +30,6 @@ class LogColumns:
     id_pattern: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SideTable:
-    """Users or items before they are aligned with the log.
-
-    Attributes:
-        ids: one a row, each once, strings.
-        columns: values by name, one a row: `title` and the features.
-        features: of these columns.
-    """
-
-    ids: NDArray[np.object_] = field(default_factory=lambda: np.empty(0, dtype=object))
-    columns: Mapping[str, Sequence | NDArray] = field(default_factory=dict)
-    features: tuple[Feature, ...] = ()
-
-
-def side_ids(raw: RawTable, column: str, *, pattern: str | None = None) -> NDArray[np.object_]:
-    """The ids of a users or items table.
-
-    Raises: DataError: for an id that is missing, occurs twice, or does not match the pattern.
-    """
-    values, codes = ids(raw, column, pattern=pattern)
-    raw.refuse(pd.Series(codes).duplicated().to_numpy(), column, "each id may occur once; remove the repeated row")
-    return values[codes]
-
-
 def assemble(
     name: str,
     log: RawTable,
@@ -61,14 +38,14 @@ def assemble(
     users: SideTable,
     items: SideTable,
     repeats: bool = True,
-    actions: Sequence[str] | None = None,
+    actions: Sequence[str] = (),
 ) -> Dataset:
     """A data set out of a log and what is known about users and items.
 
     Vocabularies hold the ids of the users (items) table in its order, then, sorted, those seen only in the log.
 
-    Args: repeats: whether a user may meet an item again at another time. actions: the vocabulary of actions, where it
-        is known beforehand; otherwise those of the log, sorted.
+    Args: repeats: whether a user may meet an item again at another time. actions: those known beforehand, which
+        begin the vocabulary of actions; the others of the log follow, sorted.
     Raises: DataError: naming file, row and column.
     """
     user_ids, user = _positions(log, columns.user, users.ids, columns.id_pattern)
@@ -77,10 +54,8 @@ def assemble(
     time = timestamps(log, columns.timestamp, unit=columns.timestamp_unit)
     action = None
     if columns.action is not None:
-        found, codes = ids(log, columns.action)
-        actions = tuple(sorted(found) if actions is None else actions)
-        position = {value: code for code, value in enumerate(actions)}
-        action = np.array([position[value] for value in found], dtype=np.int16)[codes]
+        names, codes = _positions(log, columns.action, np.array(actions, dtype=object), None)
+        actions, action = tuple(names), codes.astype(np.int16)
     refuse_duplicates(log, user, item, time if repeats else None, n_items=len(item_ids))
     interactions = Interactions(
         user_ids=user_ids,
@@ -90,7 +65,7 @@ def assemble(
         timestamp=time,
         rating=rating,
         action=action,
-        actions=tuple(actions or ()) if action is not None else (),
+        actions=tuple(actions),
     )
     return dataset_of(name, interactions, users, items)
 
@@ -99,6 +74,9 @@ def dataset_of(name: str, interactions: Interactions, users: SideTable, items: S
     """A data set out of interactions and the tables whose ids begin their vocabularies."""
     user_frame = _aligned(users, "user_id", interactions.user_ids)
     item_frame = _aligned(items, "item_id", interactions.item_ids)
+    shared = sorted({feature.name for feature in users.features} & {feature.name for feature in items.features})
+    if shared:
+        raise DataError("users and items both have a column of this name; rename one", column=shared[0])
     schema = FeatureSchema(features=(*users.features, *items.features))
     sha256 = content_sha256(interactions, user_frame, item_frame, schema)
     return Dataset(name, interactions, user_frame, item_frame, schema, sha256)

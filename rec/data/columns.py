@@ -161,6 +161,33 @@ def categories(raw: RawTable, name: str) -> NDArray[np.object_]:
 
 
 def value_lists(raw: RawTable, name: str, *, separator: str) -> list[list[str]]:
-    """A text column of several values a row, each once and in order; empty where there are none."""
-    texts = raw.column(name).to_pylist()
-    return [list(dict.fromkeys(part for part in text.split(separator) if part)) if text else [] for text in texts]
+    """A column of several values a row, each once and in order; empty where there are none.
+
+    Args: separator: between the values of a column of text; a column of lists needs none.
+    """
+    return [list(dict.fromkeys(str(part) for part in parts if part != "")) for parts in _parts(raw, name, separator)]
+
+
+def vectors(raw: RawTable, name: str, *, separator: str) -> list[list[float] | None]:
+    """A column of vectors of one length; None where there is none.
+
+    Raises: DataError: for a row of another length than the first, or an entry that is no finite number.
+    """
+    parts = _parts(raw, name, separator)
+    lengths = np.array([len(row) for row in parts])
+    length = next((size for size in lengths if size), 0)
+    raw.refuse((lengths != 0) & (lengths != length), name, f"{length} numbers are required, as in the rows before")
+    filled = np.flatnonzero(lengths)
+    flat = pa.table({name: pa.array([part for row in parts for part in row])})
+    entries = RawTable(raw.file, flat, lambda entry: raw.row_in_file(int(filled[entry // length])))
+    values = numbers(entries, name).reshape(-1, length or 1).tolist()
+    vectors: list[list[float] | None] = [None] * len(parts)
+    for row, vector in zip(filled, values, strict=True):
+        vectors[row] = vector
+    return vectors
+
+
+def _parts(raw: RawTable, name: str, separator: str) -> list[list]:
+    """The values in each row of a column of lists, or of text that holds several values."""
+    rows = raw.column(name).to_pylist()
+    return [row.split(separator) if isinstance(row, str) and row else row or [] for row in rows]

@@ -102,7 +102,7 @@ class Dataset:
         users: row i describes interactions.user_ids[i]; column `user_id`, then features.
         items: row i describes interactions.item_ids[i]; column `item_id`, `title` where known, then features.
         schema: the features of users and items.
-        sha256: hash of the files read.
+        sha256: hash of the content and row order, whatever the files it was read from.
         dropped: rows left out while reading, by reason.
     """
 

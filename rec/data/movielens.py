@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.data.assembly import LogColumns, SideTable, assemble, side_ids
+from rec.data.assembly import LogColumns, assemble
 from rec.data.columns import RawTable, categories, numbers, value_lists
 from rec.data.dataset import Dataset
 from rec.data.delimited import read_delimited
+from rec.data.side_tables import SideTable, side_ids
 from rec.schema import Feature, Kind, Side
 
 RATINGS: Final = LogColumns(rating="rating", timestamp_unit="s", id_pattern="^[0-9]+$")

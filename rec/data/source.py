@@ -1,0 +1,63 @@
+"""Every kind of data Tandem reads, by the name it has on the command line."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+
+from rec.config import DataConfig
+from rec.data.dataset import Dataset
+from rec.data.movielens import read_movielens_1m, read_movielens_100k
+from rec.data.recbole import read_recbole
+from rec.data.tabular import read_csv, read_parquet
+from rec.errors import ConfigError
+
+READERS: Final[Mapping[str, Callable[[DataConfig], Dataset]]] = {
+    "movielens-1m": lambda config: read_movielens_1m(config.path or ""),
+    "movielens-100k": lambda config: read_movielens_100k(config.path or ""),
+    "recbole": lambda config: read_recbole(config.path or ""),
+    "parquet": read_parquet,
+    "csv": read_csv,
+}
+
+
+def read_dataset(config: DataConfig) -> Dataset:
+    """The data set at a path, checked.
+
+    Raises: ConfigError: without a path, or for data that are generated rather than read. DataError: naming file, row
+        and column, for data that are not what they have to be.
+    """
+    if config.name not in READERS:
+        raise ConfigError(
+            f"{config.name} data are generated; those that are read are {', '.join(READERS)}", field="data.name"
+        )
+    if not config.path:
+        raise ConfigError(f"{config.name} data are read from a path; give it with --path", field="data.path")
+    return READERS[config.name](config)
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """What is in a data set, as `tandem data validate` prints it."""
+    log = dataset.interactions
+    first, last = (
+        datetime.fromtimestamp(int(time) / 1000, tz=UTC).isoformat()
+        for time in (log.timestamp.min(), log.timestamp.max())
+    )
+    answer: dict[str, Any] = {
+        "name": dataset.name,
+        "sha256": dataset.sha256,
+        "n_rows": len(log),
+        "n_users": log.n_users,
+        "n_items": log.n_items,
+        "first": first,
+        "last": last,
+        "features": {feature.name: f"{feature.side}, {feature.kind}" for feature in dataset.schema.features},
+        "dropped": dataset.dropped,
+    }
+    if log.rating is not None:
+        answer["mean_rating"] = round(float(log.rating.mean(dtype=np.float64)), 4)
+    if log.action is not None:
+        counts = np.bincount(log.action, minlength=len(log.actions)).tolist()
+        answer["actions"] = dict(zip(log.actions, counts, strict=True))
+    return answer
