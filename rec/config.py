@@ -258,3 +258,23 @@ class TrainConfig(Config):
     ranker: RankerConfig = RankerConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
     seed: int = 0
+
+
+BaselineName = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]
+
+
+class BaselinesConfig(Config):
+    """Which baselines are fitted, and the settings their validation period chooses from.
+
+    `ials` needs the bench extra. `ease` takes up to 20,000 items.
+    """
+
+    names: tuple[BaselineName, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
+    recent_days: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 3, 7, 14, 30, 90)
+    item_knn_neighbors: PositiveInt = 200
+    ease_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (300.0, 1000.0, 3000.0)
+    ials_alpha: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 5.0, 20.0)
+    ials_factors: PositiveInt = 64
+    ials_regularization: PositiveFloat = 1.0
+    ials_iterations: PositiveInt = 15
+    seed: NonNegativeInt = 0

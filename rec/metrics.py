@@ -90,12 +90,12 @@ def recall(hit: Hits, n_relevant: Positions, k: int) -> Floats:
 
 def precision(hit: Hits, n_relevant: Positions, k: int) -> Floats:
     """Share of k that is relevant; short lists are divided by k too. Shapes: (B, K), (B,) -> (B,)."""
-    return hit[:, :k].sum(axis=1) / k
+    return np.asarray(hit[:, :k].sum(axis=1) / k, np.float64)
 
 
 def hit_rate(hit: Hits, n_relevant: Positions, k: int) -> Floats:
     """1 where any of the first k is relevant. Shapes: (B, K), (B,) -> (B,)."""
-    return hit[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(hit[:, :k].any(axis=1), np.float64)
 
 
 def mrr(hit: Hits, n_relevant: Positions, k: int) -> Floats:

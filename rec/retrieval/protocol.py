@@ -1,7 +1,7 @@
 """What finds candidates: one interface for learned and counted sources."""
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from rec.state import Candidates, UserStates
 
@@ -12,10 +12,8 @@ class CandidateSource(Protocol):
     Each source has a `fit` of its own, as each learns from something else.
     """
 
-    @property
-    def name(self) -> str:
-        """What reports and `Candidates.source` call it."""
-        ...
+    name: ClassVar[str]
+    """What reports, files and `Candidates.source` call it."""
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The k best items of each user, best first and ties by item position; excluded items are never among them.
@@ -26,7 +24,7 @@ class CandidateSource(Protocol):
         ...
 
     def save(self, folder: Path) -> list[str]:
-        """Writes the source into a folder of its own and returns the names of the files."""
+        """Writes the source into files that bear its name, and returns what they are called."""
         ...
 
     @classmethod
