@@ -1,0 +1,51 @@
+"""Weights of a network in a safetensors file, never in a pickle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rec.errors import BundleError
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Writes all parameters and buffers, on the CPU."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name.
+
+    Raises: BundleError: when the file is missing or no safetensors file.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"not readable as safetensors: {error}", file=str(file)) from error
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, file: str | None = None) -> None:
+    """Copies weights into a model of the same shape.
+
+    Raises: BundleError: when names or shapes are not the model's; the first that differs is named.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else "nothing"
+        wanted = tuple(own[name].shape) if name in own else "nothing"
+        if found != wanted:
+            raise BundleError(
+                f"weights are of another model: at {name} the configured model has {wanted}, the weights {found}",
+                file=file,
+            )
+    model.load_state_dict(dict(weights))
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Reads a file into a model of the same shape.
+
+    Raises: BundleError: naming the file, when it is damaged or of another model.
+    """
+    put_weights(model, read_weights(file), file=str(file))

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from rec.config import BranchConfig, RetrieverConfig, TowerConfig, UserTowerConfig
+from rec.errors import BundleError, ConfigError
+from rec.features.encoders import FeatureSpec
+from rec.models.two_tower import TwoTower, history_slots, item_vectors, user_vectors
+from rec.models.weights import load_weights, save_weights
+
+SPECS = {
+    "user_id": FeatureSpec("categorical", "user", 9, 1),
+    "age": FeatureSpec("numeric", "user", 0, 1),
+    "item_id": FeatureSpec("categorical", "item", 21, 1),
+    "genres": FeatureSpec("multi_hot", "item", 6, 3),
+    "words": FeatureSpec("text", "item", 50, 4),
+    "image": FeatureSpec("vector", "item", 0, 5),
+}
+
+
+def _items(n: int = 20) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "item_id": np.arange(1, n + 1, dtype=np.int32),
+        "genres": rng.integers(0, 6, (n, 3)).astype(np.int32),
+        "words": rng.integers(0, 50, (n, 4)).astype(np.int32),
+        "image": rng.normal(size=(n, 5)).astype(np.float32),
+    }
+
+
+def _users(n: int = 4) -> dict[str, np.ndarray]:
+    return {"user_id": np.arange(n, dtype=np.int32), "age": np.linspace(-1, 1, n, dtype=np.float32)}
+
+
+HISTORY = np.array([[0, 0, 0], [0, 0, 4], [0, 7, 4], [1, 2, 3]], np.int32)
+
+
+def test_embeddings_have_length_one_whatever_the_features():
+    model = TwoTower(RetrieverConfig(output_dim=16), SPECS)
+    np.testing.assert_allclose(np.linalg.norm(item_vectors(model, _items()), axis=1), 1, rtol=1e-5)
+    users = user_vectors(model, _users(), HISTORY)
+    assert users.shape == (4, 16)
+    np.testing.assert_allclose(np.linalg.norm(users, axis=1), 1, rtol=1e-5)
+
+
+def test_blocks_do_not_change_the_embeddings():
+    model = TwoTower(RetrieverConfig(), SPECS)
+    np.testing.assert_allclose(item_vectors(model, _items(), block=3), item_vectors(model, _items()), atol=1e-6)
+
+
+def test_sides_have_their_own_features_sizes_and_any_number_of_branches():
+    config = RetrieverConfig(
+        user_tower=UserTowerConfig(
+            branches=(
+                BranchConfig(features=("history",), hidden=(32,)),
+                BranchConfig(features=("age",)),
+                BranchConfig(features=("user_id", "age"), hidden=(8, 8)),
+            ),
+            without=(),
+            hidden=(),
+        ),
+        item_tower=TowerConfig(embedding_dim=12, branches=(BranchConfig(features=("item_id", "words")),), hidden=(64,)),
+        output_dim=8,
+    )
+    model = TwoTower(config, SPECS)
+    assert set(model.item_tower.embeddings) == {"item_id", "words"}
+    assert len(model.user_tower.branches) == 3
+    assert user_vectors(model, _users(), HISTORY).shape == (4, 8)
+
+
+def test_every_layer_has_weights_of_its_own():
+    model = TwoTower(RetrieverConfig(user_tower=UserTowerConfig(hidden=(32, 32, 32))), SPECS)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert len({layer.weight.data_ptr() for layer in linear}) == len(linear) == 6
+
+
+def test_the_history_is_pooled_with_the_item_embeddings():
+    config = RetrieverConfig(user_tower=UserTowerConfig(history_windows=(3, 1)))
+    model = TwoTower(config, SPECS)
+    table = model.item_tower.embeddings["item_id"].table
+    pooled = model._pool(torch.tensor(HISTORY))
+    size = config.item_tower.embedding_dim
+    torch.testing.assert_close(pooled[2, :size], (table.weight[7] + table.weight[4]) / 2)
+    torch.testing.assert_close(pooled[2, size:], table.weight[4])
+    assert torch.equal(pooled[0], torch.zeros(2 * size))
+    model.embed_users({"age": torch.zeros(1), "history": torch.tensor([[0, 7, 4]])}).sum().backward()
+    assert set(table.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()) == {4, 7}
+
+
+def test_sparse_tables_have_sparse_gradients_equal_to_the_dense_ones():
+    gradients = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = TwoTower(RetrieverConfig(sparse_embeddings=sparse), SPECS)
+        users = {"age": torch.ones(4), "history": torch.tensor(HISTORY)}
+        items = {name: torch.tensor(values[:4]) for name, values in _items().items()}
+        left, right = model(users, items)
+        (left * right).sum().backward()
+        gradients.append(model.item_tower.embeddings["item_id"].table.weight.grad)
+    assert not gradients[0].is_sparse and gradients[1].is_sparse
+    torch.testing.assert_close(gradients[0], gradients[1].to_dense())
+
+
+def test_saved_and_loaded_weights_give_equal_scores(tmp_path):
+    torch.manual_seed(0)
+    model = TwoTower(RetrieverConfig(), SPECS)
+    save_weights(model, tmp_path / "retriever.safetensors")
+    torch.manual_seed(1)
+    other = TwoTower(RetrieverConfig(), SPECS)
+    assert not np.array_equal(item_vectors(other, _items()), item_vectors(model, _items()))
+    load_weights(other, tmp_path / "retriever.safetensors")
+    np.testing.assert_array_equal(item_vectors(other, _items()), item_vectors(model, _items()))
+    np.testing.assert_array_equal(user_vectors(other, _users(), HISTORY), user_vectors(model, _users(), HISTORY))
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    file = tmp_path / "retriever.safetensors"
+    save_weights(TwoTower(RetrieverConfig(output_dim=8), SPECS), file)
+    with pytest.raises(BundleError, match=r"item_tower\.join.*retriever\.safetensors"):
+        load_weights(TwoTower(RetrieverConfig(), SPECS), file)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match=r"retriever\.safetensors"):
+        load_weights(TwoTower(RetrieverConfig(), SPECS), file)
+
+
+def test_a_branch_of_features_there_are_not_is_refused():
+    tower = TowerConfig(branches=(BranchConfig(features=("genre",)),))
+    with pytest.raises(ConfigError, match="no item feature 'genre'; there are item_id, genres"):
+        TwoTower(RetrieverConfig(item_tower=tower), SPECS)
+    with pytest.raises(ConfigError, match="history is pooled with the embeddings of item_id"):
+        TwoTower(RetrieverConfig(item_tower=TowerConfig(without=("item_id",))), SPECS)
+
+
+def test_positions_become_slots_and_none_stays_none():
+    slots = np.array([5, 9, 2], np.int32)
+    np.testing.assert_array_equal(history_slots(np.array([[-1, 0], [2, 1]]), slots), [[0, 5], [2, 9]])
