@@ -5,8 +5,8 @@
     models/HISTORY      the versions that served before it, oldest first, one a line
     models/.draft-*     bundles being written or fetched; a dead writer's is removed by the next one
 
-Both pointers are replaced atomically, HISTORY first. So HISTORY holds the earlier versions, or after a crash between the
-two the earlier versions and the current one; a trailing current version is dropped on reading, and nothing is lost.
+Both pointers are replaced atomically, HISTORY first. So HISTORY holds the earlier versions, or after a crash between
+the two the earlier versions and the current one; a trailing current version is dropped on reading; nothing is lost.
 """
 
 import fcntl
@@ -132,7 +132,7 @@ class Registry:
         Args: version: the current one where None. schema_sha256: of the data it is to be used with, any where None.
         Raises: BundleError: naming the file that is missing, damaged, or of another format, version or schema.
         """
-        version = version or self.current()
+        version = self.current() if version is None else version
         if version is None:
             raise BundleError("no model was promoted yet; train one, or promote one", file=self.home.show(CURRENT))
         name = _manifest_name(version)
