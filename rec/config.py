@@ -159,17 +159,17 @@ class QueriesConfig(Config):
     """The moments of the past that the retriever learns from: a user, a time, and what the user liked afterwards.
 
     A moment is either that of an interaction, or one of `snapshots` times at equal distances over the last
-    `lookback_days`; `snapshot_share` of the moments are of the second kind. What the user liked within `horizon_days`
+    `lookback_days`, or over all the time there is; `snapshot_share` of the moments are of the second kind. What the user liked within `horizon_days`
     is to be found; without a horizon it is the very interaction, and there are no moments of the second kind. A moment
     `half_life_days` older than another counts half as often. Popularity and age of items are those of the latest
     snapshot, for interactions between snapshots too.
     """
 
-    snapshots: PositiveInt = 120
-    snapshot_share: Annotated[float, Field(ge=0, le=1)] = 0.7
-    lookback_days: PositiveFloat | None = 120.0
+    snapshots: PositiveInt = 200
+    snapshot_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    lookback_days: PositiveFloat | None = None
     horizon_days: PositiveFloat | None = 60.0
-    half_life_days: PositiveFloat | None = 60.0
+    half_life_days: PositiveFloat | None = 200.0
 
 
 class RetrieverConfig(Config):
