@@ -257,27 +257,6 @@ class RankerConfig(Config):
     mmoe_training: TrainingConfig = TrainingConfig(epochs=10, batch_size=4096, learning_rate=1e-3)
 
 
-class EvaluationConfig(Config):
-    """What is measured: metrics as in `ndcg@10`, and the baselines beside the bundle."""
-
-    metrics: tuple[str, ...] = ("ndcg@10", "recall@10", "hit_rate@10", "precision@10", "mrr@10", "recall@100")
-    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
-    confidence: Fraction = 0.95
-
-
-class TrainConfig(Config):
-    """One training run, from data to bundle."""
-
-    data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
-    split: SplitConfig = SplitConfig()
-    encoders: EncodersConfig = EncodersConfig()
-    retriever: RetrieverConfig = RetrieverConfig()
-    index: IndexConfig = IndexConfig()
-    ranker: RankerConfig = RankerConfig()
-    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
-    seed: int = 0
-
-
 BaselineName = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]
 
 
@@ -295,4 +274,37 @@ class BaselinesConfig(Config):
     ials_factors: PositiveInt = 64
     ials_regularization: PositiveFloat = 1.0
     ials_iterations: PositiveInt = 15
+    seed: NonNegativeInt = 0
+
+
+class EvaluationConfig(Config):
+    """What is measured: metrics as in `ndcg@10`, and the baselines beside the bundle."""
+
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "ndcg@10",
+        "recall@10",
+        "hit_rate@10",
+        "precision@10",
+        "mrr@10",
+        "recall@100",
+        "coverage@10",
+        "novelty@10",
+    )
+    baselines: BaselinesConfig = BaselinesConfig()
+
+
+class TrainConfig(Config):
+    """One training run, from data to bundle.
+
+    Users of whom nothing is known are answered by what was popular over the last `popularity_days`.
+    """
+
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
+    split: SplitConfig = SplitConfig()
+    encoders: EncodersConfig = EncodersConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    index: IndexConfig = IndexConfig()
+    ranker: RankerConfig = RankerConfig()
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
+    popularity_days: PositiveInt = 30
     seed: NonNegativeInt = 0

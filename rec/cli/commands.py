@@ -1,5 +1,6 @@
 """The commands: options of each as a typed config, and a function that does it and returns its JSON."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rec.config import Config, DataConfig, EvaluationConfig, TrainConfig
 
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
+    from rec.registry import Registry
 
 Answer = Mapping[str, Any]
 Home = Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
@@ -104,13 +106,13 @@ def _train(options: TrainOptions) -> Answer:
 
 
 def _evaluate(options: EvaluateOptions) -> Answer:
-    from rec.pipeline import evaluate, trained_on
+    from rec.bundle_evaluation import evaluate_bundle, trained_on
 
     data = trained_on(options.home, options.version)
     if options.path is not None:
         data = data.model_copy(update={"path": options.path})
     config = EvaluationConfig.model_validate(options.model_dump(exclude={"home", "version", "path"}))
-    answer = evaluate(read(data), config, options.home, options.version)
+    answer = evaluate_bundle(read(data), config, options.home, options.version)
     _print_metrics(answer)
     return answer
 
@@ -118,8 +120,7 @@ def _evaluate(options: EvaluateOptions) -> Answer:
 def _print_metrics(answer: Answer) -> None:
     for model, metrics in answer["models"].items():
         line = "  ".join(
-            f"{name} {metric['value']:.4f}"
-            + ("" if metric["std_error"] is None else f" ± {metric['std_error']:.4f}")
+            f"{name} {metric['value']:.4f}" + ("" if metric["std_error"] is None else f" ± {metric['std_error']:.4f}")
             for name, metric in metrics.items()
         )
         print(f"{model:<18} {line}")
@@ -174,36 +175,46 @@ def _generate(options: GenerateOptions) -> Answer:
 
 
 def _models_list(options: ModelsOptions) -> Answer:
-    from rec.registry import Registry
-
-    registry = Registry(options.home)
-    current = registry.current()
-    models = [registry.show(version) for version in registry.list()]
-    for model in models:
-        mark = "*" if model["version"] == current else " "
-        print(f"{mark} {model['version']}  {model['metrics']}")
-    return {"current": current, "models": models}
+    registry = _registry(options.home)
+    models = []
+    for entry in registry.entries():
+        metrics = {} if entry.manifest is None else entry.manifest.metrics
+        told = entry.problem or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"{'*' if entry.is_current else ' '} {entry.version}  {told}")
+        models.append(
+            {
+                "version": entry.version,
+                "current": entry.is_current,
+                "metrics": metrics,
+                "problem": entry.problem,
+            }
+        )
+    return {"current": registry.current(), "models": models}
 
 
 def _models_show(options: VersionOptions) -> Answer:
-    from rec.registry import Registry
-
-    return {"model": Registry(options.home).show(options.version)}
+    manifest = _registry(options.home).show(options.version).model_dump(mode="json")
+    print(json.dumps(manifest, indent=2))
+    return {"model": manifest}
 
 
 def _models_promote(options: VersionOptions) -> Answer:
-    from rec.registry import Registry
-
-    Registry(options.home).promote(options.version)
+    _registry(options.home).promote(options.version)
+    print(f"CURRENT is {options.version}")
     return {"current": options.version}
 
 
 def _models_rollback(options: ModelsOptions) -> Answer:
-    from rec.registry import Registry
-
-    version = Registry(options.home).rollback()
+    version = _registry(options.home).rollback()
     print(f"CURRENT is {version} again")
     return {"current": version}
+
+
+def _registry(home: str) -> "Registry":
+    from rec.registry import Registry
+    from rec.storage import Home
+
+    return Registry(Home(home))
 
 
 COMMANDS: Final[dict[str, Command]] = {
