@@ -61,7 +61,8 @@ def read_recbole(path: str | Path) -> Dataset:
 def write_recbole(dataset: Dataset, path: str | Path) -> None:
     """Write a data set as atomic files into a folder, whose name RecBole takes for that of the data set.
 
-    Reading them back gives the same data, but for its name, actions that never occur, and tabs and line breaks in texts, which become spaces.
+    Reading them back gives the same data, but for its name, actions that never occur, and tabs and line breaks in
+    texts, which become spaces.
 
     Raises: DataError: for a value that the format cannot hold: white space in a value of several, a tab or line break.
     """
@@ -111,6 +112,8 @@ def _read_typed(path: Path) -> tuple[RawTable, dict[str, Kind]]:
                 row=1,
                 column=name or header,
             )
+        if name in kinds:
+            raise DataError("the header names this column twice; rename one", file=str(path), row=1, column=name)
         kinds[name] = "text" if kind == "token_seq" and name.endswith(TEXT_SUFFIX) else KINDS[kind]
     return replace(raw, table=raw.table.rename_columns(list(kinds))), kinds
 
