@@ -16,7 +16,7 @@ from rec.config import EncodersConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError, ConfigError, DataError
 from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features
-from rec.features.columns import ID_COLUMN, normalise
+from rec.features.columns import ID_COLUMN, SNAPSHOT_COLUMNS, normalise
 from rec.schema import FeatureSchema, Kind, Side
 
 SIDES: Final[tuple[EntitySide, ...]] = ("user", "item")
@@ -68,7 +68,7 @@ class Encoders:
 
         Args: dataset: gives the feature tables. train: interactions of the training period, under its vocabularies.
         Raises: DataError: without training interactions, or for a column that is missing or of another kind.
-            ConfigError: for a feature of the context, or one that is named like an as-of feature.
+            ConfigError: for a feature of the context, or one that is named like a computed column.
         """
         if len(train) == 0:
             raise DataError("encoders need training interactions; found none: widen the training period")
@@ -225,8 +225,8 @@ def _check_schema(schema: FeatureSchema) -> None:
             raise ConfigError(
                 "interactions carry no context columns yet; make it a user or an item feature", field=feature.name
             )
-        if feature.name in AS_OF_FEATURES:
-            raise ConfigError("this is the name of an as-of feature; rename the column", field=feature.name)
+        if feature.name in (*AS_OF_FEATURES, *SNAPSHOT_COLUMNS):
+            raise ConfigError("this is the name of a computed column; rename yours", field=feature.name)
 
 
 def _n_grams(text: str) -> list[str]:
