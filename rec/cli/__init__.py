@@ -42,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(name, TandemError(f"{type(error).__name__}: {error}"), as_json)
     finally:
         _stop_ray()
+    answer = {"command": name, "ok": True, **answer}
     if as_json:
-        print(json.dumps({"command": name, "ok": True, **answer}, allow_nan=False), flush=True)
-    return 0
+        print(json.dumps(answer, allow_nan=False), flush=True)
+    return 0 if answer["ok"] else 1
 
 
 def _command_name(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -62,8 +63,14 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
-        [f"tandem {__version__}: a two-stage recommender that learns from its own logs", "", "commands:", *lines]
-        + ["", "`tandem COMMAND --help` lists the options of one; all take --config FILE.yaml and --json."]
+        [
+            f"tandem {__version__}: a two-stage recommender that learns from its own logs",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`tandem COMMAND --help` lists the options of one; all take --config FILE.yaml and --json.",
+        ]
     )
 
 
@@ -86,8 +93,14 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(usage.getvalue().strip()) from None
+        raise ConfigError(_unboxed(usage.getvalue())) from None
     return command.run(options)
+
+
+def _unboxed(text: str) -> str:
+    """Lines of a framed message without the frame."""
+    lines = (line.strip("╭╮╰╯│─ ") for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _take_option(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:

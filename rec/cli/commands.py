@@ -217,7 +217,17 @@ def _registry(home: str) -> "Registry":
     return Registry(Home(home))
 
 
+def _doctor(options: ModelsOptions) -> Answer:
+    from rec.cli.doctor import diagnose, to_json
+
+    checks = diagnose(options.home)
+    for check in checks:
+        print(f"{check.status:<8} {check.name:<14} {check.found}" + (f"\n{'':<24}{check.todo}" if check.todo else ""))
+    return to_json(checks)
+
+
 COMMANDS: Final[dict[str, Command]] = {
+    "doctor": Command("say what stands in the way on this machine, and what to do", ModelsOptions, _doctor),
     "data validate": Command("check data and say what is in them", ValidateOptions, _validate),
     "data import": Command("read data of any known kind and write them as Parquet", ImportOptions, _import),
     "data generate": Command("write a generated world of short videos as Parquet", GenerateOptions, _generate),
