@@ -1,0 +1,21 @@
+"""The configuration of everything in `rl`; it imports neither torch nor Ray."""
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from rec.config import Config
+
+
+class InstaTokConfig(Config):
+    """The world of short videos, and how long its log is.
+
+    The defaults are those of the source notebook; `start_ms` and `days` say over which time sessions are spread.
+    """
+
+    n_users: PositiveInt = 200
+    n_videos: PositiveInt = 3000
+    n_creators: PositiveInt = 20
+    max_steps: PositiveInt = 50
+    sessions_per_user: PositiveFloat = 5.0
+    start_ms: NonNegativeInt = 1_767_225_600_000
+    days: PositiveFloat = 30.0
+    seed: NonNegativeInt = 0
