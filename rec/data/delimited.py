@@ -39,7 +39,7 @@ def read_delimited(
     first_line = 1
     if names is None:
         header, _, data = data.partition(b"\n")
-        names = next(_records(header, byte, quoted))[1]
+        names = next((fields for _, fields in _records(header, byte, quoted)), [])
         first_line = 2
         _check_header(path, names)
     if not data:
@@ -63,7 +63,7 @@ def read_delimited(
         line, fields = broken
         raise DataError(
             f"a row needs {len(names)} fields ({', '.join(names)}) and this has {len(fields)}: "
-            f"{delimiter.join(fields)[:80]!r}; fix or remove it",
+            f"{delimiter.join(fields)[:80]!r}; fix or remove it{', or close its quote' if quoted else ''}",
             file=str(path),
             row=first_line + line - 1,
         ) from error
@@ -106,6 +106,8 @@ def read_bytes(path: Path, *, encodings: Sequence[str]) -> bytes:
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
+    if not names:
+        raise DataError("the first line has to name the columns", file=str(path), row=1)
     for place, name in enumerate(names):
         if not name.strip():
             raise DataError(f"column {place + 1} of the header has no name", file=str(path), row=1)
@@ -121,9 +123,12 @@ def _records(data: bytes, delimiter: str, quoted: bool) -> Iterator[tuple[int, l
         return
     reader = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter)
     line = 1
-    for fields in reader:
-        yield line, fields
-        line = reader.line_num + 1
+    try:
+        for fields in reader:
+            yield line, fields
+            line = reader.line_num + 1
+    except csv.Error:  # a quote that is never closed makes the rest of the file one field, which is too long
+        yield line, []
 
 
 def _broken_row(records: Iterator[tuple[int, list[str]]], names: Sequence[str]) -> tuple[int, list[str]] | None:

@@ -86,6 +86,8 @@ def test_ratings_and_actions_together_need_a_choice(tmp_path: Path) -> None:
         ("user_id,item_id,timestamp,rating\n", None, None),
         ("user_id,item_id,timestamp,item_id\na,x,1,2\n", 1, "item_id"),
         ("", None, None),
+        ("\n" + LOG, 1, None),
+        (LOG + '"b,y,103,4\n' + "b,z,104,4\n" * 20_000, 5, None),
     ],
 )
 def test_a_broken_csv_is_refused_naming_where(tmp_path: Path, log: str, row: int | None, column: str | None) -> None:
@@ -207,6 +209,13 @@ def test_a_broken_parquet_is_refused_naming_where(
     pq.write_table(pa.table(good | change), path)
     error = refused(DataConfig(name="parquet", path=str(path)))
     assert (error.file, error.row, error.column) == (str(path), row, column)
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    arrays = [pa.array(["a"]), pa.array(["x"]), pa.array([1]), pa.array(["y"])]
+    pq.write_table(pa.table(arrays, names=["user_id", "item_id", "timestamp", "item_id"]), path)
+    assert refused(DataConfig(name="parquet", path=str(path))).file == str(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet at all"])
