@@ -1,0 +1,162 @@
+"""The HTTP interface: an ASGI application around a gateway, which knows no Ray.
+
+A recommendation takes a short path past FastAPI, which costs a third as much processor time; FastAPI documents it,
+and answers everything else.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final, final
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from rec import __version__
+from serve.gateway import Gateway
+from serve.problems import PROBLEM_JSON, ProblemError, invalid, problem_body, responses
+from serve.schemas import HealthResponse, ItemResponse, ModelsResponse, RecommendRequest, RecommendResponse
+
+RECOMMEND: Final = "/v1/recommend"
+FAILED: Final = "the server failed; its log says why"
+NOT_READY: Final = "a stage does not answer; the log says why"
+_JSON: Final = b"application/json"
+_LOG: Final = logging.getLogger(__name__)
+
+
+@final
+class Api:
+    """The ASGI application."""
+
+    def __init__(self, gateway: Gateway, max_body_bytes: int) -> None:
+        self._gateway = gateway
+        self._max_body_bytes = max_body_bytes
+        self._documented = self._routes()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one connection's request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RECOMMEND:
+            status, content_type, body = await self._recommend(receive)
+            length = str(len(body)).encode()
+            headers = [(b"content-type", content_type), (b"content-length", length)]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await self._documented(scope, receive, send)
+
+    async def _recommend(self, receive: Receive) -> tuple[int, bytes, bytes]:
+        """Status, content type and body of the answer."""
+        try:
+            request = parse_request(await read_body(receive, self._max_body_bytes))
+            answer = await self._gateway.recommend(request)
+            return HTTPStatus.OK, _JSON, answer.model_dump_json().encode()
+        except ProblemError as error:
+            problem = error
+        except Exception:
+            _LOG.exception("recommend failed")
+            problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
+        return problem.status, PROBLEM_JSON.encode(), problem.body
+
+    def _routes(self) -> FastAPI:
+        app = FastAPI(
+            title="Tandem", version=__version__, summary="A two-stage recommender that knows the odds of what it shows"
+        )
+        app.add_exception_handler(HTTPException, _http_problem)
+        app.add_exception_handler(ProblemError, _problem)
+        app.add_exception_handler(Exception, _server_problem)
+        gateway = self._gateway
+
+        @app.post(
+            RECOMMEND,
+            response_model=RecommendResponse,
+            openapi_extra={"requestBody": _body_of(RecommendRequest)},
+            responses=responses(
+                {
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
+                    HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
+                }
+            ),
+        )
+        async def recommend(request: Request) -> Response:
+            """Recommend items to a user; a user never seen gets what is popular."""
+            status, content_type, body = await self._recommend(request.receive)
+            return Response(body, status, media_type=content_type.decode())
+
+        @app.get("/v1/items/{item_id:path}", responses=responses({HTTPStatus.NOT_FOUND: "No such item"}))
+        async def item(item_id: str) -> ItemResponse:
+            """What the model knows about an item."""
+            found = await gateway.item(item_id)
+            if found is None:
+                raise ProblemError(HTTPStatus.NOT_FOUND, f"no item {item_id!r} in model {gateway.version}", "item_id")
+            return ItemResponse.model_validate(found)
+
+        @app.get("/v1/models")
+        def models() -> ModelsResponse:
+            """The published models, and which of them answers."""
+            return gateway.models()
+
+        @app.get("/health/live")
+        async def live() -> HealthResponse:
+            """The process runs."""
+            return HealthResponse(status="live")
+
+        @app.get("/health/ready", responses=responses({HTTPStatus.SERVICE_UNAVAILABLE: "A stage does not answer"}))
+        async def ready() -> HealthResponse:
+            """Every stage answers."""
+            try:
+                await gateway.check()
+            except Exception as error:
+                _LOG.exception("not ready")
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "a stage does not answer; the log says why"
+                ) from error
+            return HealthResponse(status="ready", version=gateway.version)
+
+        return app
+
+
+def parse_request(body: bytes) -> RecommendRequest:
+    """The request in a body.
+
+    Raises: ProblemError: naming the first field that is wrong.
+    """
+    try:
+        return RecommendRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The body of a request, whose announced length plays no part.
+
+    Raises: ProblemError: when it is longer than the limit, without reading the rest.
+    """
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body") and len(body) <= limit:
+        message = await receive()
+        body += message.get("body", b"")
+    if len(body) > limit:
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have {limit} bytes at most", "body")
+    return body
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
+
+
+async def _problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return Response(error.body, error.status, media_type=PROBLEM_JSON)
+
+
+async def _http_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = problem_body(HTTPStatus(error.status_code), str(error.detail))
+    return Response(body, error.status_code, headers=error.headers, media_type=PROBLEM_JSON)
+
+
+async def _server_problem(_request: Request, _error: Exception) -> Response:
+    body = problem_body(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
+    return Response(body, HTTPStatus.INTERNAL_SERVER_ERROR, media_type=PROBLEM_JSON)

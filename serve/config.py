@@ -1,0 +1,51 @@
+"""The configuration of serving: typed, frozen, and free of torch and Ray."""
+
+import os
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from rec.config import Config
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class PolicyConfig(Config):
+    """How a slate is drawn from the ranked candidates; rec.policy holds the formula.
+
+    `epsilon` is the share of positions filled uniformly from everything eligible, `temperature` that of the softmax, in
+    units of the ranker's scores. With both at 0 the best are shown in order, and nothing is learned about the others.
+    """
+
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.02
+    temperature: NonNegativeFloat = 0.1
+
+
+class ServeConfig(Config):
+    """What is served, where, and by how many processes.
+
+    `home` and `version` name the bundle, the CURRENT one unless a version is given. Layout `single` runs all stages in
+    every replica of the gateway, `distributed` gives each stage deployments of its own. `replicas` counts gateways,
+    `stage_replicas` the copies of each stage of its own; `replica_cpus` is what each of them reserves. `port` 0 takes a
+    free one. `seed` makes the draws of a single replica reproducible, for tests.
+    """
+
+    home: Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
+    version: str | None = None
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    layout: Literal["single", "distributed"] = "single"
+    replicas: PositiveInt = 1
+    stage_replicas: PositiveInt = 1
+    replica_cpus: NonNegativeFloat = 0.2
+    max_ongoing_requests: PositiveInt = 256
+    max_body_bytes: PositiveInt = 262_144
+    policy: PolicyConfig = PolicyConfig()
+    seed: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _one_stream_of_draws(self) -> Self:
+        selectors = self.replicas if self.layout == "single" else self.stage_replicas
+        if self.seed is not None and selectors > 1:
+            raise ValueError(f"seed needs a single replica, or all {selectors} draw the same slates; leave seed out")
+        return self

@@ -1,0 +1,146 @@
+"""The graph: hydrate, retrieve, filter, rank, select; the same for stages of this process and for remote ones."""
+
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, ParamSpec, Self, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.state import Candidates, UserStates
+from serve.config import ServeConfig
+from serve.hydrate import HydrateStage
+from serve.ranker import RankerStage
+from serve.retriever import RetrieverStage, without_excluded
+from serve.schemas import ItemShown, Model, ModelsResponse, RecommendRequest, RecommendResponse, StageReport
+from serve.select import Selection, SelectStage
+
+# No user has this id: requests demand at least one character.
+NOBODY: Final = ""
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages as the gateway calls them, wherever they run."""
+
+    hydrate: Callable[[Sequence[str], Sequence[Sequence[str]]], Awaitable[UserStates]]
+    item: Callable[[str], Awaitable[dict[str, Any] | None]]
+    retrieve: Callable[[UserStates, int], Awaitable[Candidates]]
+    rank: Callable[[UserStates, Candidates], Awaitable[NDArray[np.float64]]]
+    select: Callable[[UserStates, Candidates, NDArray[np.float64], int], Awaitable[list[Selection]]]
+
+    @classmethod
+    def here(cls, recommender: Recommender, config: ServeConfig) -> Self:
+        """All stages in this process, on one loaded bundle."""
+        hydrate = HydrateStage(recommender)
+        return cls(
+            hydrate=_awaitable(hydrate),
+            item=_awaitable(hydrate.item),
+            retrieve=_awaitable(RetrieverStage(recommender)),
+            rank=_awaitable(RankerStage(recommender)),
+            select=_awaitable(SelectStage(recommender, config.policy, np.random.SeedSequence(config.seed))),
+        )
+
+
+@final
+class Gateway:
+    """Answers requests by sending them through the stages; it keeps no state between them.
+
+    Attributes: version: of the model that answers.
+    """
+
+    def __init__(self, stages: Stages, registry: Registry, version: str) -> None:
+        self.version = version
+        self._stages = stages
+        self._registry = registry
+
+    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
+        """A slate for one user, drawn anew at every call."""
+        clock = [perf_counter()]
+        states = await self._stages.hydrate([request.user_id], [request.exclude])
+        clock.append(perf_counter())
+        retrieved = await self._stages.retrieve(states, request.n)
+        clock.append(perf_counter())
+        candidates = without_excluded(retrieved, states)
+        clock.append(perf_counter())
+        scores = await self._stages.rank(states, candidates)
+        clock.append(perf_counter())
+        (selection,) = await self._stages.select(states, candidates, scores, request.n)
+        clock.append(perf_counter())
+        return RecommendResponse(
+            request_id=uuid.uuid4().hex,
+            policy_version=selection.version,
+            degraded=False,
+            user_known=bool(states.user[0] >= 0),
+            short=selection.short,
+            items=[
+                ItemShown(
+                    item_id=item.item_id,
+                    position=item.position,
+                    score=item.score,
+                    propensity=item.propensity,
+                    source=item.source,
+                    title=item.title,
+                )
+                for item in selection.items
+            ],
+            stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
+        )
+
+    async def item(self, item_id: str) -> dict[str, Any] | None:
+        """What is known about an item, None for one that is not in the catalogue."""
+        return await self._stages.item(item_id)
+
+    async def check(self) -> None:
+        """Sends a request of nobody through the stages that read the model; raises whatever they raise."""
+        states = await self._stages.hydrate([NOBODY], [[]])
+        await self._stages.rank(states, await self._stages.retrieve(states, 1))
+
+    def models(self) -> ModelsResponse:
+        """The version that answers, and all that are published; reads the registry."""
+        return ModelsResponse(
+            serving=self.version,
+            models=[
+                Model(
+                    version=entry.version,
+                    is_current=entry.is_current,
+                    is_serving=entry.version == self.version,
+                    metrics=None if entry.manifest is None else dict(entry.manifest.metrics),
+                    problem=entry.problem,
+                )
+                for entry in self._registry.entries()
+            ],
+        )
+
+
+def _awaitable(stage: Callable[Given, Result]) -> Callable[Given, Awaitable[Result]]:
+    async def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        return stage(*args, **kwargs)
+
+    return call
+
+
+def _reports(
+    clock: Sequence[float], retrieved: Candidates, candidates: Candidates, selection: Selection
+) -> list[StageReport]:
+    n_retrieved = int((retrieved.items >= 0).sum())
+    n_candidates = int((candidates.items >= 0).sum())
+    sizes = {
+        "hydrate": (1, 1),
+        "retrieve": (selection.n_eligible, n_retrieved),
+        "filter": (n_retrieved, n_candidates),
+        "rank": (n_candidates, n_candidates),
+        "select": (n_candidates, len(selection.items)),
+    }
+    return [
+        StageReport(name=name, ms=(end - start) * 1000, n_in=n_in, n_out=n_out)
+        for (name, (n_in, n_out)), start, end in zip(sizes.items(), clock[:-1], clock[1:], strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""What goes over HTTP: requests are strict about names and types, answers are what the documentation shows."""
+
+import json
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+MAX_ITEMS: Final = 100
+MAX_EXCLUDED: Final = 1_000
+
+
+def _finite(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(context, allow_nan=False)
+    return context
+
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RecommendRequest(BaseModel):
+    """Who asks for how many items, and what must not be among them.
+
+    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; `explain` adds what
+    each stage did and how long it took.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra={"examples": [{"user_id": "17", "n": 5}]}
+    )
+
+    user_id: Id
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 10
+    exclude: Annotated[tuple[Id, ...], Field(max_length=MAX_EXCLUDED)] = ()
+    context: Annotated[dict[str, JsonValue], AfterValidator(_finite)] = {}
+    session_id: Id | None = None
+    explain: bool = False
+
+
+class ItemShown(BaseModel):
+    """One item of a slate.
+
+    `propensity` is the probability of the item at its position, given the items above it. `source` is what found it,
+    `explore` for one drawn from outside the candidates, which has no `score`.
+    """
+
+    item_id: str
+    position: int
+    score: float | None
+    propensity: float
+    source: str
+    title: str | None = None
+
+
+class StageReport(BaseModel):
+    """What one stage was given and gave, in items (users for hydrate), and how long it took."""
+
+    name: str
+    ms: float
+    n_in: int
+    n_out: int
+
+
+class RecommendResponse(BaseModel):
+    """A slate, top first.
+
+    `user_known` is false for a user the model has never seen, `short` is true when fewer items were left than asked
+    for, `degraded` when a stage had to be left out.
+    """
+
+    request_id: str
+    policy_version: str
+    degraded: bool
+    user_known: bool
+    short: bool
+    items: list[ItemShown]
+    stages: list[StageReport] | None = None
+
+
+class ItemResponse(BaseModel):
+    """What the model knows about an item: its features by name."""
+
+    item_id: str
+    title: str | None
+    features: dict[str, Any]
+
+
+class Model(BaseModel):
+    """One published model; `problem` says why it cannot be read."""
+
+    version: str
+    is_current: bool
+    is_serving: bool
+    metrics: dict[str, Any] | None
+    problem: str | None
+
+
+class ModelsResponse(BaseModel):
+    """The version that answers, and all that are published, oldest first."""
+
+    serving: str
+    models: list[Model]
+
+
+class HealthResponse(BaseModel):
+    """That the service lives, or is ready to answer with a version."""
+
+    status: str
+    version: str | None = None
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457); `field` names the part of the request that is wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None

@@ -1,0 +1,96 @@
+"""The last stage: a slate drawn from the ranked candidates, with the probability of every draw."""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.eligibility import Eligible
+from rec.policy import Slate, sample_slate
+from rec.recommender import Recommender
+from rec.state import Candidates, UserStates
+from serve.config import PolicyConfig
+
+EXPLORE: Final = "explore"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One item of a slate; `score` is None and `source` is `explore` for one that was no candidate.
+
+    `propensity` is the probability of the item at its position given the items above it, among `n_eligible` items.
+    """
+
+    item_id: str
+    title: str | None
+    position: int
+    score: float | None
+    propensity: float
+    source: str
+    n_eligible: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The slate of one user, top first, by a version of the model; `short` when items ran out."""
+
+    version: str
+    items: tuple[Selected, ...]
+    short: bool
+
+    @property
+    def n_eligible(self) -> int:
+        """How many items might have been shown at the first position."""
+        return self.items[0].n_eligible if self.items else 0
+
+
+@final
+class SelectStage:
+    """Draws slates. Every call has a random stream of its own, spawned from `seeds`."""
+
+    def __init__(self, recommender: Recommender, policy: PolicyConfig, seeds: np.random.SeedSequence) -> None:
+        self._recommender = recommender
+        self._policy = policy
+        self._seeds = seeds
+
+    def __call__(
+        self, states: UserStates, candidates: Candidates, scores: NDArray[np.float64], n: int
+    ) -> list[Selection]:
+        """One slate of n items a user, fewer where the catalogue has no more that may be shown."""
+        eligible = Eligible(self._recommender.n_items, states.excluded_indptr, states.excluded)
+        slate = sample_slate(
+            scores,
+            candidates.items,
+            eligible,
+            n,
+            epsilon=self._policy.epsilon,
+            temperature=self._policy.temperature,
+            rng=np.random.default_rng(self._seeds.spawn(1)[0]),
+        )
+        return [self._selection(slate, user, candidates.source, scores[user]) for user in range(len(states))]
+
+    def _selection(self, slate: Slate, user: int, source: str, scores: NDArray[np.float64]) -> Selection:
+        shown = zip(
+            slate.item_ids[user].tolist(),
+            slate.column[user].tolist(),
+            slate.propensity[user].tolist(),
+            slate.n_eligible[user].tolist(),
+            strict=True,
+        )
+        items = tuple(
+            Selected(
+                item_id=str(self._recommender.item_ids[item]),
+                title=self._recommender.title(item),
+                position=position,
+                score=float(scores[column]) if column >= 0 else None,
+                propensity=propensity,
+                source=source if column >= 0 else EXPLORE,
+                n_eligible=n_eligible,
+            )
+            for position, (item, column, propensity, n_eligible) in enumerate(shown)
+            if item >= 0
+        )
+        return Selection(self._recommender.version, items, len(items) < slate.item_ids.shape[1])
