@@ -1,0 +1,105 @@
+"""The two-tower model as a source of candidates: a user's embedding asks an index of item embeddings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.config import IndexConfig, TrainConfig
+from rec.errors import BundleError
+from rec.features.snapshot import Snapshot
+from rec.models.two_tower import TwoTower, item_vectors, user_vectors
+from rec.models.weights import load_weights, save_weights
+from rec.retrieval.index import INDEX_FILE, ItemIndex
+from rec.state import Candidates, UserStates
+
+WEIGHTS_FILE: Final = "retriever.safetensors"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TwoTowerSource:
+    """Finds the items whose embeddings are nearest to the user's; scores are cosines.
+
+    An item that nobody has taken yet is no candidate, as in validation: the embedding of its id is untrained. It is
+    shown by exploration, until it has an event.
+
+    Attributes:
+        model: embeds users.
+        snapshot: what was known when training ended.
+        index: embeddings of all items as of the snapshot.
+        eligible: items that may be candidates, bool, (N,).
+    """
+
+    model: TwoTower
+    snapshot: Snapshot
+    index: ItemIndex
+    eligible: NDArray[np.bool_]
+    name: ClassVar[str] = "two_tower"
+
+    @classmethod
+    def build(cls, model: TwoTower, snapshot: Snapshot, config: IndexConfig | None = None) -> Self:
+        """Embeds the items of a snapshot with a trained model.
+
+        Raises: ScoreError: when an embedding is not finite.
+        """
+        return cls(model, snapshot, ItemIndex.build(item_vectors(model, snapshot.items), config), _taken(snapshot))
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        """The k nearest items of each user that are not excluded."""
+        items, scores = self.index.search(
+            self._queries(states),
+            k,
+            excluded_indptr=states.excluded_indptr,
+            excluded=states.excluded,
+            eligible=self.eligible,
+        )
+        return Candidates(items, scores, self.name)
+
+    def scores(self, states: UserStates, items: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Scores of given items, catalogue positions (B, M), as `candidates` would score them; -inf where -1."""
+        return self.index.scores(self._queries(states), items)
+
+    def similar(self, item: int, n: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The n items nearest to an item, without itself, and their cosines; fewer where there are fewer."""
+        items, scores = self.index.search(
+            self.index.embeddings[item : item + 1],
+            n,
+            excluded_indptr=np.array([0, 1]),
+            excluded=np.array([item]),
+            eligible=self.eligible,
+        )
+        found = items[0] >= 0
+        return items[0, found], scores[0, found]
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes retriever.safetensors and index.faiss."""
+        save_weights(self.model, folder / WEIGHTS_FILE)
+        self.index.save(folder / INDEX_FILE)
+        return [WEIGHTS_FILE, INDEX_FILE]
+
+    @classmethod
+    def load(cls, folder: Path, config: TrainConfig, snapshot: Snapshot) -> Self:
+        """Reads what `save` wrote; item embeddings are those of the index, not computed again.
+
+        Raises: BundleError: naming the file that is damaged, of another model, or of another catalogue.
+        """
+        model = TwoTower(config.retriever, snapshot.encoders.specs)
+        load_weights(model, folder / WEIGHTS_FILE)
+        index = ItemIndex.load(folder / INDEX_FILE, config.index)
+        expected = (len(snapshot.item_ids), config.retriever.output_dim)
+        if index.embeddings.shape != expected:
+            raise BundleError(
+                f"must hold {expected[0]} items of {expected[1]} numbers, found {index.embeddings.shape}; train again",
+                file=str(folder / INDEX_FILE),
+            )
+        return cls(model.eval(), snapshot, index, _taken(snapshot))
+
+    def _queries(self, states: UserStates) -> NDArray[np.float32]:
+        return user_vectors(self.model, states.features, self.snapshot.history_slots(states.history))
+
+
+def _taken(snapshot: Snapshot) -> NDArray[np.bool_]:
+    return snapshot.item_counts > 0
