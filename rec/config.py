@@ -133,7 +133,7 @@ class TowerConfig(Config):
     """What one side is embedded from, and how.
 
     Without `branches` there is one, of all the side's features. `without` names features of the side that are not
-    read. Embeddings of ids and of text have `embedding_dim` numbers, those of features with few values fewer.
+    read. Embeddings of ids have `embedding_dim` numbers, those of other features fewer.
     """
 
     embedding_dim: PositiveInt = 64
@@ -159,10 +159,10 @@ class QueriesConfig(Config):
     """The moments of the past that the retriever learns from: a user, a time, and what the user liked afterwards.
 
     A moment is either that of an interaction, or one of `snapshots` times at equal distances over the last
-    `lookback_days`, or over all the time there is; `snapshot_share` of the moments are of the second kind. What the user liked within `horizon_days`
-    is to be found; without a horizon it is the very interaction, and there are no moments of the second kind. A moment
-    `half_life_days` older than another counts half as often. Popularity and age of items are those of the latest
-    snapshot, for interactions between snapshots too.
+    `lookback_days` (or over all the time there is); `snapshot_share` of the moments are of the second kind. What the
+    user liked within `horizon_days` is to be found; without a horizon it is the very interaction, and no moments are of
+    the second kind. A moment `half_life_days` older than another counts half as often. Popularity and age of items are
+    those of the latest snapshot, for interactions between snapshots too.
     """
 
     snapshots: PositiveInt = 200
@@ -269,10 +269,10 @@ class BaselinesConfig(Config):
     names: tuple[BaselineName, ...] = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
     recent_days: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 3, 7, 14, 30, 90)
     item_knn_neighbors: PositiveInt = 200
-    ease_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (300.0, 1000.0, 3000.0)
-    ials_alpha: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 5.0, 20.0)
+    ease_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (300.0, 1000.0, 3000.0, 10_000.0)
+    ials_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (30.0, 100.0, 300.0)
     ials_factors: PositiveInt = 64
-    ials_regularization: PositiveFloat = 1.0
+    ials_alpha: PositiveFloat = 1.0
     ials_iterations: PositiveInt = 15
     seed: NonNegativeInt = 0
 

@@ -46,7 +46,13 @@ def logq_softmax(
     weight = offset if draws is None else offset + draws.float().log()
     logits = torch.addmm(weight, scaled, items.T)
     positive_logits = (scaled.unsqueeze(1) * items[columns]).sum(-1) + offset[columns]
-    losses = _softmax_losses(logits, positive_logits, _no_negatives(item_ids, columns, excluded))
+    if draws is None:
+        masked = _same_item(item_ids, columns)
+    else:
+        masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
+    if excluded is not None:
+        masked |= excluded
+    losses = _softmax_losses(logits, positive_logits, masked)
     return losses.mean() if reduction == "mean" else losses.reshape(positives.shape)
 
 
@@ -109,18 +115,20 @@ def cross_entropy(
     Returns: mean loss, scalar; or the losses in the shape of `positives`.
     """
     columns = positives.reshape(len(logits), -1)
-    item_ids = torch.arange(logits.shape[1], device=logits.device)
     logits = logits.float()
-    losses = _softmax_losses(logits, logits.gather(1, columns), _no_negatives(item_ids, columns, excluded))
+    masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
+    if excluded is not None:
+        masked |= excluded
+    losses = _softmax_losses(logits, logits.gather(1, columns), masked)
     return losses.mean() if reduction == "mean" else losses.reshape(positives.shape)
 
 
-def _no_negatives(item_ids: Tensor, columns: Tensor, excluded: Tensor | None) -> Tensor:
-    """Which candidates (C,) hold an item of the row's positives (B, P) or are excluded, (B, C)."""
-    masked = item_ids == item_ids[columns[:, :1]]
+def _same_item(item_ids: Tensor, columns: Tensor) -> Tensor:
+    """Which candidates (C,) hold an item of the row's positives (B, P), (B, C)."""
+    same = item_ids == item_ids[columns[:, :1]]
     for place in range(1, columns.shape[1]):
-        masked |= item_ids == item_ids[columns[:, place : place + 1]]
-    return masked if excluded is None else masked | excluded
+        same |= item_ids == item_ids[columns[:, place : place + 1]]
+    return same
 
 
 def _softmax_losses(logits: Tensor, positive_logits: Tensor, masked: Tensor) -> Tensor:
@@ -128,7 +136,9 @@ def _softmax_losses(logits: Tensor, positive_logits: Tensor, masked: Tensor) -> 
 
     A row without negatives loses nothing.
     """
-    negatives = logits.masked_fill(masked, -math.inf).logsumexp(dim=1, keepdim=True)
+    # Beside the largest term, e^-80 is nothing in float32; but exp(-inf) costs a CPU ten times what exp(-80) does.
+    floor = logits.detach().masked_fill(masked, -math.inf).amax(dim=1, keepdim=True) - 80.0
+    negatives = torch.where(masked, floor, logits).logsumexp(dim=1, keepdim=True)
     return functional.softplus(negatives - positive_logits)
 
 

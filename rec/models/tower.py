@@ -11,6 +11,7 @@ from rec.errors import ConfigError
 from rec.features.encoders import FeatureSpec
 
 FULL_SIZE = frozenset({"user_id", "item_id"})
+TEXT_DIM = 16
 EMBEDDING_STD = 0.1
 
 
@@ -27,20 +28,22 @@ def mlp(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
 
 
 def embedding_size(name: str, spec: FeatureSpec, embedding_dim: int) -> int:
-    """How many numbers a feature becomes: ids and texts embedding_dim, few values 4 * n ** (1/4) at most, rounded."""
+    """How many numbers a feature becomes: an id embedding_dim, n values about 4 * n ** (1/4), text at most 16."""
     if spec.kind == "numeric":
         return 1
     if spec.kind == "vector":
         return spec.dim
-    if spec.kind == "text" or name in FULL_SIZE:
+    if name in FULL_SIZE:
         return embedding_dim
+    if spec.kind == "text":
+        return min(embedding_dim, TEXT_DIM)
     return min(embedding_dim, round(4 * spec.cardinality**0.25))
 
 
 class FeatureEmbedding(nn.Module):
     """One feature as a vector; of several values the mean of their embeddings, and zeros for none.
 
-    Args: name: of the feature. spec: its kind and number of slots; slot 0 is padding. embedding_dim: of ids and texts.
+    Args: name: of the feature. spec: its kind and number of slots; slot 0 is padding. embedding_dim: of ids.
         sparse: whether the table's gradient is sparse.
     """
 

@@ -92,12 +92,6 @@ class TwoTower(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-def history_slots(history: NDArray[np.integer], item_slots: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Catalogue positions (B, H), -1 for none, as slots of item_id, 0 for none; item_slots: encoded item_id, (N,)."""
-    padded = np.concatenate([item_slots, [0]]).astype(np.int32)
-    return padded[history]
-
-
 @torch.inference_mode()
 def user_vectors(
     model: TwoTower, features: Mapping[str, NDArray], history: NDArray[np.integer], *, block: int = 8192

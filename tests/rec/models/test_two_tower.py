@@ -5,7 +5,7 @@ import torch
 from rec.config import BranchConfig, RetrieverConfig, TowerConfig, UserTowerConfig
 from rec.errors import BundleError, ConfigError
 from rec.features.encoders import FeatureSpec
-from rec.models.two_tower import TwoTower, history_slots, item_vectors, user_vectors
+from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.models.weights import load_weights, save_weights
 
 SPECS = {
@@ -129,8 +129,3 @@ def test_a_branch_of_features_there_are_not_is_refused():
         TwoTower(RetrieverConfig(item_tower=tower), SPECS)
     with pytest.raises(ConfigError, match="history is pooled with the embeddings of item_id"):
         TwoTower(RetrieverConfig(item_tower=TowerConfig(without=("item_id",))), SPECS)
-
-
-def test_positions_become_slots_and_none_stays_none():
-    slots = np.array([5, 9, 2], np.int32)
-    np.testing.assert_array_equal(history_slots(np.array([[-1, 0], [2, 1]]), slots), [[0, 5], [2, 9]])

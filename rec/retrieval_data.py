@@ -1,0 +1,251 @@
+"""What the retriever learns from: moments of the past, what was known then, and what the users liked afterwards."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.config import QueriesConfig
+from rec.data.dataset import Dataset, Interactions
+from rec.errors import TrainingError
+from rec.features.as_of import DAY_MS, EventIndex
+from rec.features.encoders import Encoders, FeatureSpec
+from rec.features.snapshot import Snapshot
+from rec.sampling import run_mass
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Moments to learn from: a user, what the user had done before, and what the user liked from then on.
+
+    Attributes:
+        user: position of the user, int32, (Q,).
+        snapshot: the latest snapshot at or before the moment, int32, (Q,).
+        history_end: end of what came before, in `RetrievalData.log`, int64, (Q,).
+        target_start, target_end: what was liked afterwards, in `RetrievalData.liked`, int64, (Q,).
+        weight: how often to draw it, in proportion, float32, (Q,).
+        features: as-of features of the user at the moment, standardised, float32, (Q,) by name.
+    """
+
+    user: NDArray[np.int32]
+    snapshot: NDArray[np.int32]
+    history_end: NDArray[np.int64]
+    target_start: NDArray[np.int64]
+    target_end: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    features: dict[str, NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationUsers:
+    """Users to find items for, and what they went on to like.
+
+    Attributes:
+        features: encoded features and as-of features, (V, ...) by name.
+        history: slots of item_id, oldest first, padded on the left with 0, int32, (V, H).
+        items: encoded features and as-of features of all items at that time, (N, ...) by name.
+        excluded_indptr, excluded: items each must not be shown, (V + 1,) and (nnz,).
+        relevant_indptr, relevant: items each went on to like, (V + 1,) and (nnz,).
+        eligible: items that may be recommended, bool, (N,).
+    """
+
+    features: dict[str, NDArray]
+    history: NDArray[np.int32]
+    items: dict[str, NDArray]
+    excluded_indptr: NDArray[np.int64]
+    excluded: NDArray[np.int32]
+    relevant_indptr: NDArray[np.int64]
+    relevant: NDArray[np.int32]
+    eligible: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalData:
+    """Everything a two-tower model is trained on, as arrays.
+
+    Attributes:
+        specs: the features.
+        users, items: encoded features that do not depend on time, (U, ...) and (N, ...) by name.
+        item_as_of: as-of features of all items at each snapshot, standardised, float32, (S, N) by name.
+        log_start, log: slots of item_id of each user's events, oldest first: those of user u are
+            log[log_start[u]:log_start[u + 1]]; (U + 1,) and (L,).
+        liked_start, liked: positions of each user's liked items, oldest first, (U + 1,) and (P,).
+        log_q: log probability that a draw for a query of snapshot s is item j, float32, (S, N).
+        catalogue: items that were liked at least once; uniform negatives come from them, (C,).
+        queries: the moments.
+        valid: users to validate on, or None.
+    """
+
+    specs: dict[str, FeatureSpec]
+    users: dict[str, NDArray]
+    items: dict[str, NDArray]
+    item_as_of: dict[str, NDArray[np.float32]]
+    log_start: NDArray[np.int64]
+    log: NDArray[np.int32]
+    liked_start: NDArray[np.int64]
+    liked: NDArray[np.int32]
+    log_q: NDArray[np.float32]
+    catalogue: NDArray[np.int32]
+    queries: Queries
+    valid: ValidationUsers | None
+
+
+def build_retrieval_data(
+    dataset: Dataset,
+    encoders: Encoders,
+    events: Interactions,
+    liked: Interactions,
+    config: QueriesConfig,
+    *,
+    end_ms: int,
+    valid: ValidationUsers | None = None,
+) -> RetrievalData:
+    """The moments before end_ms, with everything as it was known at each of them.
+
+    Args: dataset: gives the tables of users and items. encoders: fitted. events: what counts for history and as-of
+        features, as in `Snapshot.build`. liked: what is to be found, under the same vocabularies. config: which
+        moments. end_ms: nothing at or after it is looked at. valid: users to validate on.
+    Raises: TrainingError: when there is nothing to learn from.
+    """
+    events, liked = events.before(end_ms), liked.before(end_ms)
+    if not len(liked):
+        raise TrainingError("the retriever has nothing to learn from: no liked interaction before the end of training")
+    index = EventIndex(events)
+    found = EventIndex(liked)
+    start_ms = int(liked.timestamp.min())
+    if config.lookback_days is not None:
+        start_ms = max(start_ms, end_ms - int(config.lookback_days * DAY_MS))
+    snapshot_ms = start_ms + (end_ms - start_ms) * np.arange(config.snapshots) // config.snapshots
+    queries = _queries(encoders, index, found, snapshot_ms, config, end_ms)
+    item_features = {**encoders.encode("item", dataset.items)}
+    items = np.arange(liked.n_items)
+    at = {
+        name: values.reshape(len(snapshot_ms), len(items))
+        for name, values in encoders.as_of(
+            index, "item", np.tile(items, len(snapshot_ms)), np.repeat(snapshot_ms, len(items))
+        ).items()
+    }
+    return RetrievalData(
+        specs=encoders.specs,
+        users=encoders.encode("user", dataset.users),
+        items=item_features,
+        item_as_of=at,
+        log_start=index.users.indptr,
+        log=item_features["item_id"][index.users.other],
+        liked_start=found.users.indptr,
+        liked=found.users.other,
+        log_q=_log_draw_probability(queries, found.users.other, len(snapshot_ms), len(items)),
+        catalogue=np.unique(liked.item).astype(np.int32),
+        queries=queries,
+        valid=valid,
+    )
+
+
+def build_validation(snapshot: Snapshot, liked: Interactions, *, history_length: int) -> ValidationUsers | None:
+    """What users known at a snapshot went on to like, or None where nobody did.
+
+    Args: snapshot: the state at the beginning of the validation period. liked: the liked interactions of that period,
+        under the same vocabularies. history_length: how many of the latest items the model reads.
+    """
+    active = np.unique(liked.user)
+    active = active[np.diff(snapshot.seen_indptr)[active] > 0]
+    states = snapshot.user_states(active)
+    eligible = snapshot.item_counts > 0
+    span = liked.n_items
+    owner = np.repeat(np.arange(len(active)), np.diff(states.excluded_indptr))
+    known = np.isin(liked.user, active) & eligible[liked.item]
+    pairs = np.unique(np.searchsorted(active, liked.user[known]) * np.int64(span) + liked.item[known])
+    pairs = pairs[~np.isin(pairs, owner * np.int64(span) + states.excluded)]
+    judged = np.unique(pairs // span)
+    if not len(judged):
+        return None
+    states = snapshot.user_states(active[judged])
+    indptr = np.searchsorted(pairs, np.append(judged, len(active)) * np.int64(span))
+    return ValidationUsers(
+        features=states.features,
+        history=snapshot.history_slots(states.history[:, states.history.shape[1] - history_length :]),
+        items=snapshot.items,
+        excluded_indptr=states.excluded_indptr,
+        excluded=states.excluded,
+        relevant_indptr=indptr,
+        relevant=(pairs % span).astype(np.int32),
+        eligible=eligible,
+    )
+
+
+def _queries(
+    encoders: Encoders,
+    index: EventIndex,
+    found: EventIndex,
+    snapshot_ms: NDArray[np.int64],
+    config: QueriesConfig,
+    end_ms: int,
+) -> Queries:
+    """Moments of both kinds, the shares of their weights as configured."""
+    timeline = found.users
+    n_users = len(timeline.indptr) - 1
+    horizon_ms = None if config.horizon_days is None else int(config.horizon_days * DAY_MS)
+    own = np.flatnonzero(timeline.timestamp >= snapshot_ms[0])
+    user = np.searchsorted(timeline.indptr, own, side="right") - 1
+    at_ms = timeline.timestamp[own]
+    if horizon_ms is None:
+        start, end = own, own + 1
+    else:
+        start = timeline.rows_before(user, at_ms)
+        end = timeline.rows_before(user, np.minimum(at_ms + horizon_ms, end_ms))
+    weight = _recency(at_ms, end_ms, config.half_life_days)
+    if horizon_ms is not None and config.snapshot_share > 0:
+        snapshot_user = np.tile(np.arange(n_users), len(snapshot_ms))
+        snapshot_at = np.repeat(snapshot_ms, n_users)
+        first = timeline.rows_before(snapshot_user, snapshot_at)
+        last = timeline.rows_before(snapshot_user, np.minimum(snapshot_at + horizon_ms, end_ms))
+        returning = (last > first) & (index.user_count(snapshot_user, snapshot_at) > 0)
+        if returning.any():
+            later = _recency(snapshot_at[returning], end_ms, config.half_life_days)
+            weight *= (1 - config.snapshot_share) / weight.sum()
+            later *= config.snapshot_share / later.sum()
+            user, at_ms = np.append(user, snapshot_user[returning]), np.append(at_ms, snapshot_at[returning])
+            start, end = np.append(start, first[returning]), np.append(end, last[returning])
+            weight = np.append(weight, later)
+    kept = weight > 0
+    user, at_ms, start, end, weight = user[kept], at_ms[kept], start[kept], end[kept], weight[kept]
+    if not len(user):
+        raise TrainingError("the retriever has nothing to learn from: widen retriever.queries.lookback_days")
+    return Queries(
+        user=user.astype(np.int32),
+        snapshot=(np.searchsorted(snapshot_ms, at_ms, side="right") - 1).astype(np.int32),
+        history_end=index.users.rows_before(user, at_ms),
+        target_start=start,
+        target_end=end,
+        weight=weight.astype(np.float32),
+        features=encoders.as_of(index, "user", user, at_ms),
+    )
+
+
+def _recency(at_ms: NDArray[np.int64], end_ms: int, half_life_days: float | None) -> NDArray[np.float64]:
+    """Halves with every half-life before end_ms; 1 without one."""
+    if half_life_days is None:
+        return np.ones(len(at_ms))
+    return 0.5 ** ((end_ms - at_ms) / (half_life_days * DAY_MS))
+
+
+def _log_draw_probability(
+    queries: Queries, liked: NDArray[np.int32], n_snapshots: int, n_items: int
+) -> NDArray[np.float32]:
+    """Log probability that a target drawn for a snapshot's queries is each item, -inf where it cannot be, (S, N)."""
+    order = np.argsort(queries.snapshot, kind="stable")
+    bounds = np.searchsorted(queries.snapshot[order], np.arange(n_snapshots + 1))
+    mass = np.zeros((n_snapshots, n_items))
+    for snapshot in range(n_snapshots):
+        rows = order[bounds[snapshot] : bounds[snapshot + 1]]
+        if len(rows):
+            per_event = run_mass(
+                queries.target_start[rows], queries.target_end[rows], queries.weight[rows].astype(float), len(liked)
+            )
+            mass[snapshot] = np.bincount(liked, weights=per_event, minlength=n_items)
+            mass[snapshot] /= mass[snapshot].sum()
+    with np.errstate(divide="ignore"):
+        return np.log(mass).astype(np.float32)

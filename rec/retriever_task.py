@@ -1,0 +1,194 @@
+"""Training the two-tower model: which batches, what loss, how it is validated."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rec.config import RetrieverConfig
+from rec.losses import cross_entropy, logq_softmax, mixed_negative
+from rec.metrics import per_user
+from rec.models.two_tower import HISTORY, TwoTower, item_vectors, user_vectors
+from rec.retrieval.top_k import top_k
+from rec.retrieval_data import RetrievalData
+from rec.sampling import QueryBatch, batches_by_group, draw_within, runs, systematic_sample
+from rec.training import Worker
+
+VALID_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class RetrieverTask:
+    """What the two-tower model learns; a `rec.training.TrainingTask`.
+
+    An epoch draws as many positives as there are liked interactions. Queries of a batch share a snapshot, so that one
+    item has one embedding in it.
+    """
+
+    data: RetrievalData
+    config: RetrieverConfig
+    batch_size: int
+    seed: int
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that decides."""
+        return VALID_METRIC
+
+    def build_model(self) -> TwoTower:
+        """The model before training."""
+        return TwoTower(self.config, self.data.specs)
+
+    def plan(self, epoch: int) -> Sequence[QueryBatch]:
+        """Global batches of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        queries, n_targets = self.data.queries, self.config.positives_per_query
+        drawn = systematic_sample(queries.weight, max(1, len(self.data.liked) // n_targets), rng)
+        batches = []
+        for rows in batches_by_group(queries.snapshot[drawn], max(1, self.batch_size // n_targets), rng):
+            chosen = drawn[rows]
+            targets = draw_within(queries.target_start[chosen], queries.target_end[chosen], n_targets, rng)
+            n_uniform = self.config.mixed_negatives if self.config.objective == "mixed_negative" else 0
+            uniform = rng.choice(self.data.catalogue, n_uniform)
+            batches.append(QueryBatch(int(queries.snapshot[chosen[0]]), chosen, self.data.liked[targets], uniform))
+        return batches
+
+    def loss(self, model: Callable[..., Any], batch: QueryBatch, worker: Worker) -> Tensor:
+        """This worker's part of a batch's loss: its queries against the candidates of all workers."""
+        queries = batch.queries[worker.part(len(batch.queries))]
+        targets = batch.targets[worker.part(len(batch.queries))]
+        items, draws = self._candidates(batch)
+        column = np.full(len(self.data.items["item_id"]), -1, np.int64)
+        column[items] = np.arange(len(items))
+        filled = np.resize(items, -(-len(items) // worker.world) * worker.world)
+        users, vectors = model(
+            self._user_inputs(queries, worker.device),
+            self._item_inputs(filled[worker.even_part(len(items))], batch.group, worker.device),
+        )
+        vectors = worker.gather(vectors)[: len(items)]
+        masked = _tensor(self._known(queries, column, len(items)), worker.device) if self.config.mask_known else None
+        losses = self._losses(users, vectors, batch, items, draws, _tensor(column[targets], worker.device), masked)
+        return losses.sum() * (worker.world / batch.targets.size)
+
+    def validate(self, model: TwoTower, device: torch.device) -> dict[str, float]:
+        """Full-catalogue metrics of the validation users."""
+        valid = self.data.valid
+        if valid is None:
+            return {}
+        scores = user_vectors(model, valid.features, valid.history) @ item_vectors(model, valid.items).T
+        owner = np.repeat(np.arange(len(scores)), np.diff(valid.excluded_indptr))
+        scores[owner, valid.excluded] = -np.inf
+        scores[:, ~valid.eligible] = -np.inf
+        lists, _ = top_k(scores, 100)
+        names = [VALID_METRIC, "recall@100"]
+        values = per_user(lists, valid.relevant_indptr, valid.relevant, names)
+        return {name: float(values[name].mean()) for name in names}
+
+    def _candidates(self, batch: QueryBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The items of a batch, each once, and how often each was drawn."""
+        if self.config.objective == "cross_entropy":
+            return self.data.catalogue.astype(np.int64), np.ones(len(self.data.catalogue), np.int64)
+        items, draws = np.unique(np.append(batch.targets.ravel(), batch.uniform), return_counts=True)
+        return items.astype(np.int64), draws
+
+    def _losses(
+        self,
+        users: Tensor,
+        vectors: Tensor,
+        batch: QueryBatch,
+        items: NDArray[np.int64],
+        draws: NDArray[np.int64],
+        positives: Tensor,
+        masked: Tensor | None,
+    ) -> Tensor:
+        temperature = self.config.softmax_temperature
+        if self.config.objective == "cross_entropy":
+            logits = users.float() @ vectors.float().T / temperature
+            return cross_entropy(logits, positives, excluded=masked, reduction="none")
+        common = (
+            users,
+            vectors,
+            _tensor(items, users.device),
+            _tensor(self.data.log_q[batch.group, items], users.device),
+        )
+        counted = _tensor(draws, users.device)
+        if self.config.objective == "logq":
+            return logq_softmax(
+                *common, temperature=temperature, positives=positives, excluded=masked, draws=counted, reduction="none"
+            )
+        return mixed_negative(
+            *common,
+            n_batch=batch.targets.size,
+            n_items=len(self.data.catalogue),
+            temperature=temperature,
+            positives=positives,
+            excluded=masked,
+            draws=counted,
+            reduction="none",
+        )
+
+    def _known(self, queries: NDArray[np.int64], column: NDArray[np.int64], n_columns: int) -> NDArray[np.bool_]:
+        """Which candidates each query's user liked at any time of training, (B, C)."""
+        user = self.data.queries.user[queries]
+        owner, place = runs(self.data.liked_start[user], self.data.liked_start[user + 1])
+        known = column[self.data.liked[place]]
+        masked = np.zeros((len(queries), n_columns), np.bool_)
+        masked[owner[known >= 0], known[known >= 0]] = True
+        return masked
+
+    def _user_inputs(self, queries: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+        rows = torch.from_numpy(queries)
+        user = torch.from_numpy(self.data.queries.user[queries].astype(np.int64))
+        inputs = {name: table[user] for name, table in self._tables["user"].items()}
+        inputs |= {name: table[rows] for name, table in self._tables["query"].items()}
+        if self._history_length:
+            inputs[HISTORY] = torch.from_numpy(self._history(queries))
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+
+    def _item_inputs(self, items: NDArray[np.int64], snapshot: int, device: torch.device) -> dict[str, Tensor]:
+        rows = torch.from_numpy(items)
+        inputs = {name: table[rows] for name, table in self._tables["item"].items()}
+        inputs |= {name: table[snapshot][rows] for name, table in self._tables["item_as_of"].items()}
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+
+    def _history(self, queries: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Slots of the latest items before each query, oldest first, padded on the left with 0, (B, H)."""
+        end = self.data.queries.history_end[queries, None]
+        rows = end + np.arange(-self._history_length, 0)
+        known = rows >= self.data.log_start[self.data.queries.user[queries], None]
+        return np.where(known, self.data.log[np.where(known, rows, 0)], 0)
+
+    @cached_property
+    def _history_length(self) -> int:
+        windows = self.config.user_tower.history_windows
+        return max(windows, default=0)
+
+    @cached_property
+    def _tables(self) -> dict[str, dict[str, Tensor]]:
+        """The features the towers read, as tensors that share the arrays' memory."""
+        with torch.random.fork_rng(devices=[]):
+            model = self.build_model()
+        users, items = set(model.user_tower.embeddings), set(model.item_tower.embeddings)
+        return {
+            "user": _tensors(self.data.users, users),
+            "query": _tensors(self.data.queries.features, users),
+            "item": _tensors(self.data.items, items),
+            "item_as_of": _tensors(self.data.item_as_of, items),
+        }
+
+
+def _tensor(values: NDArray, device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def _tensors(arrays: Mapping[str, NDArray], names: set[str]) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        # Arrays out of Ray's object store are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
