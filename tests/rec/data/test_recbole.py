@@ -106,7 +106,7 @@ def test_two_logs_in_a_folder_need_a_choice(folder: Path) -> None:
 
 def test_a_value_that_the_format_cannot_hold_is_refused(folder: Path) -> None:
     dataset = read_recbole(folder)
-    dataset.items.at[0, "tags"] = ["two words"]
+    dataset.items["tags"].iloc[0].append("two words")
     with pytest.raises(DataError, match="white space") as caught:
         write_recbole(dataset, folder / "copy")
     assert caught.value.column == "tags"

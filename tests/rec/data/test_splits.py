@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from rec.config import SplitConfig
@@ -27,16 +27,18 @@ def rows_of(interactions: Interactions) -> list[int]:
     return interactions.rating.astype(int).tolist()
 
 
-LOGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 20)), min_size=1, max_size=60).map(
+# Few users and items, so that most logs leave warm test rows; ties in time, and cold users and items, stay common.
+LOGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 20)), min_size=20, max_size=60).map(
     interactions_of
 )
 CONFIGS = st.builds(
     SplitConfig,
     kind=st.sampled_from(sorted(SPLITS)),
-    train_fraction=st.floats(0.05, 0.95),
+    train_fraction=st.floats(0.2, 0.9),
 )
 
-law = settings(deadline=None, max_examples=60)
+# The machine may be busy: how long drawing an example takes is no law.
+law = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def split_or_skip(log: Interactions, config: SplitConfig) -> Split:
@@ -78,16 +80,17 @@ def test_cold_rows_are_counted_once_by_user_before_item(log: Interactions, confi
 
 
 @law
-@given(LOGS, st.floats(0.05, 0.95))
+@given(LOGS, st.floats(0.2, 0.9))
 def test_global_temporal_puts_nothing_from_the_cut_on_into_train(log: Interactions, fraction: float) -> None:
     parts = split_or_skip(log, SplitConfig(train_fraction=fraction))
+    assert parts.cut_ms is not None
     assert parts.cut_ms == np.sort(log.timestamp)[int(fraction * len(log))]
     assert parts.train.timestamp.max() < parts.cut_ms <= parts.test.timestamp.min()
     assert rows_of(parts.train) == rows_of(log.before(parts.cut_ms))
 
 
 @law
-@given(LOGS, st.sampled_from(["per_user_temporal", "leave_last_out"]), st.floats(0.05, 0.95))
+@given(LOGS, st.sampled_from(["per_user_temporal", "leave_last_out"]), st.floats(0.2, 0.9))
 def test_splits_by_user_put_no_row_of_a_user_after_their_test_rows_into_train(
     log: Interactions, kind: str, fraction: float
 ) -> None:
