@@ -23,6 +23,8 @@ Positions = NDArray[np.integer[Any]]
 _WEIGHT_FLOOR = 2e-9
 # Beyond this many temperatures from the best, rounding could make two random keys equal.
 _KEY_RANGE = 1e6
+# Bytes of comparisons made at once, so that they stay in the cache.
+_COMPARISONS = 2**20
 
 
 @final
@@ -134,7 +136,7 @@ def sample_slate(
     for position in range(k):
         first = alive.argmax(axis=1)
         chosen = np.where(alive[rows, first], queue[rows, first], -1)
-        uniform = np.flatnonzero((injected[position] | (chosen < 0)) & (items.count > 0))
+        uniform = ((injected[position] | (chosen < 0)) & (items.count > 0)).nonzero()[0]
         if len(uniform):
             chosen[uniform] = items.draw(uniform, rng)
         shown[:, position] = chosen
@@ -242,13 +244,14 @@ def _random_order(masked: FloatArray, temperature: float, rng: np.random.Generat
 def _columns_of(candidate_ids: Positions, slate: Positions) -> IntArray:
     """The column of each shown item among the candidates, -1 where it is none; (B, M) and (B, K) to (B, K)."""
     columns = np.full(slate.shape, -1, dtype=np.int64)
-    rows = np.arange(len(slate))
-    if not candidate_ids.shape[1]:
+    n_rows, n_candidates = candidate_ids.shape
+    if not n_candidates or not slate.size:
         return columns
-    for position in range(slate.shape[1]):
-        item = slate[:, position]
-        column = (candidate_ids == item[:, None]).argmax(axis=1)
-        columns[:, position] = np.where((candidate_ids[rows, column] == item) & (item >= 0), column, -1)
+    block = max(1, _COMPARISONS // (n_candidates * slate.shape[1]))
+    for start in range(0, n_rows, block):
+        shown = slate[start : start + block]
+        same = candidate_ids[start : start + block, None, :] == shown[:, :, None]
+        columns[start : start + block] = np.where(same.any(axis=2) & (shown >= 0), same.argmax(axis=2), -1)
     return columns
 
 

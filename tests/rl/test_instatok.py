@@ -63,9 +63,9 @@ def test_mean_watch_probability_worked_example_and_against_moods():
 def test_expected_rewards_are_the_published_ones(all_kinds_of_users):
     """Best category 9.63 +- .05; always the first interest about 8.5; oracles behind n random candidates.
 
-    The published figures were sampled, 40,000 sessions each, with a standard error of .05, and are given a tolerance of one or two of
-    these. Random videos: 3.14 and 6.60 steps were measured with the notebook's interests, drawn *with*
-    replacement, where one user in eight has a single interest (test below); without, they are 3.19 and 6.69.
+    The published figures were sampled, 40,000 sessions each, with a standard error of .05; the tolerance is one or two
+    of these. Random videos: 3.14 and 6.60 steps were measured with the notebook's interests, drawn *with* replacement,
+    where one user in eight has a single interest (test below); without, they are 3.19 and 6.69.
     """
     first, p = all_kinds_of_users
     best = session_value(p.max(axis=1), 50)
