@@ -151,7 +151,7 @@ class UserTowerConfig(TowerConfig):
     """
 
     without: tuple[str, ...] = ("user_id",)
-    history_windows: tuple[PositiveInt, ...] = (100, 10)
+    history_windows: tuple[PositiveInt, ...] = (50, 10)
     history_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -162,7 +162,8 @@ class QueriesConfig(Config):
     `lookback_days` (or over all the time there is); `snapshot_share` of the moments are of the second kind. What the
     user liked within `horizon_days` is to be found; without a horizon it is the very interaction, and no moments are of
     the second kind. A moment `half_life_days` older than another counts half as often. Popularity and age of items are
-    those of the latest snapshot, for interactions between snapshots too.
+    those of the latest snapshot, for interactions between snapshots too. An epoch draws `epoch_share` times as many
+    positives as there are liked interactions.
     """
 
     snapshots: PositiveInt = 200
@@ -170,6 +171,7 @@ class QueriesConfig(Config):
     lookback_days: PositiveFloat | None = None
     horizon_days: PositiveFloat | None = 60.0
     half_life_days: PositiveFloat | None = 200.0
+    epoch_share: PositiveFloat = 0.2
 
 
 class RetrieverConfig(Config):

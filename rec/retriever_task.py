@@ -17,7 +17,7 @@ from rec.metrics import per_user
 from rec.models.two_tower import HISTORY, TwoTower, item_vectors, user_vectors
 from rec.retrieval.top_k import top_k
 from rec.retrieval_data import RetrievalData
-from rec.sampling import QueryBatch, batches_by_group, draw_within, runs, systematic_sample
+from rec.sampling import Groups, QueryBatch, draw_within, grouped_batches, runs
 from rec.training import Worker
 
 VALID_METRIC = "ndcg@10"
@@ -27,8 +27,7 @@ VALID_METRIC = "ndcg@10"
 class RetrieverTask:
     """What the two-tower model learns; a `rec.training.TrainingTask`.
 
-    An epoch draws as many positives as there are liked interactions. Queries of a batch share a snapshot, so that one
-    item has one embedding in it.
+    Queries of a batch share a snapshot, so that one item has one embedding in it.
     """
 
     data: RetrievalData
@@ -49,10 +48,9 @@ class RetrieverTask:
         """Global batches of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         queries, n_targets = self.data.queries, self.config.positives_per_query
-        drawn = systematic_sample(queries.weight, max(1, len(self.data.liked) // n_targets), rng)
+        n = max(1, round(self.config.queries.epoch_share * len(self.data.liked) / n_targets))
         batches = []
-        for rows in batches_by_group(queries.snapshot[drawn], max(1, self.batch_size // n_targets), rng):
-            chosen = drawn[rows]
+        for chosen in grouped_batches(self._groups, queries.weight, n, max(1, self.batch_size // n_targets), rng):
             targets = draw_within(queries.target_start[chosen], queries.target_end[chosen], n_targets, rng)
             n_uniform = self.config.mixed_negatives if self.config.objective == "mixed_negative" else 0
             uniform = rng.choice(self.data.catalogue, n_uniform)
@@ -163,6 +161,10 @@ class RetrieverTask:
         rows = end + np.arange(-self._history_length, 0)
         known = rows >= self.data.log_start[self.data.queries.user[queries], None]
         return np.where(known, self.data.log[np.where(known, rows, 0)], 0)
+
+    @cached_property
+    def _groups(self) -> Groups:
+        return Groups.of(self.data.queries.snapshot, self.data.queries.weight)
 
     @cached_property
     def _history_length(self) -> int:

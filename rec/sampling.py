@@ -36,25 +36,46 @@ def systematic_sample(weights: NDArray[np.floating], n: int, rng: np.random.Gene
     return np.minimum(np.searchsorted(bounds, points, side="right"), np.flatnonzero(weights)[-1])
 
 
-def batches_by_group(groups: NDArray[np.integer], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Rows in random order, cut into batches within each group, the batches in random order.
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows sorted by group: those of group g are order[bounds[g]:bounds[g + 1]]; weight is each group's share."""
 
-    A group's batches are as equal in size as can be and no larger than `size`; with one group, all are `size` but the
-    last.
+    order: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    weight: NDArray[np.float64]
 
-    Args: groups: group of each row, (n,). size: the most rows of a batch. rng: of both orders.
-    Returns: row positions of each batch; together each row once.
+    @classmethod
+    def of(cls, groups: NDArray[np.integer], weights: NDArray[np.floating]) -> "Groups":
+        """Groups of rows, (n,); rows of weight 0 are never drawn."""
+        n_groups = int(groups.max()) + 1
+        order = np.argsort(groups, kind="stable")
+        bounds = np.searchsorted(groups[order], np.arange(n_groups + 1))
+        return cls(order, bounds, np.bincount(groups, weights=weights, minlength=n_groups))
+
+
+def grouped_batches(
+    groups: Groups, weights: NDArray[np.floating], n: int, size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Draw n rows in batches that each hold rows of one group, groups and rows in proportion to the weights.
+
+    With one group and n equal weights it is each row once, in random order. All batches have `size` rows but one, which
+    holds what is left.
+
+    Args: groups: of the rows. weights: of the rows, (R,). n: rows to draw. size: the most rows of a batch. rng: of all.
+    Returns: positions of the rows of each batch.
     """
-    order = rng.permutation(len(groups))
-    order = order[np.argsort(groups[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
-    batches: list[NDArray[np.int64]] = []
-    for rows in np.split(order, starts[1:]):
-        if len(starts) == 1:
-            batches.extend(np.split(rows, range(size, len(rows), size)))
-        else:
-            batches.extend(np.array_split(rows, -(-len(rows) // size)))
-    return [batches[place] for place in rng.permutation(len(batches))]
+    n_batches = -(-n // size)
+    group = rng.permutation(systematic_sample(groups.weight, n_batches, rng))
+    sizes = np.full(n_batches, size)
+    sizes[-1] = n - size * (n_batches - 1)
+    batches: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * n_batches
+    for chosen in np.unique(group):
+        places = np.flatnonzero(group == chosen)
+        rows = groups.order[groups.bounds[chosen] : groups.bounds[chosen + 1]]
+        drawn = rng.permutation(rows[systematic_sample(weights[rows], int(sizes[places].sum()), rng)])
+        for place, part in zip(places, np.split(drawn, np.cumsum(sizes[places])[:-1]), strict=True):
+            batches[place] = part
+    return batches
 
 
 def draw_within(
