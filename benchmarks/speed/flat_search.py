@@ -1,7 +1,7 @@
 """Flat search of `rec.retrieval.index` beside FAISS's IndexFlatIP, in one run; both leave out what each user has seen.
 
 Run: python benchmarks/speed/flat_search.py [--items 3706] [--queries 500] [--k 200]
-Expect: a ratio below 1, ours over FAISS's median time a query; written to benchmarks/results/flat_search_ITEMSxQUERIES.json.
+Expect: a ratio below 1, our median over that of FAISS; kept in benchmarks/results/flat_search_ITEMSxQUERIES.json.
 FAISS fetches k and as many more as the user has seen, in one batch; ours also adds the scores up again in float64.
 """
 
