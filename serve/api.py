@@ -50,7 +50,8 @@ class Api:
         try:
             request = parse_request(await read_body(receive, self._max_body_bytes))
             answer = await self._gateway.recommend(request)
-            return HTTPStatus.OK, _JSON, answer.model_dump_json().encode()
+            unexplained = {"stages"} if answer.stages is None else None
+            return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=unexplained).encode()
         except ProblemError as error:
             problem = error
         except Exception:
@@ -96,7 +97,7 @@ class Api:
             """The published models, and which of them answers."""
             return gateway.models()
 
-        @app.get("/health/live")
+        @app.get("/health/live", response_model_exclude_none=True)
         async def live() -> HealthResponse:
             """The process runs."""
             return HealthResponse(status="live")

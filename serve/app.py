@@ -18,7 +18,6 @@ import signal
 import socket
 import tempfile
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -142,8 +141,8 @@ def prepare_environment() -> None:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port("", STATISTICS_PORT)),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port("", METRICS_PORT)),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("", STATISTICS_PORT)),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("", METRICS_PORT)),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }
     for name, value in wanted.items():
@@ -179,13 +178,13 @@ def _verified_version(config: ServeConfig) -> str:
 
 
 def _available_port(host: str, port: int) -> int:
-    found = _free_port(host, port)
+    found = free_port(host, port)
     if port not in (0, found):
         raise ConfigError(f"port {port} of {host} is taken; choose another, or 0 for a free one", field="port")
     return found
 
 
-def _free_port(host: str, wanted: int) -> int:
+def free_port(host: str, wanted: int) -> int:
     """The wanted port where it is free, else another."""
     for port in (wanted, 0):
         with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:

@@ -30,7 +30,7 @@ class ServeConfig(Config):
     free one. `seed` makes the draws of a single replica reproducible, for tests.
     """
 
-    home: Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
+    home: str = Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))
     version: str | None = None
     host: str = "127.0.0.1"
     port: Port = 8000

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, final
 
-from rec.errors import DataError
+import numpy as np
+
 from rec.recommender import Recommender
 from rec.state import UserStates
 
@@ -20,8 +21,12 @@ class HydrateStage:
         return self._recommender.hydrate(user_ids, exclude=exclude)
 
     def item(self, item_id: str) -> dict[str, Any] | None:
-        """What is known about an item, None for one that is not in the catalogue."""
-        try:
-            return self._recommender.item(item_id)
-        except DataError:
+        """The id, title and features of an item, None for one that is not in the catalogue."""
+        if self._recommender.position_of(item_id) < 0:
             return None
+        known = {name: _plain(value) for name, value in self._recommender.item(item_id).items()}
+        return {"item_id": known.pop("item_id"), "title": known.pop("title", None), "features": known}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -83,7 +83,7 @@ class SelectStage:
         items = tuple(
             Selected(
                 item_id=str(self._recommender.item_ids[item]),
-                title=self._recommender.title(item),
+                title=self._recommender.titles[item],
                 position=position,
                 score=float(scores[column]) if column >= 0 else None,
                 propensity=propensity,

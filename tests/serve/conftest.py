@@ -1,0 +1,75 @@
+"""A small trained bundle, its interface in this process, and Ray Serve with one application a layout."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+import rec
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.storage import Home
+from serve.api import Api
+from serve.config import ServeConfig
+from serve.gateway import Gateway, Stages
+
+Deploy = Callable[[str, ServeConfig], str]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A home with one published bundle, trained on a small world."""
+    from rec.config import LambdaMARTConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
+    from rec.pipeline import train
+    from rl.config import InstaTokConfig
+    from rl.instatok import InstaTok, log_sessions
+
+    folder = str(tmp_path_factory.mktemp("serve") / "home")
+    config = TrainConfig(
+        retriever=RetrieverConfig(output_dim=16),
+        ranker=RankerConfig(n_candidates=60, lambdamart=LambdaMARTConfig(trees=20, min_data_in_leaf=5)),
+        training=TrainingConfig(workers=0, epochs=2),
+    )
+    train(log_sessions(InstaTok(InstaTokConfig(n_users=60, n_videos=300, seed=1))), config, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recommender(home: str) -> Recommender:
+    return rec.load(home)
+
+
+@pytest.fixture(scope="session")
+def user_id(recommender: Recommender) -> str:
+    """A user the bundle knows."""
+    return str(recommender.snapshot.user_ids[0])
+
+
+@pytest.fixture
+def gateway(home: str, recommender: Recommender) -> Gateway:
+    config = ServeConfig(home=home, seed=0)
+    return Gateway(Stages.here(recommender, config), Registry(Home(home)), recommender.version)
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> TestClient:
+    """The HTTP interface, without a network."""
+    return TestClient(Api(gateway, max_body_bytes=10_000), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def deploy(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
+    """Deploys a config under a path of its own and returns the address; all of it ends with the session."""
+    from ray import serve as ray_serve
+
+    from serve.app import build, free_port
+
+    port = free_port("127.0.0.1", 0)
+    ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
+
+    def deployed(name: str, config: ServeConfig) -> str:
+        ray_serve.run(build(config), name=name, route_prefix=f"/{name}", logging_config={"enable_access_log": False})
+        return f"http://127.0.0.1:{port}/{name}"
+
+    yield deployed
+    ray_serve.shutdown()

@@ -1,0 +1,190 @@
+"""The HTTP interface without a network: answers, errors that name the field, and nothing about the inside."""
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from rec.recommender import Recommender
+from serve.api import Api
+from serve.gateway import Gateway
+from serve.schemas import MAX_EXCLUDED, RecommendResponse
+
+
+def assert_problem(response: Any, status: int, field: str | None) -> dict[str, Any]:
+    problem = response.json()
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert set(problem) == {"type", "title", "status", "detail", "field"}
+    assert (problem["status"], problem["field"]) == (status, field)
+    return problem
+
+
+def test_a_known_user_gets_a_slate_as_documented(client: TestClient, user_id: str, recommender: Recommender):
+    response = client.post("/v1/recommend", json={"user_id": user_id})
+    answer = RecommendResponse.model_validate(response.json(), extra="forbid")
+    assert response.headers["content-type"] == "application/json"
+    assert answer.policy_version == recommender.version
+    assert (answer.user_known, answer.short, answer.degraded) == (True, False, False)
+    assert [item.position for item in answer.items] == list(range(10))
+    assert len({item.item_id for item in answer.items}) == 10
+    assert all(0 < item.propensity <= 1 for item in answer.items)
+    assert answer.stages is None
+
+
+def test_requests_have_ids_of_their_own(client: TestClient, user_id: str):
+    ids = {client.post("/v1/recommend", json={"user_id": user_id, "n": 1}).json()["request_id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+def test_a_user_never_seen_is_answered_and_marked(client: TestClient):
+    answer = client.post("/v1/recommend", json={"user_id": "nobody has this id"}).json()
+    assert answer["user_known"] is False
+    assert len(answer["items"]) == 10
+
+
+def test_what_was_seen_and_what_is_excluded_is_never_shown(client: TestClient, user_id: str, recommender: Recommender):
+    states = recommender.hydrate([user_id])
+    seen = {recommender.item_ids[position] for position in states.excluded}
+    first = client.post("/v1/recommend", json={"user_id": user_id, "n": 100}).json()["items"]
+    excluded = [item["item_id"] for item in first[:50]] + ["no such item"]
+    second = client.post("/v1/recommend", json={"user_id": user_id, "n": 100, "exclude": excluded}).json()["items"]
+    assert not seen & {item["item_id"] for item in first}
+    assert not (seen | set(excluded)) & {item["item_id"] for item in second}
+
+
+def test_everything_excluded_gives_an_empty_slate(client: TestClient, user_id: str, recommender: Recommender):
+    body = {"user_id": user_id, "exclude": list(recommender.item_ids), "explain": True}
+    answer = client.post("/v1/recommend", json=body).json()
+    assert (answer["items"], answer["short"]) == ([], True)
+
+
+def test_explain_reports_each_stage(client: TestClient, user_id: str, recommender: Recommender):
+    body = {"user_id": user_id, "n": 3, "explain": True}
+    stages = {stage["name"]: stage for stage in client.post("/v1/recommend", json=body).json()["stages"]}
+    n_eligible = recommender.n_items - len(recommender.hydrate([user_id]).excluded)
+    assert list(stages) == ["hydrate", "retrieve", "filter", "rank", "select"]
+    assert all(stage["ms"] >= 0 for stage in stages.values())
+    sizes = {name: (stage["n_in"], stage["n_out"]) for name, stage in stages.items()}
+    assert sizes["retrieve"] == (n_eligible, 60)
+    assert sizes["filter"] == sizes["rank"] == (60, 60)
+    assert sizes["select"] == (60, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "user_id"),
+        ({"user_id": 17}, "user_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": "a" * 257}, "user_id"),
+        ({"user_id": "a", "n": 0}, "n"),
+        ({"user_id": "a", "n": 101}, "n"),
+        ({"user_id": "a", "n": "10"}, "n"),
+        ({"user_id": "a", "n": 1.5}, "n"),
+        ({"user_id": "a", "n": True}, "n"),
+        ({"user_id": "a", "exclude": "b"}, "exclude"),
+        ({"user_id": "a", "exclude": ["b", 3]}, "exclude.1"),
+        ({"user_id": "a", "exclude": ["b"] * (MAX_EXCLUDED + 1)}, "exclude"),
+        ({"user_id": "a", "context": []}, "context"),
+        ({"user_id": "a", "session_id": ""}, "session_id"),
+        ({"user_id": "a", "explain": "yes"}, "explain"),
+        ({"user_id": "a", "users": 1}, "users"),
+        ([], "body"),
+    ],
+)
+def test_a_wrong_field_is_named(client: TestClient, body: Any, field: str):
+    problem = assert_problem(client.post("/v1/recommend", json=body), 422, field)
+    assert problem["detail"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"user_id": "\\ud800"}'])
+def test_what_is_no_json_is_refused(client: TestClient, body: bytes):
+    assert_problem(client.post("/v1/recommend", content=body), 422, "body")
+
+
+def test_a_context_that_json_cannot_keep_is_refused(client: TestClient):
+    body = b'{"user_id": "a", "context": {"temperature": NaN}}'
+    assert_problem(client.post("/v1/recommend", content=body), 422, "context")
+
+
+def test_a_long_body_is_refused_whether_announced_or_not(client: TestClient):
+    body = json.dumps({"user_id": "a", "context": {"text": "x" * 10_000}}).encode()
+    assert_problem(client.post("/v1/recommend", content=body), 413, "body")
+    pieces = (body[start : start + 1000] for start in range(0, len(body), 1000))
+    assert_problem(client.post("/v1/recommend", content=pieces), 413, "body")
+
+
+def test_items_are_described(client: TestClient, recommender: Recommender):
+    item_id = str(recommender.item_ids[7])
+    answer = client.get(f"/v1/items/{item_id}").json()
+    assert (answer["item_id"], answer["title"]) == (item_id, recommender.titles[7])
+    assert answer["features"]
+
+
+@pytest.mark.parametrize("item_id", ["nothing", "a/b", "%20"])
+def test_an_unknown_item_is_not_found(client: TestClient, item_id: str):
+    assert_problem(client.get(f"/v1/items/{item_id}"), 404, "item_id")
+
+
+def test_models_tell_which_one_answers(client: TestClient, recommender: Recommender):
+    answer = client.get("/v1/models").json()
+    assert answer["serving"] == recommender.version
+    (model,) = answer["models"]
+    assert (model["version"], model["is_current"], model["is_serving"]) == (recommender.version, True, True)
+
+
+def test_health(client: TestClient, recommender: Recommender):
+    assert client.get("/health/live").json() == {"status": "live"}
+    assert client.get("/health/ready").json() == {"status": "ready", "version": recommender.version}
+
+
+def test_routes_and_methods_that_do_not_exist(client: TestClient):
+    assert_problem(client.get("/nothing"), 404, None)
+    assert_problem(client.get("/v1/recommend"), 405, None)
+
+
+def test_the_documentation_shows_the_interface(client: TestClient):
+    document = client.get("/openapi.json").json()
+    recommend = document["paths"]["/v1/recommend"]["post"]
+    request = recommend["requestBody"]["content"]["application/json"]["schema"]
+    assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
+    assert set(recommend["responses"]) == {"200", "413", "422"}
+    assert set(document["paths"]) == {
+        "/v1/recommend", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
+    }  # fmt: skip
+    assert client.get("/docs").status_code == 200
+
+
+class BrokenGateway:
+    version = "20260101T120000Z-1a2b3c4d"
+
+    async def recommend(self, _request: object) -> None:
+        raise RuntimeError("secret")
+
+    async def check(self) -> None:
+        raise RuntimeError("secret")
+
+    def models(self) -> None:
+        raise RuntimeError("secret")
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/models", "/health/ready"])
+def test_failures_show_nothing_of_the_inside(path: str):
+    gateway: Any = BrokenGateway()
+    client = TestClient(Api(gateway, 1000), raise_server_exceptions=False)
+    response = client.post(path, json={"user_id": "a"}) if path == "/v1/recommend" else client.get(path)
+    assert_problem(response, 503 if path == "/health/ready" else 500, None)
+    assert "secret" not in response.text and "Traceback" not in response.text
+
+
+def test_the_documented_route_answers_like_the_short_path(gateway: Gateway, user_id: str):
+    """Under a prefix, as another application of one cluster, requests go through FastAPI."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    client = TestClient(Starlette(routes=[Mount("/tandem", Api(gateway, 1000))]))
+    answer = client.post("/tandem/v1/recommend", json={"user_id": user_id, "n": 2}).json()
+    RecommendResponse.model_validate(answer, extra="forbid")
+    assert_problem(client.post("/tandem/v1/recommend", json={"user_id": 2}), 422, "user_id")

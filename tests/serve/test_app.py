@@ -1,0 +1,98 @@
+"""The service as a process: it starts, answers, and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from rec.errors import BundleError, ConfigError
+from serve.app import build, free_port, run, start
+from serve.config import ServeConfig
+
+PROGRAM = """
+import sys
+from serve.app import run
+from serve.config import ServeConfig
+run(ServeConfig(home=sys.argv[1], port=int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("begin", [build, start, run])
+def test_a_home_without_models_is_refused_before_anything_starts(begin, tmp_path: Path):
+    with pytest.raises(BundleError, match="CURRENT"):
+        begin(ServeConfig(home=str(tmp_path)))
+
+
+def test_a_damaged_bundle_is_refused_by_the_name_of_the_file(home: str, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    (file,) = copy.glob("models/*/items.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"items\.parquet"):
+        start(ServeConfig(home=str(copy)))
+
+
+def test_a_port_that_is_taken_is_named(home: str):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            start(ServeConfig(home=home, port=port))
+
+
+def test_an_address_of_another_machine_is_named(home: str):
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.77"):
+        start(ServeConfig(home=home, host="192.0.2.77"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_service_and_every_process_of_it(home: str, number: signal.Signals):
+    """SIGINT goes to the whole process group, as Ctrl-C in a terminal does."""
+    mark = uuid.uuid4().hex
+    port = free_port("127.0.0.1", 0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), home, str(port)],
+        env={**os.environ, "TANDEM_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in line
+        assert httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=30).status_code == 200
+        assert len(marked(mark)) > 3
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    deadline = monotonic() + 10
+    while (left := marked(mark)) and monotonic() < deadline:
+        sleep(0.1)
+    assert not left
+
+
+def marked(mark: str) -> list[str]:
+    """Names of the processes that inherited the mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
