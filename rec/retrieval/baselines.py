@@ -1,5 +1,7 @@
 """The baselines that every trained model stands beside, their settings chosen before the period of the test."""
 
+import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,7 +9,7 @@ from typing import Any, Final
 from rec.config import BaselinesConfig
 from rec.data.dataset import Interactions
 from rec.evaluation import EvaluationPeriod, choose
-from rec.retrieval.ease import EASE
+from rec.retrieval.ease import EASE, MAX_ITEMS
 from rec.retrieval.ials import IALS
 from rec.retrieval.item_knn import ItemKNN
 from rec.retrieval.popularity import Popularity, RecentPopularity
@@ -37,7 +39,8 @@ def fit_baselines(
     """Fits the baselines that the config names.
 
     Settings are chosen on the interactions with valid_from_ms <= timestamp < at_ms by sources fitted on those before;
-    the chosen ones are then fitted on both.
+    the chosen ones are then fitted on both. A baseline that cannot be had here is left out, with a warning that says
+    why.
 
     Args:
         train: what is known before the test, all of it before at_ms.
@@ -54,13 +57,13 @@ def fit_baselines(
         choice = choose(options, lambda option: fit(earlier, option, valid_from_ms), period)
         return Baseline(fit(train, choice.option, at_ms), choice.option, choice.scores)
 
-    def ials(rows: Interactions, alpha: float, until_ms: int) -> IALS:
+    def ials(rows: Interactions, regularization: float, until_ms: int) -> IALS:
         del until_ms
         return IALS.fit(
             rows,
             n_factors=config.ials_factors,
-            alpha=alpha,
-            regularization=config.ials_regularization,
+            alpha=config.ials_alpha,
+            regularization=regularization,
             n_iterations=config.ials_iterations,
             seed=config.seed,
         )
@@ -75,6 +78,21 @@ def fit_baselines(
         "ease": lambda: chosen(
             config.ease_regularization, lambda rows, weight, until_ms: EASE.fit(rows, regularization=weight)
         ),
-        "ials": lambda: chosen(config.ials_alpha, ials),
+        "ials": lambda: chosen(config.ials_regularization, ials),
     }
-    return {name: fits[name]() for name in config.names}
+    baselines: dict[str, Baseline] = {}
+    for name in config.names:
+        reason = _why_not(name, train.n_items)
+        if reason is None:
+            baselines[name] = fits[name]()
+        else:
+            warnings.warn(f"leaving out the baseline {name}: {reason}", stacklevel=2)
+    return baselines
+
+
+def _why_not(name: str, n_items: int) -> str | None:
+    if name == "ials" and importlib.util.find_spec("implicit") is None:
+        return "the implicit library is not installed; pip install 'tandem-rec[bench]'"
+    if name == "ease" and n_items > MAX_ITEMS:
+        return f"it takes at most {MAX_ITEMS} items, and this catalogue has {n_items}"
+    return None

@@ -60,15 +60,15 @@ class IALS:
         except ImportError as error:
             raise ConfigError("iALS needs the implicit library: pip install 'tandem-rec[bench]'") from error
         liked = LikedItems.of(interactions)
-        model = AlternatingLeastSquares(
-            factors=n_factors,
-            alpha=alpha,
-            regularization=regularization,
-            iterations=n_iterations,
-            random_state=seed,
-        )
         # implicit parallelises over rows; threads of BLAS inside would only fight with it.
         with threadpool_limits(1, "blas"):
+            model = AlternatingLeastSquares(
+                factors=n_factors,
+                alpha=alpha,
+                regularization=regularization,
+                iterations=n_iterations,
+                random_state=seed,
+            )
             model.fit(sparse.csr_matrix(liked.matrix()), show_progress=False)
         return cls(np.asarray(model.item_factors, np.float32), alpha, regularization, liked)
 

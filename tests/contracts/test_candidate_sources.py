@@ -1,0 +1,176 @@
+"""What every candidate source promises. A new source joins by a line in SOURCES."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rec.data.dataset import Interactions
+from rec.errors import BundleError
+from rec.retrieval.ease import EASE
+from rec.retrieval.ials import IALS
+from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.popularity import Popularity, RecentPopularity
+from rec.retrieval.protocol import CandidateSource
+from rec.state import UserStates
+
+N_USERS, N_ITEMS, DAY_MS = 40, 25, 86_400_000
+
+Fit = Callable[[Interactions], CandidateSource]
+
+SOURCES: dict[str, Fit] = {
+    "popularity": Popularity.fit,
+    "recent_popularity": partial(RecentPopularity.fit, window_ms=5 * DAY_MS, until_ms=30 * DAY_MS),
+    "item_knn": partial(ItemKNN.fit, n_neighbors=10),
+    "ease": partial(EASE.fit, regularization=10.0),
+    "ials": partial(IALS.fit, n_factors=4, alpha=5.0, regularization=1.0, seed=3),
+}
+
+
+def _interactions() -> Interactions:
+    # Users like items of their own half of the catalogue; the last three users did nothing, the last item is unknown.
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, N_USERS - 3, 400)
+    item = np.minimum(2 * rng.integers(0, N_ITEMS // 2, 400) + user % 2, N_ITEMS - 2)
+    return Interactions(
+        user_ids=np.array([f"u{i}" for i in range(N_USERS)], dtype=object),
+        item_ids=np.array([f"i{i}" for i in range(N_ITEMS)], dtype=object),
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        timestamp=rng.integers(0, 30 * DAY_MS, 400),
+    )
+
+
+def _states(users: list[int], *, history: list[list[int]] | None = None, excluded: Any = None) -> UserStates:
+    rows = history or [[] for _ in users]
+    runs = [[]] * len(users) if excluded is None else excluded
+    return UserStates(
+        user=np.array(users, np.int32),
+        at_ms=np.full(len(users), 30 * DAY_MS, np.int64),
+        history=np.array([[-1] * (4 - len(row)) + row for row in rows], np.int32).reshape(len(users), 4),
+        features={},
+        excluded_indptr=np.concatenate([[0], np.cumsum([len(run) for run in runs])]).astype(np.int64),
+        excluded=np.concatenate([np.array([], np.int32), *[np.array(run, np.int32) for run in runs]]).astype(np.int32),
+    )
+
+
+def _everybody() -> UserStates:
+    """Known users with what they saw excluded, one who did nothing, two who are unknown, one of them with a history."""
+    interactions = _interactions()
+    users = [*range(8), N_USERS - 1, -1, -1]
+    seen = [np.unique(interactions.item[interactions.user == user]).tolist() for user in users[:8]]
+    history = [*[[] for _ in range(10)], [4, 6]]
+    return _states(users, history=history, excluded=[*seen, [], [0, 3], [4, 6]])
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def fit(request: pytest.FixtureRequest) -> Fit:
+    return SOURCES[request.param]
+
+
+@pytest.fixture(scope="module")
+def source(fit: Fit) -> CandidateSource:
+    return fit(_interactions())
+
+
+def test_lists_are_the_best_first_ties_by_item_without_repeats(source: CandidateSource):
+    found = source.candidates(_everybody(), 6)
+    assert (found.items.shape, found.items.dtype) == ((11, 6), np.int32)
+    assert (found.scores.shape, found.scores.dtype) == ((11, 6), np.float64)
+    assert found.source == source.name
+    for items, scores in zip(found.items, found.scores, strict=True):
+        assert len(set(items.tolist())) == 6
+        assert ((items >= 0) & (items < N_ITEMS)).all() and np.isfinite(scores).all()
+        assert all((-scores[i], items[i]) < (-scores[i + 1], items[i + 1]) for i in range(5))
+
+
+def test_excluded_items_are_never_found(source: CandidateSource):
+    states = _everybody()
+    found = source.candidates(states, N_ITEMS)
+    for row in range(len(states)):
+        excluded = states.excluded[states.excluded_indptr[row] : states.excluded_indptr[row + 1]]
+        assert not np.isin(found.items[row], excluded).any()
+
+
+def test_a_list_ends_where_the_catalogue_does(source: CandidateSource):
+    everything_but_two = [item for item in range(N_ITEMS) if item not in (5, 8)]
+    found = source.candidates(_states([0, -1, 1], excluded=[everything_but_two, list(range(N_ITEMS)), []]), N_ITEMS + 7)
+    assert set(found.items[0, :2].tolist()) == {5, 8} and (found.items[0, 2:] == -1).all()
+    assert (found.items[1] == -1).all()
+    assert sorted(found.items[2, :N_ITEMS].tolist()) == list(range(N_ITEMS)) and (found.items[2, N_ITEMS:] == -1).all()
+    assert (np.isneginf(found.scores) == (found.items == -1)).all()
+
+
+def test_shorter_lists_are_the_beginning_of_longer_ones(source: CandidateSource):
+    states = _everybody()
+    np.testing.assert_array_equal(source.candidates(states, 3).items, source.candidates(states, 12).items[:, :3])
+
+
+def test_a_loaded_source_finds_the_same(fit: Fit, source: CandidateSource, tmp_path: Path):
+    files = source.save(tmp_path)
+    assert sorted(files) == sorted(path.name for path in tmp_path.iterdir())
+    states = _everybody()
+    before, after = source.candidates(states, 10), type(source).load(tmp_path).candidates(states, 10)
+    np.testing.assert_array_equal(before.items, after.items)
+    np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_files_that_are_missing_or_damaged_are_named(source: CandidateSource, tmp_path: Path):
+    with pytest.raises(BundleError, match=source.name):
+        type(source).load(tmp_path)
+    for name in source.save(tmp_path):
+        (tmp_path / name).write_bytes(b"\x80\x04]q\x00.")
+        with pytest.raises(BundleError) as damaged:
+            type(source).load(tmp_path)
+        assert damaged.value.file == str(tmp_path / name)
+        source.save(tmp_path)
+
+
+def test_fitting_again_under_the_same_seed_finds_the_same(fit: Fit, source: CandidateSource):
+    states = _everybody()
+    before, again = source.candidates(states, 10), fit(_interactions()).candidates(states, 10)
+    np.testing.assert_array_equal(before.items, again.items)
+    np.testing.assert_allclose(before.scores, again.scores, rtol=1e-5)
+
+
+def test_unknown_users_and_empty_histories_get_an_answer_and_the_same_one(source: CandidateSource):
+    never_seen, did_nothing, beyond_the_table = N_USERS - 1, -1, N_USERS + 100
+    found = source.candidates(_states([did_nothing, never_seen, beyond_the_table]), 8)
+    assert (found.items >= 0).all() and np.isfinite(found.scores).all()
+    assert (found.items == found.items[0]).all()
+
+
+def test_the_same_user_asked_twice_gets_the_same_list(source: CandidateSource):
+    found = source.candidates(_states([3, 5, 3, 3]), 8)
+    assert (found.items[[2, 3]] == found.items[0]).all()
+
+
+def test_users_do_not_see_who_else_asks(source: CandidateSource):
+    states = _everybody()
+    together = source.candidates(states, 8)
+    for row in range(len(states)):
+        alone = source.candidates(states.rows(slice(row, row + 1)), 8)
+        np.testing.assert_array_equal(alone.items[0], together.items[row])
+        np.testing.assert_allclose(alone.scores[0], together.scores[row], rtol=1e-5)
+
+
+def test_nobody_asks(source: CandidateSource):
+    assert source.candidates(_states([]), 8).items.shape == (0, 8)
+
+
+def test_an_item_twice_among_the_excluded_or_in_the_history_counts_once(source: CandidateSource):
+    once = source.candidates(_states([-1], history=[[4, 6]], excluded=[[4, 6]]), 8)
+    twice = source.candidates(_states([-1], history=[[4, 6, 4, 6]], excluded=[[6, 4, 4, 6]]), 8)
+    np.testing.assert_array_equal(once.items, twice.items)
+
+
+def test_repeated_interactions_are_accepted(fit: Fit):
+    interactions = _interactions()
+    doubled = interactions.take(np.repeat(np.arange(len(interactions)), 2))
+    states = _everybody()
+    np.testing.assert_array_equal(
+        fit(doubled).candidates(states, 8).items, fit(interactions).candidates(states, 8).items
+    )
