@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
 from rec.data.dataset import Interactions
+from rec.errors import BundleError
 
 _BLOCK: Final = 1024  # rows of the item-item product held at once
 
@@ -42,6 +44,38 @@ class ItemNeighbors:
         order = np.lexsort((columns, -scores, rows))
         indptr = np.searchsorted(rows[order], np.arange(len(item_ids) + 1))
         return ItemNeighbors(item_ids, indptr, columns[order].astype(np.int32), scores[order])
+
+
+def neighbors_frame(neighbors: ItemNeighbors, source: str) -> pd.DataFrame:
+    """The rows of i2i.parquet: item_id, neighbor_id, rank from 0, score, source."""
+    counts = np.diff(neighbors.indptr)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return pd.DataFrame(
+        {
+            "item_id": neighbors.item_ids[owner],
+            "neighbor_id": neighbors.item_ids[neighbors.indices],
+            "rank": (np.arange(len(owner)) - neighbors.indptr[owner]).astype(np.int32),
+            "score": neighbors.scores,
+            "source": source,
+        }
+    )
+
+
+def neighbors_from_frame(frame: pd.DataFrame, item_ids: NDArray[np.object_]) -> ItemNeighbors:
+    """What `neighbors_frame` wrote, under a vocabulary that holds all its items.
+
+    Raises: BundleError: for a column that is missing, or an item that the vocabulary lacks.
+    """
+    try:
+        positions = {item_id: position for position, item_id in enumerate(item_ids)}
+        owner = frame["item_id"].map(positions).to_numpy(dtype=np.int64)
+        indices = frame["neighbor_id"].map(positions).to_numpy(dtype=np.int32)
+        scores = frame["score"].to_numpy(dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"neighbours are not a table of items of this catalogue: {error}; train again") from error
+    order = np.lexsort((indices, -scores, owner))
+    indptr = np.searchsorted(owner[order], np.arange(len(item_ids) + 1))
+    return ItemNeighbors(item_ids, indptr, indices[order], scores[order])
 
 
 def cosine(interactions: Interactions, *, top_k: int, shrinkage: float = 0.0) -> ItemNeighbors:

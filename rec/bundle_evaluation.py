@@ -1,0 +1,81 @@
+"""A bundle judged beside baselines on the period that was held out when it was trained."""
+
+import time
+from typing import Any, Final
+
+import numpy as np
+
+from rec.config import DataConfig, EvaluationConfig, TrainConfig
+from rec.data.dataset import Dataset
+from rec.errors import DataError
+from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of
+from rec.pipeline import Prepared, prepare
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.retrieval.baselines import fit_baselines
+from rec.storage import Home
+
+TWO_STAGE: Final = "two_stage"
+RETRIEVER: Final = "retriever"
+
+
+def trained_on(location: str, version: str | None) -> DataConfig:
+    """The data a bundle was trained on, as its manifest says."""
+    return TrainConfig.model_validate(Registry(Home(location)).open(version).manifest.config).data
+
+
+def evaluate_bundle(
+    dataset: Dataset, config: EvaluationConfig, location: str, version: str | None = None
+) -> dict[str, Any]:
+    """Judges a bundle and the baselines on the period held out when it was trained; the JSON of `tandem evaluate`.
+
+    Raises: DataError: when the data are not those the bundle was trained on.
+    """
+    started = time.perf_counter()
+    recommender = Recommender.load(location, version)
+    report, ready, period = report_on(recommender, dataset, config)
+    split_config = recommender.config.split
+    return {
+        "version": recommender.version,
+        "split": {
+            "kind": split_config.kind,
+            "period": "test",
+            "cut_ms": ready.split.cut_ms,
+            "n_users": len(period),
+            "n_rows": len(ready.split.test),
+        },
+        **report.to_json(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def report_on(
+    recommender: Recommender, dataset: Dataset, config: EvaluationConfig
+) -> tuple[EvaluationReport, Prepared, EvaluationPeriod]:
+    """A recommender beside baselines fitted on its training period, on its test period."""
+    ready = prepare(dataset, recommender.config)
+    snapshot = recommender.snapshot
+    if not np.array_equal(snapshot.user_ids, ready.split.train.user_ids) or not np.array_equal(
+        snapshot.item_ids, ready.split.train.item_ids
+    ):
+        raise DataError(
+            f"these are not the data that model {recommender.version} was trained on: users or items differ; "
+            "give the same --path, or train again"
+        )
+    period = EvaluationPeriod.build(
+        ready.split.train, ready.split.test, at_ms=ready.period_starts[-1], states=snapshot.user_states
+    )
+    baselines = fit_baselines(
+        ready.split.train,
+        valid_from_ms=ready.period_starts[-2],
+        at_ms=ready.period_starts[-1],
+        config=config.baselines,
+    )
+    models = {
+        TWO_STAGE: recommender.top_k,
+        RETRIEVER: lists_of(recommender.source),
+        **{name: lists_of(baseline.source) for name, baseline in baselines.items()},
+    }
+    pairs = [(TWO_STAGE, name) for name in models if name != TWO_STAGE]
+    pairs += [(RETRIEVER, name) for name in baselines]
+    return evaluate(models, period, metrics=config.metrics, pairs=pairs), ready, period

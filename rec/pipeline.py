@@ -1,0 +1,276 @@
+"""From a data set to a published bundle."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, Final
+
+import numpy as np
+
+from rec.bundle import BundleDetails, git_sha
+from rec.config import TrainConfig
+from rec.data.dataset import Dataset, Interactions
+from rec.data.splits import Split, split
+from rec.errors import DataError
+from rec.features.as_of import DAY_MS
+from rec.features.encoders import Encoders
+from rec.features.ranking import RankingFeatures
+from rec.features.snapshot import Snapshot
+from rec.i2i import cosine
+from rec.models.mmoe import MMoERanker, MMoETask
+from rec.models.two_tower import TwoTower
+from rec.models.weights import put_weights
+from rec.rankers import FeatureRanker, RankingModel
+from rec.ranking_data import RankingData, build_ranking_data, concatenate
+from rec.ray_lightgbm import fit_lambdamart_on_ray
+from rec.ray_train import fit_on_ray
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.retrieval.popularity import RecentPopularity
+from rec.retrieval.two_tower import TwoTowerSource
+from rec.retrieval_data import build_retrieval_data, build_validation
+from rec.retriever_task import RetrieverTask
+from rec.storage import Home
+from rec.training import Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A data set made ready: what counts as liked, divided in time, and encoders of its training period.
+
+    Attributes:
+        dataset: as it was read.
+        log: all interactions of the training period, liked or not.
+        split: the liked ones, divided into training and test.
+        encoders: fitted on the training period.
+        period_starts: where the ranker's periods begin, then where training ends; UTC milliseconds.
+    """
+
+    dataset: Dataset
+    log: Interactions
+    split: Split
+    encoders: Encoders
+    period_starts: tuple[int, ...]
+
+
+def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
+    """Keeps what was liked, divides it, fits the encoders on the training period.
+
+    Raises: DataError: when nothing is left to train on.
+    """
+    liked = dataset.interactions.positives(
+        min_rating=config.data.min_rating, positive_actions=config.data.positive_actions
+    )
+    divided = split(liked, config.split)
+    times = np.sort(divided.train.timestamp)
+    end_ms = int(times[-1]) + 1 if divided.cut_ms is None else divided.cut_ms
+    starts = [int(times[int(fraction * len(times))]) for fraction in config.ranker.period_fractions]
+    if sorted({*starts, end_ms, int(times[0])}) != [int(times[0]), *starts, end_ms]:
+        raise DataError(
+            f"training rows must spread over time so that the ranker's periods {config.ranker.period_fractions} begin "
+            f"one after the other; found {len(times)} rows between {times[0]} and {times[-1]} ms"
+        )
+    # Where no time divides training from test, what was not liked may lie beyond a user's test rows: leave it out.
+    log = divided.train if divided.cut_ms is None else dataset.interactions.before(divided.cut_ms)
+    encoders = Encoders.fit(dataset, divided.train, config.encoders)
+    return Prepared(dataset, log, divided, encoders, (*starts, end_ms))
+
+
+def train(dataset: Dataset, config: TrainConfig, location: str) -> dict[str, Any]:
+    """Trains retriever and ranker, publishes them as a bundle and lets it serve; returns the JSON of `tandem train`.
+
+    Nothing is published unless everything succeeded.
+    """
+    started = time.perf_counter()
+    home = Home(location)
+    ready = prepare(dataset, config)
+    run_name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
+    runs = Runs(home, run_name, config)
+
+    starts = ready.period_starts
+    retrievers = [runs.fit_retriever(ready, period) for period in range(len(starts) - 1)]
+    judged = retrievers[-1].progress
+    retrievers.append(runs.fit_retriever(ready, len(starts) - 1, epochs=judged.best_epoch))
+    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
+    sources = [_source(snapshot, fitted, config) for snapshot, fitted in zip(snapshots, retrievers, strict=True)]
+    _say("finding candidates of the earlier periods for the ranker")
+    queries = [
+        _ranking_data(ready, config, snapshots[place], sources[place], starts[place + 1], place)
+        for place in range(len(starts) - 1)
+    ]
+    model, valid = runs.fit_ranker(queries)
+
+    snapshot = snapshots[-1]
+    neighbors = cosine(ready.split.train, top_k=config.ranker.n_neighbors)
+    recommender = Recommender(
+        version="",
+        config=config,
+        snapshot=snapshot,
+        source=sources[-1],
+        popularity=_popularity(ready, config),
+        ranker=FeatureRanker(RankingFeatures(snapshot, neighbors), model),
+        neighbors=neighbors,
+    )
+    valid = {**judged.best, **valid}
+    registry = Registry(home)
+    version = registry.publish(
+        recommender.save,
+        BundleDetails(
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            schema_sha256=dataset.schema.sha256,
+            tables={dataset.name: dataset.sha256},
+            metrics=valid,
+            git_sha=git_sha(),
+        ),
+    )
+    registry.promote(version)
+    _say(f"published {version}")
+    return {
+        "version": version,
+        "run_dir": runs.folder,
+        "bundle": home.show(f"models/{version}"),
+        "objective": config.retriever.objective,
+        "seed": config.seed,
+        "workers": config.training.workers,
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "n_users": dataset.interactions.n_users,
+            "n_items": dataset.interactions.n_items,
+            "n_train": int((ready.split.train.timestamp < starts[-2]).sum()),
+            "n_valid": int((ready.split.train.timestamp >= starts[-2]).sum()),
+            "n_test": len(ready.split.test),
+            "dropped": {**dataset.dropped, **ready.split.dropped},
+        },
+        "epochs": judged.epoch,
+        "best_epoch": judged.best_epoch,
+        "seconds": round(time.perf_counter() - started, 1),
+        "valid": valid,
+    }
+
+
+def snapshot_at(ready: Prepared, config: TrainConfig, at_ms: int) -> Snapshot:
+    """Everything known at a time from the training rows before it."""
+    return Snapshot.build(ready.dataset, ready.encoders, ready.split.train, at_ms, history_length(config))
+
+
+def history_length(config: TrainConfig) -> int:
+    """How many of the latest items a state holds: what the user tower reads."""
+    return max(config.retriever.user_tower.history_windows, default=50)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The fits of one training run, each a Ray Train run of its own beside the others in the run's folder."""
+
+    home: Home
+    name: str
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Where checkpoints, TensorBoard files and the run's record are: a path or URL."""
+        return self.home.show(f"runs/{self.name}")
+
+    def fit_retriever(self, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
+        """Fits the two-tower model on what is before the beginning of a period.
+
+        Stops early by what users went on to like in that period; where `epochs` is given, or the period is the test,
+        it trains that long without looking.
+        """
+        config, end_ms = self.config, ready.period_starts[period]
+        valid = None
+        if epochs is None:
+            liked = ready.split.train.between(end_ms, ready.period_starts[period + 1])
+            valid = build_validation(snapshot_at(ready, config, end_ms), liked, history_length=history_length(config))
+        train = ready.split.train
+        data = build_retrieval_data(
+            ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid
+        )
+        task = RetrieverTask(data, config.retriever, config.training.batch_size, config.seed)
+        training = config.training if epochs is None else config.training.model_copy(update={"epochs": epochs})
+        return fit_on_ray(task, training, seed=config.seed, name=f"retriever-{period}", storage_path=self.folder)
+
+    def fit_ranker(self, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
+        """Fits the ranker on all periods, its length chosen on the last one after fitting on those before."""
+        return RANKER_FITS[self.config.ranker.kind](self, queries)
+
+
+def _fit_lambdamart(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
+    config = runs.config
+    shared = {
+        "seed": config.seed,
+        "workers": config.training.workers,
+        "storage_path": runs.folder,
+        "max_failures": config.training.max_failures,
+    }
+    earlier = concatenate(queries[:-1])
+    chosen = fit_lambdamart_on_ray(
+        earlier, config.ranker.lambdamart, valid=queries[-1], run_name="ranker-chosen", **shared
+    )
+    final = fit_lambdamart_on_ray(
+        concatenate(queries), config.ranker.lambdamart, trees=chosen.trees, run_name="ranker", **shared
+    )
+    return final.model, {"ranker_ndcg@10": max(chosen.valid_ndcg, default=0.0), "trees": float(chosen.trees)}
+
+
+def _fit_mmoe(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
+    config = runs.config.ranker
+    training = config.mmoe_training
+    tasks = config.tasks
+    chosen = fit_on_ray(
+        MMoETask(concatenate(queries[:-1]), queries[-1], tasks, config.mmoe, training.batch_size, runs.config.seed),
+        training,
+        seed=runs.config.seed,
+        name="ranker-chosen",
+        storage_path=runs.folder,
+    )
+    final_task = MMoETask(concatenate(queries), None, tasks, config.mmoe, training.batch_size, runs.config.seed)
+    final = fit_on_ray(
+        final_task,
+        training.model_copy(update={"epochs": chosen.progress.best_epoch}),
+        seed=runs.config.seed,
+        name="ranker",
+        storage_path=runs.folder,
+    )
+    return MMoERanker.of(final_task, final.weights), {f"ranker_{k}": v for k, v in chosen.progress.best.items()}
+
+
+RANKER_FITS: Final = {"lambdamart": _fit_lambdamart, "mmoe": _fit_mmoe}
+
+
+def _source(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
+    model = TwoTower(config.retriever, snapshot.encoders.specs)
+    put_weights(model, fitted.weights)
+    return TwoTowerSource.build(model, snapshot, config.index)
+
+
+def _popularity(ready: Prepared, config: TrainConfig) -> RecentPopularity:
+    return RecentPopularity.fit(
+        ready.split.train, window_ms=config.popularity_days * DAY_MS, until_ms=ready.period_starts[-1]
+    )
+
+
+def _ranking_data(
+    ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: TwoTowerSource, until_ms: int, place: int
+) -> RankingData:
+    """The queries of one period, from what was known at its beginning."""
+    neighbors = cosine(ready.split.train.before(snapshot.at_ms), top_k=config.ranker.n_neighbors)
+    return build_ranking_data(
+        snapshot,
+        RankingFeatures(snapshot, neighbors),
+        source,
+        ready.log.between(snapshot.at_ms, until_ms),
+        config.ranker.tasks,
+        n_candidates=config.ranker.n_candidates,
+        n_random_negatives=config.ranker.n_random_negatives,
+        rng=np.random.default_rng([config.seed, place]),
+    )
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

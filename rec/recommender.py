@@ -1,0 +1,249 @@
+"""A loaded bundle that answers: hydrate, retrieve, rank."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rec.bundle import Bundle
+from rec.config import TrainConfig
+from rec.errors import ConfigError, DataError
+from rec.features.encoders import Encoders
+from rec.features.ranking import RankingFeatures
+from rec.features.snapshot import Snapshot
+from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
+from rec.rankers import RANKING_MODELS, FeatureRanker
+from rec.ranking_data import FeatureLayout
+from rec.registry import Registry
+from rec.retrieval.popularity import RecentPopularity
+from rec.retrieval.two_tower import TwoTowerSource
+from rec.state import Candidates, UserStates
+from rec.storage import Home
+
+USERS_FILE: Final = "users.parquet"
+ITEMS_FILE: Final = "items.parquet"
+ENCODERS_FILE: Final = "encoders.json"
+NEIGHBORS_FILE: Final = "i2i.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """One recommended item; `source` is what found it, positions start at 0."""
+
+    item_id: str
+    title: str | None
+    position: int
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations:
+    """The answer to one user; `short` when fewer items were left than asked for."""
+
+    user_id: str
+    version: str
+    user_known: bool
+    short: bool
+    items: tuple[Recommended, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, items as a list."""
+        return {**asdict(self), "items": [asdict(item) for item in self.items]}
+
+
+@final
+@dataclass(frozen=True)
+class Recommender:
+    """One bundle in memory; nothing in it changes, so threads may share it.
+
+    The stages (`hydrate`, `retrieve`, `rank`) are what serving runs too, so that both find and score the same.
+
+    Attributes:
+        version: of the bundle, empty before it has one.
+        config: what it was trained with.
+        snapshot: users and items as known when training ended.
+        source: finds candidates.
+        popularity: finds candidates for users of whom nothing is known.
+        ranker: orders them.
+        neighbors: similar items, which the ranker's features read.
+    """
+
+    version: str
+    config: TrainConfig
+    snapshot: Snapshot
+    source: TwoTowerSource
+    popularity: RecentPopularity
+    ranker: FeatureRanker
+    neighbors: ItemNeighbors
+
+    @classmethod
+    def load(cls, home: str | Path, version: str | None = None) -> Self:
+        """The CURRENT bundle of a registry, or a version of it, verified before any file is opened.
+
+        Raises: BundleError: naming the file that is missing, damaged, or of another format or schema.
+        """
+        return cls.from_bundle(Registry(Home(home)).open(version))
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Self:
+        """The recommender in a verified bundle."""
+        config = TrainConfig.model_validate(bundle.manifest.config)
+        encoders = Encoders.from_json(json.loads(bundle.path(ENCODERS_FILE).read_text(encoding="utf-8")))
+        snapshot = Snapshot.from_frames(
+            pd.read_parquet(bundle.path(USERS_FILE)), pd.read_parquet(bundle.path(ITEMS_FILE)), encoders
+        )
+        neighbors = neighbors_from_frame(pd.read_parquet(bundle.path(NEIGHBORS_FILE)), snapshot.item_ids)
+        features = RankingFeatures(snapshot, neighbors)
+        layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
+        model = RANKING_MODELS[config.ranker.kind].load(bundle.folder, layout)
+        return cls(
+            version=bundle.version,
+            config=config,
+            snapshot=snapshot,
+            source=TwoTowerSource.load(bundle.folder, config, snapshot),
+            popularity=RecentPopularity.load(bundle.folder),
+            ranker=FeatureRanker(features, model),
+            neighbors=neighbors,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes every file of the bundle but the manifest."""
+        users, items = self.snapshot.to_frames()
+        users.to_parquet(folder / USERS_FILE, index=False)
+        items.to_parquet(folder / ITEMS_FILE, index=False)
+        encoders = json.dumps(self.snapshot.encoders.to_json(), ensure_ascii=False)
+        (folder / ENCODERS_FILE).write_text(encoders, encoding="utf-8")
+        neighbors_frame(self.neighbors, "cosine").to_parquet(folder / NEIGHBORS_FILE, index=False)
+        self.source.save(folder)
+        self.popularity.save(folder)
+        self.ranker.model.save(folder)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return len(self.snapshot.item_ids)
+
+    @property
+    def item_ids(self) -> NDArray[np.object_]:
+        """Item ids by catalogue position, (N,)."""
+        return self.snapshot.item_ids
+
+    @cached_property
+    def titles(self) -> list[str | None]:
+        """Title of each item, None where it has none, (N,)."""
+        table = self.snapshot.item_table
+        if "title" not in table:
+            return [None] * self.n_items
+        return [title if isinstance(title, str) else None for title in table["title"]]
+
+    def user_known(self, user_id: str) -> bool:
+        """Whether the bundle has a row for this user."""
+        return int(self.snapshot.user_positions([user_id])[0]) >= 0
+
+    def position_of(self, item_id: str) -> int:
+        """Catalogue position of an item, -1 for one that is not in the catalogue."""
+        return int(self.snapshot.item_positions([item_id])[0])
+
+    def item(self, item_id: str) -> dict[str, Any]:
+        """What is known about an item: its id, title and features as plain values.
+
+        Raises: DataError: when it is not in the catalogue.
+        """
+        row = self.snapshot.item_table.iloc[self._require(item_id)]
+        return {name: None if _missing(value) else value for name, value in row.to_dict().items()}
+
+    def hydrate(self, user_ids: Sequence[str], *, exclude: Sequence[Sequence[str]] = ()) -> UserStates:
+        """What is known about users; items they have seen and items of `exclude` (a list a user) are not shown.
+
+        Ids in `exclude` that are not in the catalogue change nothing.
+        """
+        rows = self.snapshot.user_positions(user_ids)
+        excluded = [self.snapshot.item_positions(items) for items in exclude]
+        return self.snapshot.user_states(rows, excluded=excluded or None)
+
+    def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:
+        """The k best items of each user after both stages, best first, -1 where there are fewer, (B, k)."""
+        candidates = self.retrieve(states, max(k, self.config.ranker.n_candidates))
+        scores = self.rank(states, candidates)
+        order = np.lexsort((candidates.items, -scores), axis=1)[:, :k]
+        return np.take_along_axis(candidates.items, order, axis=1)
+
+    def retrieve(self, states: UserStates, k: int | None = None) -> Candidates:
+        """Candidates of each user; of a batch in which nothing is known of any user, the popular ones.
+
+        Raises: ConfigError: when the batch mixes users of whom something is known with others.
+        """
+        k = k or self.config.ranker.n_candidates
+        unknown = (states.user < 0) & (states.history < 0).all(axis=1)
+        if unknown.all():
+            return self.popularity.candidates(states, k)
+        if unknown.any():
+            raise ConfigError("users of whom nothing is known are answered from another source; ask for them apart")
+        return self.source.candidates(states, k)
+
+    def rank(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+        """Scores of the candidates, (B, M); popular items keep the score of their popularity."""
+        if candidates.source == self.popularity.name:
+            return candidates.scores
+        return self.ranker.score_many(states, candidates)
+
+    def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:
+        """The n best items for a user, best first, without what was seen. A user never seen gets what is popular."""
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; found {n}", field="n")
+        states = self.hydrate([user_id], exclude=[exclude])
+        candidates = self.retrieve(states, max(n, self.config.ranker.n_candidates))
+        scores = self.rank(states, candidates)[0]
+        best = np.lexsort((candidates.items[0], -scores))[:n]
+        best = best[candidates.items[0][best] >= 0]
+        items = [
+            Recommended(
+                item_id=self.item_ids[position],
+                title=self.titles[position],
+                position=place,
+                score=float(scores[column]),
+                source=candidates.source,
+            )
+            for place, column in enumerate(best)
+            for position in [int(candidates.items[0, column])]
+        ]
+        return Recommendations(user_id, self.version, self.user_known(user_id), len(items) < n, tuple(items))
+
+    def similar_items(self, item_id: str, n: int = 10) -> tuple[Recommended, ...]:
+        """The n items whose embeddings are nearest to that of an item; score is the cosine.
+
+        Raises: DataError: when the item is not in the catalogue.
+        """
+        items, scores = self.source.similar(self._require(item_id), n)
+        return tuple(
+            Recommended(self.item_ids[position], self.titles[position], place, float(score), self.source.name)
+            for place, (position, score) in enumerate(zip(items.tolist(), scores, strict=True))
+        )
+
+    def score(self, user_id: str, item_ids: Sequence[str]) -> NDArray[np.float64]:
+        """How well items fit a user, as the ranker sees them beside each other, (M,).
+
+        Raises: DataError: when an item is not in the catalogue.
+        """
+        positions = np.array([[self._require(item_id) for item_id in item_ids]], np.int32)
+        states = self.hydrate([user_id])
+        candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
+        return self.ranker.score(states, candidates)
+
+    def _require(self, item_id: str) -> int:
+        position = self.position_of(item_id)
+        if position < 0:
+            raise DataError(f"item {item_id!r} is not in the catalogue of model {self.version}", field="item_id")
+        return position
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
