@@ -35,7 +35,7 @@ class RankingFeatures:
     - retrieval_score, retrieval_rank (from 0, by score), retrieval_gap (to the user's best);
     - the item's as-of and numeric features as encoded, its categorical features as slots;
     - item_percentile_*: share of the catalogue with fewer events in the window, ties half, which stays comparable
-      when traffic grows; item_trend_a_b: log(1 + events in a) - log(1 + events in b, scaled to a's length);
+      when traffic grows;
     - the user's as-of and numeric features as encoded, categorical ones as slots, history_size (log(1 + items));
     - affinity_*: for each categorical and multi_hot item feature, the share of the history that has the candidate's
       value, averaged over its values;
@@ -43,7 +43,8 @@ class RankingFeatures:
     - i2i_sum, i2i_sum_10, i2i_max, with neighbours: similarity of the candidate summed over the history, over its last
       ten items, and to the nearest of them.
 
-    Ids themselves are left to retrieval: a tree would learn them by heart. Text and vectors stay with the towers.
+    Ids themselves are left to retrieval: a tree would learn them by heart, as it does with ratios of counts, which tell
+    the items of one snapshot apart. Text and vectors stay with the towers.
     """
 
     def __init__(self, snapshot: Snapshot, neighbors: ItemNeighbors | None = None) -> None:
@@ -57,7 +58,7 @@ class RankingFeatures:
         user_categorical = [feature.name for feature in schema.of_side("user") if feature.kind == "categorical"]
 
         known = {name: items[name] for name in (*item_as_of, *item_numeric, *item_categorical)}
-        columns = known | _percentiles(snapshot) | _trends(snapshot)
+        columns = known | _percentiles(snapshot)
         self._items = np.zeros((len(snapshot.item_ids) + 1, len(columns)), dtype=np.float32)
         self._items[:-1] = np.stack(list(columns.values()), axis=1)
         self._user_names = (*user_as_of, *user_numeric, *user_categorical)
@@ -147,21 +148,6 @@ def _percentiles(snapshot: Snapshot) -> dict[str, NDArray[np.float32]]:
         percentile = (below + up_to) / (2 * len(counts))
         columns[name.replace("item_count", "item_percentile")] = percentile.astype(np.float32)
     return columns
-
-
-def _trends(snapshot: Snapshot) -> dict[str, NDArray[np.float32]]:
-    """Whether each item gains: its rate in a short window beside that in a longer one, (N,)."""
-    count = {name: np.expm1(snapshot.item_as_of[name].astype(np.float64)) for name in COUNTS}
-    age_days = np.nan_to_num(np.expm1(snapshot.item_as_of["item_age_days"].astype(np.float64)), nan=0.0)
-    windows = (
-        ("7d_30d", "item_count_7d", "item_count_30d", 7 / 30),
-        ("30d_90d", "item_count_30d", "item_count_90d", 30 / 90),
-        ("90d_all", "item_count_90d", "item_count_all", 90 / np.maximum(age_days, 90)),
-    )
-    return {
-        f"item_trend_{name}": (np.log1p(count[short]) - np.log1p(count[long] * scale)).astype(np.float32)
-        for name, short, long, scale in windows
-    }
 
 
 def _retrieval(items: NDArray[np.integer], scores: NDArray[np.floating]) -> NDArray[np.float64]:
