@@ -43,8 +43,7 @@ class RankingFeatures:
     - i2i_sum, i2i_sum_10, i2i_max, with neighbours: similarity of the candidate summed over the history, over its last
       ten items, and to the nearest of them.
 
-    Ids themselves are left to retrieval: a tree would learn them by heart, as it does with ratios of counts, which tell
-    the items of one snapshot apart. Text and vectors stay with the towers.
+    Ids themselves are left to retrieval: a tree would learn them by heart. Text and vectors stay with the towers.
     """
 
     def __init__(self, snapshot: Snapshot, neighbors: ItemNeighbors | None = None) -> None:
