@@ -295,6 +295,7 @@ def fit(
             save_weights(model, folder / MODEL_FILE)
             save_file(best, folder / BEST_FILE)
             optimizers.save(folder / OPTIMIZER_FILE)
+            # Written last: a folder without it is no checkpoint.
             (folder / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
 
         report(progress.history[-1], save)
