@@ -203,7 +203,7 @@ class TrainingConfig(Config):
     """
 
     workers: NonNegativeInt = 2
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 5
     batch_size: PositiveInt = 1024
     learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 1e-5

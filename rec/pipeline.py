@@ -1,20 +1,24 @@
 """From a data set to a published bundle."""
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
 from rec.bundle import BundleDetails, git_sha
-from rec.config import TrainConfig
+from rec.config import TrainConfig, TrainingConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.data.splits import Split, split
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
+from rec.evaluation import EvaluationPeriod, lists_of
+from rec.evaluation import evaluate as judge
 from rec.features.as_of import DAY_MS
 from rec.features.encoders import Encoders
 from rec.features.ranking import RankingFeatures
@@ -25,8 +29,10 @@ from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.rankers import FeatureRanker, RankingModel
 from rec.ranking_data import RankingData, build_ranking_data, concatenate
+from rec.ray_cluster import ensure_ray
 from rec.ray_lightgbm import fit_lambdamart_on_ray
-from rec.ray_train import fit_on_ray
+from rec.ray_train import train as fit_on_ray
+from rec.ray_train import write_run_record
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.popularity import RecentPopularity
@@ -34,7 +40,10 @@ from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval_data import build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
 from rec.storage import Home
-from rec.training import Fitted
+from rec.training import Fitted, TrainingTask
+
+RUNS: Final = "runs"
+RUN_FILE: Final = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +88,22 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
     return Prepared(dataset, log, divided, encoders, (*starts, end_ms))
 
 
-def train(dataset: Dataset, config: TrainConfig, location: str) -> dict[str, Any]:
+def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str | None = None) -> dict[str, Any]:
     """Trains retriever and ranker, publishes them as a bundle and lets it serve; returns the JSON of `tandem train`.
 
     Nothing is published unless everything succeeded.
+
+    Args: location: of the home, a folder or an object-store URL. resume: name of a run that was cut off; what it
+        finished is not done again.
+    Raises: ConfigError: when the run to resume is not there, or was of another config or other data.
     """
     started = time.perf_counter()
     home = Home(location)
     ready = prepare(dataset, config)
-    run_name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
-    runs = Runs(home, run_name, config)
+    runs = Runs.resume(home, resume, config, dataset) if resume else Runs.begin(home, config, dataset)
+    _say(f"run {runs.folder.name} in {runs.folder}")
+    if config.training.workers:
+        ensure_ray(config.training.workers)
 
     starts = ready.period_starts
     retrievers = [runs.fit_retriever(ready, period) for period in range(len(starts) - 1)]
@@ -101,20 +116,10 @@ def train(dataset: Dataset, config: TrainConfig, location: str) -> dict[str, Any
         _ranking_data(ready, config, snapshots[place], sources[place], starts[place + 1], place)
         for place in range(len(starts) - 1)
     ]
-    model, valid = runs.fit_ranker(queries)
+    judged_model, model = runs.fit_ranker(queries)
 
-    snapshot = snapshots[-1]
-    neighbors = cosine(ready.split.train, top_k=config.ranker.n_neighbors)
-    recommender = Recommender(
-        version="",
-        config=config,
-        snapshot=snapshot,
-        source=sources[-1],
-        popularity=_popularity(ready, config),
-        ranker=FeatureRanker(RankingFeatures(snapshot, neighbors), model),
-        neighbors=neighbors,
-    )
-    valid = {**judged.best, **valid}
+    recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
+    valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))
     registry = Registry(home)
     version = registry.publish(
         recommender.save,
@@ -131,7 +136,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str) -> dict[str, Any
     _say(f"published {version}")
     return {
         "version": version,
-        "run_dir": runs.folder,
+        "run_dir": str(runs.folder),
         "bundle": home.show(f"models/{version}"),
         "objective": config.retriever.objective,
         "seed": config.seed,
@@ -165,16 +170,39 @@ def history_length(config: TrainConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The fits of one training run, each a Ray Train run of its own beside the others in the run's folder."""
+    """The fits of one training run, each in a folder of its own below the run's.
 
-    home: Home
-    name: str
+    Attributes:
+        folder: holds checkpoints, TensorBoard files and `run.json`: config, seed, versions, and hash of the data.
+        config: of the run.
+        resumed: whether what is there already is gone on from.
+    """
+
+    folder: Path
     config: TrainConfig
+    resumed: bool
 
-    @property
-    def folder(self) -> str:
-        """Where checkpoints, TensorBoard files and the run's record are: a path or URL."""
-        return self.home.show(f"runs/{self.name}")
+    @classmethod
+    def begin(cls, home: Home, config: TrainConfig, dataset: Dataset) -> Self:
+        """A run of its own name, its record written. Runs of a home in an object store are kept beside its cache."""
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
+        folder = ((home.folder or home.cache) / RUNS / name).resolve()
+        write_run_record(folder, config=config, seed=config.seed, data={"name": dataset.name, "sha256": dataset.sha256})
+        return cls(folder, config, resumed=False)
+
+    @classmethod
+    def resume(cls, home: Home, name: str, config: TrainConfig, dataset: Dataset) -> Self:
+        """The run of a name, refused unless it is of this config and these data."""
+        folder = ((home.folder or home.cache) / RUNS / name).resolve()
+        record = folder / RUN_FILE
+        if not record.is_file():
+            raise ConfigError(f"there is no run {name!r} to resume", file=str(record))
+        values = json.loads(record.read_text(encoding="utf-8"))
+        if values["data"]["sha256"] != dataset.sha256:
+            raise ConfigError("the run was on other data; begin a new one", file=str(record), field="data")
+        if TrainConfig.model_validate(values["config"]) != config:
+            raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
+        return cls(folder, config, resumed=True)
 
     def fit_retriever(self, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
         """Fits the two-tower model on what is before the beginning of a period.
@@ -193,66 +221,97 @@ class Runs:
         )
         task = RetrieverTask(data, config.retriever, config.training.batch_size, config.seed)
         training = config.training if epochs is None else config.training.model_copy(update={"epochs": epochs})
-        return fit_on_ray(task, training, seed=config.seed, name=f"retriever-{period}", storage_path=self.folder)
+        return self.fit(task, training, f"retriever-{period}")
 
-    def fit_ranker(self, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
-        """Fits the ranker on all periods, its length chosen on the last one after fitting on those before."""
+    def fit(self, task: TrainingTask, training: TrainingConfig, name: str) -> Fitted:
+        """Fits a task in a folder of the run."""
+        _say(f"fitting {name}")
+        return fit_on_ray(task, training, seed=self.config.seed, run_dir=self.folder / name, resume=self.resumed)
+
+    def fit_ranker(self, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
+        """Fits the ranker on all periods but the last, which decides how long, and then so long on all of them.
+
+        Returns: both models; the first can be judged on the last period.
+        """
         return RANKER_FITS[self.config.ranker.kind](self, queries)
 
 
-def _fit_lambdamart(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
+def _fit_lambdamart(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
     config = runs.config
     shared = {
         "seed": config.seed,
         "workers": config.training.workers,
-        "storage_path": runs.folder,
+        "storage_path": str(runs.folder),
         "max_failures": config.training.max_failures,
     }
-    earlier = concatenate(queries[:-1])
     chosen = fit_lambdamart_on_ray(
-        earlier, config.ranker.lambdamart, valid=queries[-1], run_name="ranker-chosen", **shared
+        concatenate(queries[:-1]),
+        config.ranker.lambdamart,
+        valid=queries[-1],
+        run_name=f"ranker-chosen-{token_hex(4)}",
+        **shared,
     )
+    _say(f"the ranker has {chosen.trees} trees; growing them on all periods")
     final = fit_lambdamart_on_ray(
-        concatenate(queries), config.ranker.lambdamart, trees=chosen.trees, run_name="ranker", **shared
+        concatenate(queries),
+        config.ranker.lambdamart,
+        trees=chosen.trees,
+        run_name=f"ranker-{token_hex(4)}",
+        **shared,
     )
-    return final.model, {"ranker_ndcg@10": max(chosen.valid_ndcg, default=0.0), "trees": float(chosen.trees)}
+    return chosen.model, final.model
 
 
-def _fit_mmoe(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, dict[str, float]]:
+def _fit_mmoe(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
     config = runs.config.ranker
     training = config.mmoe_training
     tasks = config.tasks
-    chosen = fit_on_ray(
+    chosen = runs.fit(
         MMoETask(concatenate(queries[:-1]), queries[-1], tasks, config.mmoe, training.batch_size, runs.config.seed),
         training,
-        seed=runs.config.seed,
-        name="ranker-chosen",
-        storage_path=runs.folder,
+        "ranker-chosen",
     )
     final_task = MMoETask(concatenate(queries), None, tasks, config.mmoe, training.batch_size, runs.config.seed)
-    final = fit_on_ray(
-        final_task,
-        training.model_copy(update={"epochs": chosen.progress.best_epoch}),
-        seed=runs.config.seed,
-        name="ranker",
-        storage_path=runs.folder,
-    )
-    return MMoERanker.of(final_task, final.weights), {f"ranker_{k}": v for k, v in chosen.progress.best.items()}
+    final = runs.fit(final_task, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
+    return MMoERanker.of(final_task, chosen.weights), MMoERanker.of(final_task, final.weights)
 
 
 RANKER_FITS: Final = {"lambdamart": _fit_lambdamart, "mmoe": _fit_mmoe}
+
+
+def _assemble(
+    ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: TwoTowerSource, model: RankingModel
+) -> Recommender:
+    """A recommender of what was known at the time of a snapshot."""
+    train = ready.split.train.before(snapshot.at_ms)
+    neighbors = cosine(train, top_k=config.ranker.n_neighbors)
+    popularity = RecentPopularity.fit(train, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms)
+    ranker = FeatureRanker(RankingFeatures(snapshot, neighbors), model)
+    return Recommender("", config, snapshot, source, popularity, ranker, neighbors)
+
+
+def _validate(ready: Prepared, starts: Sequence[int], recommender: Recommender) -> dict[str, float]:
+    """Both stages on the last period before the test, from what was known at its beginning."""
+    train = ready.split.train
+    period = EvaluationPeriod.build(
+        train.before(starts[-2]),
+        train.between(starts[-2], starts[-1]),
+        at_ms=starts[-2],
+        states=recommender.snapshot.user_states,
+    )
+    models = {"": recommender.top_k, "retriever_": lists_of(recommender.source)}
+    report = judge(models, period, metrics=("ndcg@10", "recall@10", "hit_rate@10"))
+    return {
+        f"{model}{metric}": estimate.value
+        for model, metrics in report.models.items()
+        for metric, estimate in metrics.items()
+    }
 
 
 def _source(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
     model = TwoTower(config.retriever, snapshot.encoders.specs)
     put_weights(model, fitted.weights)
     return TwoTowerSource.build(model, snapshot, config.index)
-
-
-def _popularity(ready: Prepared, config: TrainConfig) -> RecentPopularity:
-    return RecentPopularity.fit(
-        ready.split.train, window_ms=config.popularity_days * DAY_MS, until_ms=ready.period_starts[-1]
-    )
 
 
 def _ranking_data(

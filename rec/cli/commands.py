@@ -30,9 +30,13 @@ class Command:
 
 
 class TrainOptions(TrainConfig):
-    """Everything about one training run; `home` is where models, logs and runs go: a folder or an object-store URL."""
+    """Everything about one training run; `home` is where models, logs and runs go: a folder or an object-store URL.
+
+    `resume` names a run of that home that was cut off; give it the same config.
+    """
 
     home: Home
+    resume: str | None = None
 
 
 class EvaluateOptions(EvaluationConfig):
@@ -101,8 +105,8 @@ def read(data: DataConfig) -> "Dataset":
 def _train(options: TrainOptions) -> Answer:
     from rec.pipeline import train
 
-    config = TrainConfig.model_validate(options.model_dump(exclude={"home"}))
-    return train(read(config.data), config, options.home)
+    config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"}))
+    return train(read(config.data), config, options.home, resume=options.resume)
 
 
 def _evaluate(options: EvaluateOptions) -> Answer:
