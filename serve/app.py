@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 APPLICATION: Final = "tandem"
 READY_TIMEOUT_S: Final = 60.0
-# Ray takes a third of the memory by default; what stages exchange is small and goes by value.
-OBJECT_STORE_BYTES: Final = 128 * 2**20
 STATISTICS_PORT: Final = 8404
 METRICS_PORT: Final = 9101
 
@@ -82,8 +80,8 @@ def build(args: ServeConfig) -> "Application":
 def start(config: ServeConfig) -> Server:
     """Serves a bundle and returns when it answers.
 
-    A Ray that already runs is used as it is: call `prepare_environment` before starting it. Otherwise Ray is started on
-    this machine, and ended by `Server.stop`.
+    A Ray that already runs is used as it is: call `prepare_environment` before starting it. Otherwise Ray is started,
+    and ended by `Server.stop`.
 
     Raises: BundleError: when there is no such model, or it is damaged. ConfigError: when the port is taken.
         TandemError: when the service does not get ready.
@@ -153,18 +151,12 @@ def _start_ray(config: ServeConfig, running: ExitStack) -> None:
     prepare_environment()
     import ray
 
-    if ray.is_initialized():
-        return
-    replicas = config.replicas + (4 * config.stage_replicas if config.layout == "distributed" else 0)
-    running.callback(ray.shutdown)
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(replicas * config.replica_cpus)),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    from rec.ray_cluster import ensure_ray
+
+    if not ray.is_initialized():
+        running.callback(ray.shutdown)
+        replicas = config.replicas + (4 * config.stage_replicas if config.layout == "distributed" else 0)
+        ensure_ray(math.ceil(replicas * config.replica_cpus))
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:

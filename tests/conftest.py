@@ -23,6 +23,9 @@ def tandem_data() -> Path:
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray of two CPUs, shared by all tests that need it and shut down at the end."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    from serve.app import prepare_environment
+
+    prepare_environment()
     import ray
 
     ray.init(

@@ -1,9 +1,13 @@
 """A small trained bundle, its interface in this process, and Ray Serve with one application a layout."""
 
+import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
+import httpx
 import pytest
-from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 import rec
 from rec.recommender import Recommender
@@ -13,6 +17,7 @@ from serve.api import Api
 from serve.config import ServeConfig
 from serve.gateway import Gateway, Stages
 
+Ask = Callable[..., httpx.Response]
 Deploy = Callable[[str, ServeConfig], str]
 
 
@@ -22,7 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> str:
     from rec.config import LambdaMARTConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
     from rec.pipeline import train
     from rl.config import InstaTokConfig
-    from rl.instatok import InstaTok, log_sessions
+    from rl.instatok import InstaTok
+    from rl.instatok.log import log_sessions
 
     folder = str(tmp_path_factory.mktemp("serve") / "home")
     config = TrainConfig(
@@ -51,10 +57,25 @@ def gateway(home: str, recommender: Recommender) -> Gateway:
     return Gateway(Stages.here(recommender, config), Registry(Home(home)), recommender.version)
 
 
+@pytest.fixture(scope="session")
+def ask() -> Ask:
+    """Sends one request to an ASGI application, without a network."""
+
+    def asked(app: ASGIApp, method: str, path: str, **body: Any) -> httpx.Response:
+        async def answer() -> httpx.Response:
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://tandem") as client:
+                return await client.request(method, path, **body)
+
+        return asyncio.run(answer())
+
+    return asked
+
+
 @pytest.fixture
-def client(gateway: Gateway) -> TestClient:
-    """The HTTP interface, without a network."""
-    return TestClient(Api(gateway, max_body_bytes=10_000), raise_server_exceptions=False)
+def request_to(gateway: Gateway, ask: Ask) -> Callable[..., httpx.Response]:
+    """Sends one request to the interface of the bundle."""
+    return partial(ask, Api(gateway, max_body_bytes=10_000))
 
 
 @pytest.fixture(scope="session")

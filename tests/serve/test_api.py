@@ -1,15 +1,20 @@
 """The HTTP interface without a network: answers, errors that name the field, and nothing about the inside."""
 
 import json
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
-from starlette.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from rec.recommender import Recommender
 from serve.api import Api
 from serve.gateway import Gateway
 from serve.schemas import MAX_EXCLUDED, RecommendResponse
+
+Request = Callable[..., httpx.Response]
 
 
 def assert_problem(response: Any, status: int, field: str | None) -> dict[str, Any]:
@@ -21,8 +26,8 @@ def assert_problem(response: Any, status: int, field: str | None) -> dict[str, A
     return problem
 
 
-def test_a_known_user_gets_a_slate_as_documented(client: TestClient, user_id: str, recommender: Recommender):
-    response = client.post("/v1/recommend", json={"user_id": user_id})
+def test_a_known_user_gets_a_slate_as_documented(request_to: Request, user_id: str, recommender: Recommender):
+    response = request_to("POST", "/v1/recommend", json={"user_id": user_id})
     answer = RecommendResponse.model_validate(response.json(), extra="forbid")
     assert response.headers["content-type"] == "application/json"
     assert answer.policy_version == recommender.version
@@ -33,36 +38,41 @@ def test_a_known_user_gets_a_slate_as_documented(client: TestClient, user_id: st
     assert answer.stages is None
 
 
-def test_requests_have_ids_of_their_own(client: TestClient, user_id: str):
-    ids = {client.post("/v1/recommend", json={"user_id": user_id, "n": 1}).json()["request_id"] for _ in range(5)}
+def test_requests_have_ids_of_their_own(request_to: Request, user_id: str):
+    ids = {
+        request_to("POST", "/v1/recommend", json={"user_id": user_id, "n": 1}).json()["request_id"] for _ in range(5)
+    }
     assert len(ids) == 5
 
 
-def test_a_user_never_seen_is_answered_and_marked(client: TestClient):
-    answer = client.post("/v1/recommend", json={"user_id": "nobody has this id"}).json()
+def test_a_user_never_seen_is_answered_and_marked(request_to: Request):
+    answer = request_to("POST", "/v1/recommend", json={"user_id": "nobody has this id"}).json()
     assert answer["user_known"] is False
     assert len(answer["items"]) == 10
 
 
-def test_what_was_seen_and_what_is_excluded_is_never_shown(client: TestClient, user_id: str, recommender: Recommender):
+def test_what_was_seen_and_what_is_excluded_is_never_shown(request_to: Request, user_id: str, recommender: Recommender):
     states = recommender.hydrate([user_id])
     seen = {recommender.item_ids[position] for position in states.excluded}
-    first = client.post("/v1/recommend", json={"user_id": user_id, "n": 100}).json()["items"]
+    body = {"user_id": user_id, "n": 100}
+    first = request_to("POST", "/v1/recommend", json=body).json()["items"]
     excluded = [item["item_id"] for item in first[:50]] + ["no such item"]
-    second = client.post("/v1/recommend", json={"user_id": user_id, "n": 100, "exclude": excluded}).json()["items"]
+    second = request_to("POST", "/v1/recommend", json={"user_id": user_id, "n": 100, "exclude": excluded}).json()[
+        "items"
+    ]
     assert not seen & {item["item_id"] for item in first}
     assert not (seen | set(excluded)) & {item["item_id"] for item in second}
 
 
-def test_everything_excluded_gives_an_empty_slate(client: TestClient, user_id: str, recommender: Recommender):
+def test_everything_excluded_gives_an_empty_slate(request_to: Request, user_id: str, recommender: Recommender):
     body = {"user_id": user_id, "exclude": list(recommender.item_ids), "explain": True}
-    answer = client.post("/v1/recommend", json=body).json()
+    answer = request_to("POST", "/v1/recommend", json=body).json()
     assert (answer["items"], answer["short"]) == ([], True)
 
 
-def test_explain_reports_each_stage(client: TestClient, user_id: str, recommender: Recommender):
+def test_explain_reports_each_stage(request_to: Request, user_id: str, recommender: Recommender):
     body = {"user_id": user_id, "n": 3, "explain": True}
-    stages = {stage["name"]: stage for stage in client.post("/v1/recommend", json=body).json()["stages"]}
+    stages = {stage["name"]: stage for stage in request_to("POST", "/v1/recommend", json=body).json()["stages"]}
     n_eligible = recommender.n_items - len(recommender.hydrate([user_id]).excluded)
     assert list(stages) == ["hydrate", "retrieve", "filter", "rank", "select"]
     assert all(stage["ms"] >= 0 for stage in stages.values())
@@ -94,59 +104,63 @@ def test_explain_reports_each_stage(client: TestClient, user_id: str, recommende
         ([], "body"),
     ],
 )
-def test_a_wrong_field_is_named(client: TestClient, body: Any, field: str):
-    problem = assert_problem(client.post("/v1/recommend", json=body), 422, field)
+def test_a_wrong_field_is_named(request_to: Request, body: Any, field: str):
+    problem = assert_problem(request_to("POST", "/v1/recommend", json=body), 422, field)
     assert problem["detail"].startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"user_id": "\\ud800"}'])
-def test_what_is_no_json_is_refused(client: TestClient, body: bytes):
-    assert_problem(client.post("/v1/recommend", content=body), 422, "body")
+def test_what_is_no_json_is_refused(request_to: Request, body: bytes):
+    assert_problem(request_to("POST", "/v1/recommend", content=body), 422, "body")
 
 
-def test_a_context_that_json_cannot_keep_is_refused(client: TestClient):
+def test_a_context_that_json_cannot_keep_is_refused(request_to: Request):
     body = b'{"user_id": "a", "context": {"temperature": NaN}}'
-    assert_problem(client.post("/v1/recommend", content=body), 422, "context")
+    assert_problem(request_to("POST", "/v1/recommend", content=body), 422, "context")
 
 
-def test_a_long_body_is_refused_whether_announced_or_not(client: TestClient):
+def test_a_long_body_is_refused_whether_announced_or_not(request_to: Request):
     body = json.dumps({"user_id": "a", "context": {"text": "x" * 10_000}}).encode()
-    assert_problem(client.post("/v1/recommend", content=body), 413, "body")
-    pieces = (body[start : start + 1000] for start in range(0, len(body), 1000))
-    assert_problem(client.post("/v1/recommend", content=pieces), 413, "body")
+    assert_problem(request_to("POST", "/v1/recommend", content=body), 413, "body")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+
+    assert_problem(request_to("POST", "/v1/recommend", content=pieces()), 413, "body")
 
 
-def test_items_are_described(client: TestClient, recommender: Recommender):
+def test_items_are_described(request_to: Request, recommender: Recommender):
     item_id = str(recommender.item_ids[7])
-    answer = client.get(f"/v1/items/{item_id}").json()
+    answer = request_to("GET", f"/v1/items/{item_id}").json()
     assert (answer["item_id"], answer["title"]) == (item_id, recommender.titles[7])
     assert answer["features"]
 
 
 @pytest.mark.parametrize("item_id", ["nothing", "a/b", "%20"])
-def test_an_unknown_item_is_not_found(client: TestClient, item_id: str):
-    assert_problem(client.get(f"/v1/items/{item_id}"), 404, "item_id")
+def test_an_unknown_item_is_not_found(request_to: Request, item_id: str):
+    assert_problem(request_to("GET", f"/v1/items/{item_id}"), 404, "item_id")
 
 
-def test_models_tell_which_one_answers(client: TestClient, recommender: Recommender):
-    answer = client.get("/v1/models").json()
+def test_models_tell_which_one_answers(request_to: Request, recommender: Recommender):
+    answer = request_to("GET", "/v1/models").json()
     assert answer["serving"] == recommender.version
     (model,) = answer["models"]
     assert (model["version"], model["is_current"], model["is_serving"]) == (recommender.version, True, True)
 
 
-def test_health(client: TestClient, recommender: Recommender):
-    assert client.get("/health/live").json() == {"status": "live"}
-    assert client.get("/health/ready").json() == {"status": "ready", "version": recommender.version}
+def test_health(request_to: Request, recommender: Recommender):
+    assert request_to("GET", "/health/live").json() == {"status": "live"}
+    assert request_to("GET", "/health/ready").json() == {"status": "ready", "version": recommender.version}
 
 
-def test_routes_and_methods_that_do_not_exist(client: TestClient):
-    assert_problem(client.get("/nothing"), 404, None)
-    assert_problem(client.get("/v1/recommend"), 405, None)
+def test_routes_and_methods_that_do_not_exist(request_to: Request):
+    assert_problem(request_to("GET", "/nothing"), 404, None)
+    assert_problem(request_to("GET", "/v1/recommend"), 405, None)
 
 
-def test_the_documentation_shows_the_interface(client: TestClient):
-    document = client.get("/openapi.json").json()
+def test_the_documentation_shows_the_interface(request_to: Request):
+    document = request_to("GET", "/openapi.json").json()
     recommend = document["paths"]["/v1/recommend"]["post"]
     request = recommend["requestBody"]["content"]["application/json"]["schema"]
     assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
@@ -154,7 +168,7 @@ def test_the_documentation_shows_the_interface(client: TestClient):
     assert set(document["paths"]) == {
         "/v1/recommend", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
     }  # fmt: skip
-    assert client.get("/docs").status_code == 200
+    assert request_to("GET", "/docs").status_code == 200
 
 
 class BrokenGateway:
@@ -171,20 +185,19 @@ class BrokenGateway:
 
 
 @pytest.mark.parametrize("path", ["/v1/recommend", "/v1/models", "/health/ready"])
-def test_failures_show_nothing_of_the_inside(path: str):
+def test_failures_show_nothing_of_the_inside(ask: Callable[..., httpx.Response], path: str):
     gateway: Any = BrokenGateway()
-    client = TestClient(Api(gateway, 1000), raise_server_exceptions=False)
-    response = client.post(path, json={"user_id": "a"}) if path == "/v1/recommend" else client.get(path)
+    method = "POST" if path == "/v1/recommend" else "GET"
+    response = ask(Api(gateway, 1000), method, path, json={"user_id": "a"})
     assert_problem(response, 503 if path == "/health/ready" else 500, None)
     assert "secret" not in response.text and "Traceback" not in response.text
 
 
-def test_the_documented_route_answers_like_the_short_path(gateway: Gateway, user_id: str):
-    """Under a prefix, as another application of one cluster, requests go through FastAPI."""
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
-
-    client = TestClient(Starlette(routes=[Mount("/tandem", Api(gateway, 1000))]))
-    answer = client.post("/tandem/v1/recommend", json={"user_id": user_id, "n": 2}).json()
-    RecommendResponse.model_validate(answer, extra="forbid")
-    assert_problem(client.post("/tandem/v1/recommend", json={"user_id": 2}), 422, "user_id")
+def test_the_documented_route_answers_like_the_short_path(
+    gateway: Gateway, ask: Callable[..., httpx.Response], user_id: str
+):
+    """Under a prefix, as one application among others, requests go through FastAPI."""
+    app = Starlette(routes=[Mount("/tandem", Api(gateway, 1000))])
+    answer = ask(app, "POST", "/tandem/v1/recommend", json={"user_id": user_id, "n": 2})
+    RecommendResponse.model_validate(answer.json(), extra="forbid")
+    assert_problem(ask(app, "POST", "/tandem/v1/recommend", json={"user_id": 2}), 422, "user_id")
