@@ -39,7 +39,7 @@ def logq_softmax(
     """
     if positives is None:
         positives = torch.arange(len(users), device=users.device)
-    columns = positives.reshape(len(users), -1)
+    columns = positives if positives.ndim == 2 else positives.unsqueeze(1)
     scaled = users.float() / temperature
     items = items.float()
     offset = -log_q.float()
@@ -114,7 +114,7 @@ def cross_entropy(
         (B, P), each against the same negatives. excluded: items that are no negatives of the row, bool, (B, N).
     Returns: mean loss, scalar; or the losses in the shape of `positives`.
     """
-    columns = positives.reshape(len(logits), -1)
+    columns = positives if positives.ndim == 2 else positives.unsqueeze(1)
     logits = logits.float()
     masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
     if excluded is not None:

@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
+from rec.models.two_tower import TwoTower, item_vectors, user_vectors
+from rec.retriever_task import RetrieverTask
+from rec.sampling import QueryBatch
+from rec.training import Worker, fit
+
+QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1)
+CONFIG = RetrieverConfig(
+    user_tower=UserTowerConfig(history_windows=(20, 3), embedding_dim=16, hidden=(32,)),
+    item_tower=TowerConfig(embedding_dim=16, hidden=(32,)),
+    output_dim=16,
+    mixed_negatives=16,
+    positives_per_query=1,
+    queries=QUERIES,
+)
+SIMPLE = TrainingConfig(workers=0, epochs=15, batch_size=128, learning_rate=0.01)
+
+
+def _task(checkerboard, config: RetrieverConfig = CONFIG, **changes) -> RetrieverTask:
+    config = config.model_copy(update=changes)
+    return RetrieverTask(checkerboard.retrieval_data(config.queries), config, 128, seed=0)
+
+
+@pytest.mark.parametrize("objective", ["logq", "mixed_negative", "cross_entropy"])
+def test_a_checkerboard_world_is_solved(checkerboard, objective):
+    task = _task(checkerboard, objective=objective)
+    fitted = fit(task, SIMPLE, seed=0)
+    model = task.build_model()
+    model.load_state_dict(fitted.weights)
+    valid = task.data.valid
+    scores = user_vectors(model, valid.features, valid.history) @ item_vectors(model, valid.items).T
+    owner = np.repeat(np.arange(len(scores)), np.diff(valid.excluded_indptr))
+    scores[owner, valid.excluded] = -np.inf
+    best = scores.argsort(axis=1)[:, -5:]
+    parity = valid.relevant[valid.relevant_indptr[:-1], None] % 2
+    assert (best % 2 == parity).mean() > 0.97
+
+
+def test_several_later_targets_and_snapshots_solve_it_too(checkerboard):
+    queries = QueriesConfig(snapshots=6, snapshot_share=0.5, horizon_days=60, half_life_days=50, epoch_share=4)
+    task = _task(checkerboard, queries=queries, positives_per_query=4)
+    fitted = fit(task, SIMPLE, seed=0)
+    # Fifteen unseen items of the right parity remain for each user, one of which is the held-out one.
+    assert fitted.progress.best["recall@100"] == 1
+    assert fitted.progress.best["ndcg@10"] > 0.2
+
+
+def test_sparse_gradients_train_as_well(checkerboard):
+    fitted = fit(_task(checkerboard, sparse_embeddings=True), SIMPLE, seed=0)
+    assert fitted.progress.best["ndcg@10"] > 0.2
+
+
+def test_the_history_ends_strictly_before_the_moment(checkerboard):
+    task = _task(checkerboard)
+    queries, data = task.data.queries, task.data
+    history = task._history(np.arange(len(queries)))
+    slots = data.items["item_id"]
+    target = slots[data.liked[queries.target_start]]
+    assert not (history == target[:, None]).any()
+    np.testing.assert_array_equal((history > 0).sum(axis=1), np.minimum(queries.target_start % 13, 20))
+
+
+def test_nothing_after_the_end_is_looked_at(checkerboard):
+    data = checkerboard.retrieval_data(QUERIES)
+    assert len(data.liked) == len(data.log) == 80 * 13
+    assert data.queries.target_end.max() <= len(data.liked)
+
+
+def test_log_q_is_the_probability_of_a_drawn_target(checkerboard):
+    queries = QueriesConfig(snapshots=3, snapshot_share=0.4, horizon_days=30, half_life_days=40, epoch_share=300)
+    task = _task(checkerboard, queries=queries, positives_per_query=2)
+    counts = np.zeros_like(task.data.log_q)
+    for batch in task.plan(0):
+        np.add.at(counts[batch.group], batch.targets.ravel(), 1)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(task.data.log_q).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(shares, np.exp(task.data.log_q), atol=0.003)
+
+
+def test_a_plan_is_the_same_again_and_another_in_the_next_epoch(checkerboard):
+    task = _task(checkerboard)
+    first, again, other = task.plan(3), task.plan(3), task.plan(4)
+    np.testing.assert_array_equal(first[0].queries, again[0].queries)
+    np.testing.assert_array_equal(first[0].uniform, again[0].uniform)
+    assert not np.array_equal(first[0].queries, other[0].queries)
+
+
+def _gradients(task: RetrieverTask, batch: QueryBatch) -> dict[str, np.ndarray]:
+    torch.manual_seed(0)
+    model = task.build_model()
+    task.loss(model, batch, Worker()).backward()
+    return {name: parameter.grad.to_dense().numpy() for name, parameter in model.named_parameters()}
+
+
+def test_two_workers_have_the_gradient_of_one(ray_session, checkerboard, tmp_path):
+    tasks = [
+        _task(checkerboard, objective=objective, sparse_embeddings=sparse, positives_per_query=2)
+        for objective, sparse in [("logq", False), ("mixed_negative", True), ("cross_entropy", False)]
+    ]
+    # A whole batch, one that two workers cannot share evenly, and one that leaves a worker nothing.
+    whole = tasks[1].plan(0)[0]
+    batches = [whole, *(replace(whole, queries=whole.queries[:n], targets=whole.targets[:n]) for n in (7, 1))]
+
+    # Nested, so that it travels by value: workers cannot import test modules.
+    @ray.remote(num_cpus=1, max_calls=1)
+    def gradients(rank: int, tasks, batches, file: str):
+        import torch
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+
+        from rec.training import Worker
+
+        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+        found = []
+        for task in tasks:
+            torch.manual_seed(0)
+            model = DistributedDataParallel(task.build_model())
+            for batch in batches:
+                model.zero_grad()
+                task.loss(model, batch, Worker(rank, 2)).backward()
+                found.append({name: p.grad.to_dense().numpy() for name, p in model.module.named_parameters()})
+        dist.destroy_process_group()
+        return found
+
+    file = str(tmp_path / "meeting")
+    both = ray.get([gradients.remote(rank, tasks, batches, file) for rank in range(2)])
+    cases = [(task, batch) for task in tasks for batch in batches]
+    for (task, batch), *shared in zip(cases, *both, strict=True):
+        alone = _gradients(task, batch)
+        largest = max(np.abs(gradient).max() for gradient in alone.values())
+        for found in shared:
+            for name, gradient in alone.items():
+                # Of parameters that hardly move, the difference is judged against the largest gradient there is.
+                scale = max(np.abs(gradient).max(), 1e-2 * largest)
+                difference = np.abs(found[name] - gradient).max() / scale
+                assert difference <= 1e-5, f"{name} differs by {difference:.2e} in a batch of {len(batch.queries)}"
+
+
+def test_weights_to_begin_with_are_begun_with(checkerboard):
+    task = _task(checkerboard)
+    fitted = fit(task, SIMPLE, seed=0)
+    gentle = TrainingConfig(workers=0, epochs=1, batch_size=128, learning_rate=1e-6)
+    warm = fit(task, gentle, seed=1, init_from=fitted.weights)
+    cold = fit(task, gentle, seed=1)
+    assert warm.progress.best["ndcg@10"] > 0.2 > cold.progress.best["ndcg@10"]
+
+
+def test_the_task_builds_the_configured_model(checkerboard):
+    task = _task(checkerboard)
+    model = task.build_model()
+    assert isinstance(model, TwoTower) and model.history_length == 20
