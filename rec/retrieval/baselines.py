@@ -4,6 +4,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from rec.config import BaselinesConfig
@@ -52,9 +53,12 @@ def fit_baselines(
     """
     earlier = train.before(valid_from_ms)
 
+    @cache
+    def validation() -> EvaluationPeriod:
+        return EvaluationPeriod.build(earlier, train.between(valid_from_ms, at_ms), at_ms=valid_from_ms)
+
     def chosen(options: tuple[Any, ...], fit: Callable[[Interactions, Any, int], CandidateSource]) -> Baseline:
-        period = EvaluationPeriod.build(earlier, train.between(valid_from_ms, at_ms), at_ms=valid_from_ms)
-        choice = choose(options, lambda option: fit(earlier, option, valid_from_ms), period)
+        choice = choose(options, lambda option: fit(earlier, option, valid_from_ms), validation())
         return Baseline(fit(train, choice.option, at_ms), choice.option, choice.scores)
 
     def ials(rows: Interactions, regularization: float, until_ms: int) -> IALS:

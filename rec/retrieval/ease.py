@@ -63,11 +63,10 @@ class EASE:
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The items of the highest score; users about whom nothing is known get the most popular ones."""
-        popularity = self.liked.item_users()
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
-            return popularity_for_the_unknown(profiles @ self.weights, profiles, popularity)
+            return popularity_for_the_unknown(profiles @ self.weights, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 

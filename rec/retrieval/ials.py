@@ -1,6 +1,7 @@
 """iALS: implicit-feedback matrix factorisation, fitted by the `implicit` library of the bench extra."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self, final
 
@@ -17,7 +18,7 @@ from rec.state import Candidates, UserStates
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IALS:
     """Scores are inner products of item factors and a user's factors, which are solved for when the user asks.
 
@@ -74,22 +75,26 @@ class IALS:
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The items of the highest score; users about whom nothing is known get the most popular ones."""
-        popularity = self.liked.item_users()
-        everywhere = self.factors.T @ self.factors + self.regularization * np.eye(self.factors.shape[1])
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
-            users = self._fold_in(profiles, everywhere)
-            return popularity_for_the_unknown(users @ self.factors.T, profiles, popularity)
+            users = self._fold_in(profiles)
+            return popularity_for_the_unknown(users @ self.factors.T, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
-    def _fold_in(self, profiles: sparse.csr_array, everywhere: NDArray[np.float64]) -> NDArray[np.float64]:
+    @cached_property
+    def _of_all_items(self) -> NDArray[np.float64]:
+        """Y'Y + lambda I, (D, D)."""
+        factors = self.factors.astype(np.float64)
+        return factors.T @ factors + self.regularization * np.eye(factors.shape[1])
+
+    def _fold_in(self, profiles: sparse.csr_array) -> NDArray[np.float64]:
         """Factors of users, (B, D): (Y'Y + lambda I + (alpha - 1) Y_u'Y_u)^-1 alpha Y_u'1, Y_u the items they like."""
         users = np.zeros((len(profiles.indptr) - 1, self.factors.shape[1]))
         for row in range(len(users)):
             liked = self.factors[profiles.indices[profiles.indptr[row] : profiles.indptr[row + 1]]].astype(np.float64)
-            system = everywhere + (self.alpha - 1.0) * (liked.T @ liked)
+            system = self._of_all_items + (self.alpha - 1.0) * (liked.T @ liked)
             users[row] = np.linalg.solve(system, self.alpha * liked.sum(axis=0))
         return users
 

@@ -42,7 +42,7 @@ class ItemKNN:
         """
         liked = LikedItems.of(interactions)
         matrix = liked.matrix().astype(np.float64).tocsc()
-        norm = np.sqrt(np.maximum(liked.item_users(), 1.0))
+        norm = np.sqrt(np.maximum(liked.item_users, 1.0))
         kept = [
             _nearest(matrix, norm, rows, n_neighbors)
             for rows in blocks(liked.n_items, max(1, BLOCK_SCORES // liked.n_items))
@@ -52,13 +52,11 @@ class ItemKNN:
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The items of the highest score; users about whom nothing is known get the most popular ones."""
-        popularity = self.liked.item_users()
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
-            return popularity_for_the_unknown(
-                sparse.csr_array(profiles @ self.similarity).toarray(), profiles, popularity
-            )
+            scores = sparse.csr_array(profiles @ self.similarity).toarray()
+            return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 

@@ -1,6 +1,7 @@
 """Who liked what, as a sparse matrix: what the counted sources are fitted on and score from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from rec.errors import TrainingError
 from rec.state import UserStates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LikedItems:
     """Items of each training user, each once and ascending, as runs.
 
@@ -44,6 +45,7 @@ class LikedItems:
         ones = np.ones(len(self.items), np.float32)
         return sparse.csr_array((ones, self.items, self.indptr), shape=(len(self.indptr) - 1, self.n_items))
 
+    @cached_property
     def item_users(self) -> NDArray[np.int64]:
         """How many users liked each item, (N,)."""
         return np.bincount(self.items, minlength=self.n_items)
