@@ -111,15 +111,15 @@ class TaskConfig(Config):
 class LambdaMARTConfig(Config):
     """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10."""
 
-    trees: PositiveInt = 300
+    trees: PositiveInt = 150
     patience: PositiveInt = 30
-    learning_rate: PositiveFloat = 0.05
-    num_leaves: Annotated[int, Field(ge=2)] = 31
+    learning_rate: PositiveFloat = 0.1
+    num_leaves: Annotated[int, Field(ge=2)] = 15
     min_data_in_leaf: PositiveInt = 100
-    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
-    bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8
-    l2: NonNegativeFloat = 1.0
-    truncation_level: PositiveInt = 30
+    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.7
+    l2: NonNegativeFloat = 5.0
+    truncation_level: PositiveInt = 20
 
 
 class BranchConfig(Config):
@@ -241,18 +241,27 @@ class IndexConfig(Config):
 
 
 class RankerConfig(Config):
-    """The ranker: which model, what it reads, and the earlier periods it learns from.
+    """The ranker: which model, what it reads, and the moments of earlier periods it learns from.
 
     `period_fractions`: where the periods begin, as fractions of the sorted training times; each lasts until the next
     begins, the last one until the test period. Candidates of a period come from a retriever that ends before it.
-    `n_neighbors`: similar items kept for each item, for features of the history.
+    `queries_per_period` moments are drawn in each, `session_share` of them in the middle of sessions and the others at
+    the beginning. A query keeps its positives, at least `min_positives`, and `negatives_per_query` others, beside
+    `n_random_negatives` items from all of the catalogue. The retriever's score, as a logit, times `retrieval_weight` is
+    added to the model's. `n_neighbors`: similar items kept for each
+    item, for features of the history.
     """
 
     kind: Literal["lambdamart", "mmoe"] = "lambdamart"
-    n_candidates: PositiveInt = 200
-    n_random_negatives: NonNegativeInt = 20
+    n_candidates: PositiveInt = 300
+    n_random_negatives: NonNegativeInt = 10
+    negatives_per_query: PositiveInt = 40
+    min_positives: PositiveInt = 5
+    queries_per_period: PositiveInt = 3000
+    session_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    retrieval_weight: NonNegativeFloat = 0.5
     n_neighbors: PositiveInt = 100
-    period_fractions: Annotated[tuple[Fraction, ...], Field(min_length=2)] = (0.8, 0.9)
+    period_fractions: Annotated[tuple[Fraction, ...], Field(min_length=2)] = (0.6, 0.85)
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)] = (TaskConfig(name="positive"),)
     lambdamart: LambdaMARTConfig = LambdaMARTConfig()
     mmoe: MMoEConfig = MMoEConfig()

@@ -19,7 +19,7 @@ from rec.data.splits import Split, split
 from rec.errors import ConfigError, DataError
 from rec.evaluation import EvaluationPeriod, lists_of
 from rec.evaluation import evaluate as judge
-from rec.features.as_of import DAY_MS
+from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
@@ -28,7 +28,7 @@ from rec.models.mmoe import MMoERanker, MMoETask
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.rankers import FeatureRanker, RankingModel
-from rec.ranking_data import RankingData, build_ranking_data, concatenate
+from rec.ranking_data import RankingData, build_ranking_data, concatenate, draw_moments
 from rec.ray_cluster import ensure_ray
 from rec.ray_lightgbm import fit_lambdamart_on_ray
 from rec.ray_train import train as fit_on_ray
@@ -111,13 +111,8 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     retrievers.append(runs.fit_retriever(ready, len(starts) - 1, epochs=judged.best_epoch))
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
     sources = [_source(snapshot, fitted, config) for snapshot, fitted in zip(snapshots, retrievers, strict=True)]
-    _say("finding candidates of the earlier periods for the ranker")
-    queries = [
-        _ranking_data(ready, config, snapshots[place], sources[place], starts[place + 1], place)
-        for place in range(len(starts) - 1)
-    ]
-    judged_model, model = runs.fit_ranker(queries)
-
+    periods = RankingPeriods(ready, config, snapshots, sources)
+    judged_model, model = runs.fit_ranker(periods)
     recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
     valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))
     registry = Registry(home)
@@ -228,15 +223,61 @@ class Runs:
         _say(f"fitting {name}")
         return fit_on_ray(task, training, seed=self.config.seed, run_dir=self.folder / name, resume=self.resumed)
 
-    def fit_ranker(self, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
+    def fit_ranker(self, periods: "RankingPeriods") -> tuple[RankingModel, RankingModel]:
         """Fits the ranker on all periods but the last, which decides how long, and then so long on all of them.
 
         Returns: both models; the first can be judged on the last period.
         """
-        return RANKER_FITS[self.config.ranker.kind](self, queries)
+        return RANKER_FITS[self.config.ranker.kind](self, periods)
 
 
-def _fit_lambdamart(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
+@dataclass(frozen=True, slots=True)
+class RankingPeriods:
+    """The periods that the ranker learns from, each with what was known at its beginning.
+
+    Attributes: snapshots, sources: at the beginning of each period, and last at the beginning of the test.
+    """
+
+    ready: Prepared
+    config: TrainConfig
+    snapshots: Sequence[Snapshot]
+    sources: Sequence[TwoTowerSource]
+
+    def earlier(self) -> RankingData:
+        """The queries of all periods but the last, answered by what followed before the last began."""
+        starts = self.ready.period_starts
+        return concatenate([self._queries(place, starts[-2]) for place in range(len(starts) - 2)])
+
+    def last(self) -> RankingData:
+        """The queries of the last period."""
+        return self._queries(len(self.snapshots) - 2, self.ready.period_starts[-1])
+
+    def all(self, last: RankingData) -> RankingData:
+        """The queries of all periods, answered by what followed before the test."""
+        starts = self.ready.period_starts
+        return concatenate([*(self._queries(place, starts[-1]) for place in range(len(starts) - 2)), last])
+
+    def _queries(self, place: int, until_ms: int) -> RankingData:
+        ready, ranker, snapshot = self.ready, self.config.ranker, self.snapshots[place]
+        rng = np.random.default_rng([self.config.seed, place])
+        train = ready.split.train
+        index = EventIndex(train.before(until_ms))
+        moments = draw_moments(
+            index,
+            train,
+            start_ms=snapshot.at_ms,
+            end_ms=ready.period_starts[place + 1],
+            n=ranker.queries_per_period,
+            session_share=ranker.session_share,
+            rng=rng,
+        )
+        neighbors = cosine(train.before(snapshot.at_ms), top_k=ranker.n_neighbors)
+        features = RankingFeatures(snapshot, neighbors)
+        later = ready.log.between(snapshot.at_ms, until_ms)
+        return build_ranking_data(snapshot, index, features, self.sources[place], moments, later, ranker, rng)
+
+
+def _fit_lambdamart(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
     config = runs.config
     shared = {
         "seed": config.seed,
@@ -244,34 +285,31 @@ def _fit_lambdamart(runs: Runs, queries: Sequence[RankingData]) -> tuple[Ranking
         "storage_path": str(runs.folder),
         "max_failures": config.training.max_failures,
     }
+    last = periods.last()
     chosen = fit_lambdamart_on_ray(
-        concatenate(queries[:-1]),
+        periods.earlier(),
         config.ranker.lambdamart,
-        valid=queries[-1],
+        valid=last,
         run_name=f"ranker-chosen-{token_hex(4)}",
         **shared,
     )
     _say(f"the ranker has {chosen.trees} trees; growing them on all periods")
     final = fit_lambdamart_on_ray(
-        concatenate(queries),
-        config.ranker.lambdamart,
-        trees=chosen.trees,
-        run_name=f"ranker-{token_hex(4)}",
-        **shared,
+        periods.all(last), config.ranker.lambdamart, trees=chosen.trees, run_name=f"ranker-{token_hex(4)}", **shared
     )
     return chosen.model, final.model
 
 
-def _fit_mmoe(runs: Runs, queries: Sequence[RankingData]) -> tuple[RankingModel, RankingModel]:
+def _fit_mmoe(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
     config = runs.config.ranker
     training = config.mmoe_training
-    tasks = config.tasks
+    tasks, last = config.tasks, periods.last()
     chosen = runs.fit(
-        MMoETask(concatenate(queries[:-1]), queries[-1], tasks, config.mmoe, training.batch_size, runs.config.seed),
+        MMoETask(periods.earlier(), last, tasks, config.mmoe, training.batch_size, runs.config.seed),
         training,
         "ranker-chosen",
     )
-    final_task = MMoETask(concatenate(queries), None, tasks, config.mmoe, training.batch_size, runs.config.seed)
+    final_task = MMoETask(periods.all(last), None, tasks, config.mmoe, training.batch_size, runs.config.seed)
     final = runs.fit(final_task, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
     return MMoERanker.of(final_task, chosen.weights), MMoERanker.of(final_task, final.weights)
 
@@ -286,7 +324,7 @@ def _assemble(
     train = ready.split.train.before(snapshot.at_ms)
     neighbors = cosine(train, top_k=config.ranker.n_neighbors)
     popularity = RecentPopularity.fit(train, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms)
-    ranker = FeatureRanker(RankingFeatures(snapshot, neighbors), model)
+    ranker = FeatureRanker.of(RankingFeatures(snapshot, neighbors), model, config)
     return Recommender("", config, snapshot, source, popularity, ranker, neighbors)
 
 
@@ -312,23 +350,6 @@ def _source(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTower
     model = TwoTower(config.retriever, snapshot.encoders.specs)
     put_weights(model, fitted.weights)
     return TwoTowerSource.build(model, snapshot, config.index)
-
-
-def _ranking_data(
-    ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: TwoTowerSource, until_ms: int, place: int
-) -> RankingData:
-    """The queries of one period, from what was known at its beginning."""
-    neighbors = cosine(ready.split.train.before(snapshot.at_ms), top_k=config.ranker.n_neighbors)
-    return build_ranking_data(
-        snapshot,
-        RankingFeatures(snapshot, neighbors),
-        source,
-        ready.log.between(snapshot.at_ms, until_ms),
-        config.ranker.tasks,
-        n_candidates=config.ranker.n_candidates,
-        n_random_negatives=config.ranker.n_random_negatives,
-        rng=np.random.default_rng([config.seed, place]),
-    )
 
 
 def _say(message: str) -> None:

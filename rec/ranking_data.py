@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.config import TaskConfig
+from rec.config import RankerConfig, TaskConfig
 from rec.data.dataset import Interactions
+from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
-from rec.retrieval.protocol import CandidateSource
+from rec.retrieval.two_tower import TwoTowerSource
 from rec.state import UserStates
 
 
@@ -77,58 +78,115 @@ def task_labels(interactions: Interactions, tasks: Sequence[TaskConfig]) -> NDAr
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """When to ask: a user and a time, UTC milliseconds; what the user did from then on is the answer. (Q,) each."""
+
+    user: NDArray[np.int32]
+    at_ms: NDArray[np.int64]
+
+
+def draw_moments(
+    index: EventIndex,
+    liked: Interactions,
+    *,
+    start_ms: int,
+    end_ms: int,
+    n: int,
+    session_share: float,
+    rng: np.random.Generator,
+) -> Moments:
+    """Moments of one period: returning users at its beginning, and users in the middle of what they do in it.
+
+    Args: index: all events of the training period. liked: the interactions that are to be found. n: how many at the
+        most. session_share: share of n that is drawn inside sessions; those at the beginning fill the rest as far as
+        there are users.
+    """
+    period = liked.between(start_ms, end_ms)
+    active = np.unique(period.user)
+    returning = active[index.user_count(active, start_ms) > 0]
+    inside = np.flatnonzero(index.user_count(period.user, period.timestamp) > 0)
+    n_inside = min(len(inside), round(n * session_share))
+    returning = rng.permutation(returning)[: n - n_inside]
+    # Each user counts alike, however much the user did.
+    weight = 1.0 / np.bincount(period.user)[period.user[inside]]
+    chosen = rng.choice(inside, n_inside, replace=False, p=weight / weight.sum()) if n_inside else inside[:0]
+    return Moments(
+        np.concatenate([returning, period.user[chosen]]),
+        np.concatenate([np.full(len(returning), start_ms), period.timestamp[chosen]]),
+    )
+
+
 def build_ranking_data(
     snapshot: Snapshot,
+    index: EventIndex,
     features: RankingFeatures,
-    source: CandidateSource,
-    period: Interactions,
-    tasks: Sequence[TaskConfig],
-    *,
-    n_candidates: int,
-    n_random_negatives: int,
+    source: TwoTowerSource,
+    moments: Moments,
+    later: Interactions,
+    config: RankerConfig,
     rng: np.random.Generator,
 ) -> RankingData:
-    """One query for each user active in the period: candidates as found at its start, labelled by what followed.
+    """One query for each moment: the candidates of that moment, labelled by what the user did from then on.
 
-    Queries in which nothing was liked teach a ranker nothing and are left out.
+    The first task decides: queries with fewer than `min_positives` of its positives are left out, and of the other
+    candidates `negatives_per_query` are kept beside all positives.
 
     Args:
-        snapshot: everything known at the start of the period.
+        snapshot: everything known at the beginning of the period; item features are as of then.
+        index: all events of the training period; user features and histories are as of the moments.
         features: feature rows computed from that snapshot.
         source: fitted on what came before the period.
-        period: the interactions of the period, all of them (not only those liked).
-        tasks: what makes an interaction a success, one label column each; the first decides which queries stay.
-        n_candidates: candidates of the source in each query.
-        n_random_negatives: items drawn uniformly from the catalogue beside them.
-        rng: draws the random negatives.
+        moments: when to ask.
+        later: all interactions up to the end of what may be looked at, liked or not.
+        config: numbers of candidates and negatives, and the tasks.
+        rng: draws the negatives.
     """
-    users = np.unique(period.user)
-    states = snapshot.user_states(users)
-    found = source.candidates(states, n_candidates)
-    random = rng.integers(0, period.n_items, size=(len(users), n_random_negatives), dtype=np.int32)
+    states = snapshot.states_at(index, moments.user, moments.at_ms)
+    found = source.candidates(states, config.n_candidates)
+    random = rng.integers(0, later.n_items, size=(len(states), config.n_random_negatives), dtype=np.int32)
     random[_excluded(states, random) | _contained(random, found.items) | _repeated(random)] = -1
     items = np.concatenate([found.items, random], axis=1)
-    lowest = np.where(np.isfinite(found.scores), found.scores, np.inf).min(axis=1, keepdims=True)
-    scores = np.concatenate([found.scores, np.broadcast_to(lowest, random.shape)], axis=1)
+    scores = np.concatenate([found.scores, source.scores(states, random)], axis=1)
+    labels = _labels(items, moments, later, config.tasks)
 
-    labels = np.zeros((*items.shape, len(tasks)), np.float32)
-    _write_labels(labels, items, users, period, task_labels(period, tasks))
-    for column, task in enumerate(tasks):
-        if task.kind == "regression":
-            unrated = labels[..., column] == 0
-            labels[..., column][unrated] = np.nan
-
-    present = items >= 0
-    kept = ((labels[..., 0] > 0) & present).any(axis=1)
-    matrix = features.matrix(states, items, scores)
-    rows = (present & kept[:, None]).ravel()
+    positive = (labels[..., 0] > 0) & (items >= 0)
+    lot = np.where(positive, -1.0, rng.random(items.shape))
+    lot[items < 0] = np.inf
+    n_kept = np.minimum(positive.sum(axis=1) + config.negatives_per_query, (items >= 0).sum(axis=1))
+    kept = lot.argsort(axis=1).argsort(axis=1) < n_kept[:, None]
+    kept &= (positive.sum(axis=1) >= config.min_positives)[:, None]
+    rows = kept.ravel()
+    groups = kept.sum(axis=1)
     return RankingData(
         FeatureLayout(tuple(features.names), tuple(features.categorical)),
-        matrix[rows],
-        labels.reshape(-1, len(tasks))[rows],
-        present[kept].sum(axis=1).astype(np.int64),
-        tuple(task.name for task in tasks),
+        features.matrix(states, items, scores)[rows],
+        labels.reshape(-1, len(config.tasks))[rows],
+        groups[groups > 0].astype(np.int64),
+        tuple(task.name for task in config.tasks),
     )
+
+
+def _labels(
+    items: NDArray[np.int32], moments: Moments, later: Interactions, tasks: Sequence[TaskConfig]
+) -> NDArray[np.float32]:
+    """What each user did with each item from the moment on, (Q, M, T); without an answer 0, or NaN for regression."""
+    start = np.array([np.nan if task.kind == "regression" else 0.0 for task in tasks], np.float32)
+    labels = np.broadcast_to(start, (*items.shape, len(tasks))).copy()
+    values = task_labels(later, tasks)
+    order = np.argsort(later.user, kind="stable")
+    bounds = np.searchsorted(later.user[order], np.arange(later.n_users + 1))
+    answers = np.empty((later.n_items, len(tasks)), np.float32)
+    for row, (user, at_ms) in enumerate(zip(moments.user, moments.at_ms, strict=True)):
+        own = order[bounds[user] : bounds[user + 1]]
+        own = own[later.timestamp[own] >= at_ms]
+        answers[:] = start
+        # Of several answers to one item the last one stands.
+        in_time = own[np.argsort(later.timestamp[own], kind="stable")]
+        answers[later.item[in_time]] = values[in_time]
+        present = items[row] >= 0
+        labels[row, present] = answers[items[row, present]]
+    return labels
 
 
 def _keys(users: NDArray, items: NDArray, n_items: int) -> NDArray[np.int64]:
@@ -159,21 +217,3 @@ def _repeated(items: NDArray[np.int32]) -> NDArray[np.bool_]:
     out = np.empty_like(again)
     np.put_along_axis(out, order, again, axis=1)
     return out
-
-
-def _write_labels(
-    labels: NDArray[np.float32],
-    items: NDArray[np.int32],
-    users: NDArray[np.int32],
-    period: Interactions,
-    values: NDArray[np.float32],
-) -> None:
-    """Puts each interaction's labels where its user's query holds its item; of several the largest."""
-    keys = _keys(np.arange(len(users))[:, None], items, period.n_items).ravel()
-    keys[items.ravel() < 0] = -1
-    order = np.argsort(keys, kind="stable")
-    wanted = _keys(np.searchsorted(users, period.user), period.item, period.n_items)
-    place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    hit = keys[order][place] == wanted
-    flat = labels.reshape(-1, labels.shape[-1])
-    np.maximum.at(flat, order[place[hit]], values[hit])

@@ -110,7 +110,7 @@ class Recommender:
             snapshot=snapshot,
             source=TwoTowerSource.load(bundle.folder, config, snapshot),
             popularity=RecentPopularity.load(bundle.folder),
-            ranker=FeatureRanker(features, model),
+            ranker=FeatureRanker.of(features, model, config),
             neighbors=neighbors,
         )
 

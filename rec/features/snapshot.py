@@ -127,6 +127,24 @@ class Snapshot:
             excluded=seen,
         )
 
+    def states_at(self, index: EventIndex, users: ArrayLike, at_ms: ArrayLike) -> UserStates:
+        """What is known about users at times of their own: as-of features, history and seen items as of then.
+
+        Args: index: the events, of which only those strictly before each time are looked at. users: positions, (B,).
+            at_ms: UTC milliseconds, (B,).
+        """
+        where, when = np.asarray(users, dtype=np.int32), np.asarray(at_ms, dtype=np.int64)
+        indptr, seen = index.seen(where, when)
+        constant = {name: values[where] for name, values in self.users.items()}
+        return UserStates(
+            user=where,
+            at_ms=when,
+            history=index.history(where, when, self.history.shape[1]),
+            features=constant | self.encoders.as_of(index, "user", where, when),
+            excluded_indptr=indptr,
+            excluded=seen,
+        )
+
     def to_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Users and items as tables with plain columns, to be written as users.parquet and items.parquet.
 
