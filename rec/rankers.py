@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rec.config import TrainConfig
 from rec.features.ranking import RankingFeatures
 from rec.models.lambdamart import LambdaMART
-from rec.models.mmoe_ranker import MMoERanker
+from rec.models.mmoe import MMoERanker
 from rec.ranking_data import FeatureLayout
 from rec.state import Candidates, UserStates
 
