@@ -78,12 +78,13 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
     import tyro
 
     config_file, rest = _take_option(rest, "--config")
-    default = load_config(command.options, config_file) if config_file else None
+    kind = command.options()
+    default = load_config(kind, config_file) if config_file else None
     usage = io.StringIO()
     try:
         with contextlib.redirect_stderr(usage):
             options = tyro.cli(
-                command.options,
+                kind,
                 prog=f"tandem {name}",
                 description=command.summary,
                 args=[argument for argument in rest if argument != "--json"],

@@ -4,16 +4,18 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rec.config import Config, DataConfig, EvaluationConfig, TrainConfig
 
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
     from rec.registry import Registry
+    from serve.config import ServeConfig
 
 Answer = Mapping[str, Any]
 Home = Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
@@ -25,7 +27,7 @@ class Command:
     """What a command is for, which options it takes, and what does it."""
 
     summary: str
-    options: type[Config]
+    options: Callable[[], type[Config]]
     run: Callable[[Any], Answer]
 
 
@@ -89,6 +91,21 @@ class VersionOptions(ModelsOptions):
     """Which model."""
 
     version: str
+
+
+class DemoOptions(Config):
+    """Where models, runs and the report go, how many sessions are served, on how many workers it trains."""
+
+    home: Annotated[str, Field(default="./.tandem/demo")]
+    n_sessions: PositiveInt = 500
+    workers: NonNegativeInt = 2
+    seed: NonNegativeInt = 0
+
+
+class ReportOptions(Config):
+    """The folder of a run."""
+
+    run: tyro.conf.Positional[str]
 
 
 def read(data: DataConfig) -> "Dataset":
@@ -230,16 +247,46 @@ def _doctor(options: ModelsOptions) -> Answer:
     return to_json(checks)
 
 
+def _demo(options: DemoOptions) -> Answer:
+    from rec.cli.demo import run_demo
+
+    return run_demo(options.home, n_sessions=options.n_sessions, workers=options.workers, seed=options.seed)
+
+
+def _serve_options() -> type[Config]:
+    from serve.config import ServeConfig
+
+    return ServeConfig
+
+
+def _serve(options: "ServeConfig") -> Answer:
+    from serve.app import run
+
+    run(options)
+    return {}
+
+
+def _report(options: ReportOptions) -> Answer:
+    from rec.report import write_report
+
+    report = write_report(Path(options.run))
+    print(f"wrote {report}")
+    return {"report": str(report)}
+
+
 COMMANDS: Final[dict[str, Command]] = {
-    "doctor": Command("say what stands in the way on this machine, and what to do", ModelsOptions, _doctor),
-    "data validate": Command("check data and say what is in them", ValidateOptions, _validate),
-    "data import": Command("read data of any known kind and write them as Parquet", ImportOptions, _import),
-    "data generate": Command("write a generated world of short videos as Parquet", GenerateOptions, _generate),
-    "train": Command("train retriever and ranker, and publish them as a bundle", TrainOptions, _train),
-    "evaluate": Command("measure a bundle beside baselines on held-out data", EvaluateOptions, _evaluate),
-    "recommend": Command("recommend items to one user", RecommendOptions, _recommend),
-    "models list": Command("list the published models", ModelsOptions, _models_list),
-    "models show": Command("show what one model is made of", VersionOptions, _models_show),
-    "models promote": Command("make a model the one that serves", VersionOptions, _models_promote),
-    "models rollback": Command("go back to the model that served before", ModelsOptions, _models_rollback),
+    "demo": Command("see all of it work on a generated world, in a few minutes", lambda: DemoOptions, _demo),
+    "doctor": Command("say what stands in the way on this machine, and what to do", lambda: ModelsOptions, _doctor),
+    "data validate": Command("check data and say what is in them", lambda: ValidateOptions, _validate),
+    "data import": Command("read data of any known kind and write them as Parquet", lambda: ImportOptions, _import),
+    "data generate": Command("write a generated world of short videos as Parquet", lambda: GenerateOptions, _generate),
+    "train": Command("train retriever and ranker, and publish them as a bundle", lambda: TrainOptions, _train),
+    "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, _evaluate),
+    "recommend": Command("recommend items to one user", lambda: RecommendOptions, _recommend),
+    "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
+    "models list": Command("list the published models", lambda: ModelsOptions, _models_list),
+    "models show": Command("show what one model is made of", lambda: VersionOptions, _models_show),
+    "models promote": Command("make a model the one that serves", lambda: VersionOptions, _models_promote),
+    "models rollback": Command("go back to the model that served before", lambda: ModelsOptions, _models_rollback),
+    "report": Command("render a run's HTML report again", lambda: ReportOptions, _report),
 }

@@ -1,0 +1,142 @@
+"""The whole of it on a generated world: train, evaluate, publish, serve, sessions over HTTP, and a report."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.bundle_evaluation import evaluate_bundle
+from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
+from rec.pipeline import train
+from rec.report import EVALUATION_FILE, SESSIONS_FILE, write_report
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok, Sessions, play, true_value, uniform
+from serve.app import Server, start
+from serve.config import ServeConfig
+from serve.load import post_all
+
+SLATE: Final = 10
+CLIENTS: Final = 16
+
+
+def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str, Any]:
+    """Runs everything and returns what the report shows, in short."""
+    started = perf_counter()
+    world = InstaTok(InstaTokConfig(n_users=1000, n_videos=2000, sessions_per_user=50.0, seed=seed))
+    dataset = world.dataset()
+    print(
+        f"1. A world of {world.n_users} people and {world.n_items} short videos; {len(dataset.interactions):,} views."
+    )
+
+    # In this world a like comes from those who did not watch to the end: only watching says what people want.
+    data = DataConfig(name="instatok", positive_actions=("watched",))
+    config = _config(data, workers, seed)
+    trained = train(dataset, config, home)
+    print(f"2. Trained both stages on {workers} workers; published {trained['version']}.")
+
+    run = Path(trained["run_dir"])
+    baselines = BaselinesConfig(names=("popularity", "recent_popularity", "item_knn", "ease"))
+    evaluation = evaluate_bundle(dataset, EvaluationConfig(baselines=baselines), home)
+    _write(run / EVALUATION_FILE, evaluation)
+    print("3. Offline, on the days held out (NDCG@10, users' mean):")
+    for model, metrics in evaluation["models"].items():
+        print(f"     {model:<18} {metrics['ndcg@10']['value']:.4f} ± {metrics['ndcg@10']['std_error']:.4f}")
+
+    with start(ServeConfig(home=home, port=0)) as server:
+        print(f"4. Served at {server.address}.")
+        sessions = _sessions(server, world, n_sessions, seed)
+    _write(run / SESSIONS_FILE, sessions)
+    print(f"5. {n_sessions} sessions over HTTP; reward of a session:")
+    for row in sessions["rewards"]:
+        error = "" if row["std_error"] is None else f" ± {row['std_error']:.2f}"
+        print(f"     {row['policy']:<18} {row['mean']:.2f}{error}")
+    first = sessions["slate"]["items"][0]
+    print(
+        f"   {sessions['slate']['user_id']} was shown first: {first['title']} "
+        f"(propensity {first['propensity']:.3f}, from {first['source']})."
+    )
+    report = write_report(run)
+    print(f"6. Report: {report}")
+    return {
+        "version": trained["version"],
+        "report": str(report),
+        "evaluation": {name: metrics["ndcg@10"]["value"] for name, metrics in evaluation["models"].items()},
+        "rewards": sessions["rewards"],
+        "seconds": round(perf_counter() - started, 1),
+    }
+
+
+def _config(data: DataConfig, workers: int, seed: int) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "data": data,
+            "seed": seed,
+            "training": {"workers": workers, "epochs": 4},
+            "ranker": {"n_candidates": 100, "queries_per_period": 1000, "tasks": [_watched()]},
+        }
+    )
+
+
+def _watched() -> Mapping[str, Any]:
+    return {"name": "watched", "actions": ["watched"]}
+
+
+def _sessions(server: Server, world: InstaTok, n_sessions: int, seed: int) -> dict[str, Any]:
+    """Sessions of random people who are served slate after slate until they leave, beside random videos."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(0, world.n_users, n_sessions)
+    served = Sessions(world, users)
+    shown: list[list[str]] = [[] for _ in users]
+    example: dict[str, Any] | None = None
+    while not served.done.all():
+        rows = np.flatnonzero(~served.done)
+        answers = _ask(server, world, users, rows, shown)
+        example = example or {"user_id": str(world.user_ids[users[rows[0]]]), "items": answers[0]["items"]}
+        slates = np.full((n_sessions, SLATE), -1, np.int64)
+        for row, answer in zip(rows, answers, strict=True):
+            ids = [item["item_id"] for item in answer["items"]]
+            slates[row, : len(ids)] = _positions(world, ids)
+            shown[row] += ids
+        served.view_slates(slates, rng)
+    ceiling = true_value(world).reward.max(axis=1)[users]
+    return {
+        "rewards": [
+            _row("random videos", play(world, users, uniform, rng).total_reward),
+            _row("served", served.total_reward),
+            {"policy": "ceiling (exact)", "mean": float(ceiling.mean()), "std_error": None, "n": n_sessions},
+        ],
+        "slate": example,
+    }
+
+
+def _ask(
+    server: Server, world: InstaTok, users: NDArray[np.int64], rows: NDArray[np.int64], shown: Sequence[list[str]]
+) -> list[dict[str, Any]]:
+    bodies = [
+        json.dumps({"user_id": str(world.user_ids[users[row]]), "n": SLATE, "exclude": shown[row]}).encode()
+        for row in rows
+    ]
+    replies = asyncio.run(post_all(f"{server.address}/v1/recommend", bodies, clients=CLIENTS))
+    for reply in replies:
+        if reply.status != 200:
+            raise RuntimeError(f"the service answered {reply.status}: {reply.body[:200]!r}")
+    return [json.loads(reply.body) for reply in replies]
+
+
+def _positions(world: InstaTok, item_ids: Sequence[str]) -> NDArray[np.int64]:
+    known = {item_id: position for position, item_id in enumerate(world.item_ids)}
+    return np.array([known[item_id] for item_id in item_ids], np.int64)
+
+
+def _row(policy: str, rewards: NDArray[np.float64]) -> dict[str, Any]:
+    error = float(rewards.std(ddof=1) / len(rewards) ** 0.5)
+    return {"policy": policy, "mean": float(rewards.mean()), "std_error": error, "n": len(rewards)}
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

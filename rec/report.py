@@ -1,0 +1,167 @@
+"""A run's report: one HTML file that needs no network, made from what the run left in its folder.
+
+run.json            config, seed, versions, data
+FIT/epochs.jsonl    the metrics of each epoch of each fit
+evaluation.json     what `tandem evaluate` printed, where it was evaluated
+sessions.json       rewards of sessions over HTTP, and an example slate, where it was served
+"""
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from rec.errors import DataError
+
+RUN_FILE: Final = "run.json"
+EPOCHS_FILE: Final = "epochs.jsonl"
+EVALUATION_FILE: Final = "evaluation.json"
+SESSIONS_FILE: Final = "sessions.json"
+REPORT_FILE: Final = "report.html"
+
+_STYLE: Final = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .25rem .75rem; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+.scroll { overflow-x: auto; }
+"""
+
+
+def write_report(run: Path) -> Path:
+    """Writes report.html into a run's folder from what else is there; returns its path.
+
+    Raises: DataError: naming the file, when the folder holds no run or a file that is damaged.
+    """
+    record = _read(run / RUN_FILE)
+    if record is None:
+        raise DataError("no run here; give the folder of one, as `tandem train` prints it", file=str(run / RUN_FILE))
+    parts = [f"<h1>Run {html.escape(run.name)}</h1>", _about(record)]
+    for title, section in (
+        ("Learning curves", _learning_curves(run)),
+        ("Offline evaluation", _evaluation(_read(run / EVALUATION_FILE))),
+        ("Sessions over HTTP", _sessions(_read(run / SESSIONS_FILE))),
+        ("Config", _config(record)),
+    ):
+        body = "".join(section)
+        if body:
+            parts.append(f"<h2>{title}</h2>{body}")
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Tandem run {html.escape(run.name)}</title><style>{_STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
+    )
+    target = run / REPORT_FILE
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _read(file: Path) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"not readable as JSON: {error}; delete it to leave its part out", file=str(file)) from error
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    data = record["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return (
+        f"<p>Data {html.escape(str(data['name']))} ({str(data['sha256'])[:12]}), seed {record['seed']}; {versions}.</p>"
+    )
+
+
+def _learning_curves(run: Path) -> Iterator[str]:
+    for file in sorted(run.glob(f"*/{EPOCHS_FILE}")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if not lines:
+            continue
+        figure = go.Figure()
+        epochs = [line["epoch"] for line in lines]
+        names = [name for name in lines[0] if name != "epoch" and not name.endswith("_s")]
+        for name in names:
+            axis = "y" if name == "loss" else "y2"
+            figure.add_scatter(x=epochs, y=[line.get(name) for line in lines], name=name, yaxis=axis)
+        figure.update_layout(
+            title=file.parent.name,
+            xaxis={"title": "epoch", "dtick": 1},
+            yaxis={"title": "loss"},
+            yaxis2={"title": "validation", "overlaying": "y", "side": "right", "rangemode": "tozero"},
+        )
+        yield _drawn(figure)
+
+
+def _evaluation(evaluation: Any) -> Iterator[str]:
+    if evaluation is None:
+        return
+    split, models = evaluation["split"], evaluation["models"]
+    yield f"<p>{split['n_users']:,} users, {split['n_rows']:,} rows of the {split['period']} period; ± standard error.</p>"
+    metrics = list(next(iter(models.values())))
+    rows = [[name, *(_told(values[metric]) for metric in metrics)] for name, values in models.items()]
+    yield _table(["model", *metrics], rows)
+    rows = [
+        [f"{pair['a']} - {pair['b']}", pair["metric"], f"{pair['difference']:+.4f}"]
+        + ["" if pair["low"] is None else f"[{pair['low']:+.4f}, {pair['high']:+.4f}]"]
+        for pair in evaluation["paired"]
+    ]
+    yield "<p>Differences paired by user:</p>"
+    yield _table(["models", "metric", "difference", "95% interval"], rows)
+
+
+def _told(estimate: Mapping[str, Any]) -> str:
+    error = estimate["std_error"]
+    return f"{estimate['value']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _sessions(sessions: Any) -> Iterator[str]:
+    if sessions is None:
+        return
+    rewards = sessions["rewards"]
+    figure = go.Figure(
+        go.Bar(
+            x=[row["policy"] for row in rewards],
+            y=[row["mean"] for row in rewards],
+            error_y={"type": "data", "array": [1.96 * (row["std_error"] or 0.0) for row in rewards]},
+        )
+    )
+    figure.update_layout(title="Reward of a session, mean and 95% interval", yaxis={"title": "reward"})
+    yield _drawn(figure)
+    slate = sessions["slate"]
+    labels = [f"{item['position'] + 1}. {item['title'] or item['item_id']}" for item in slate["items"]]
+    figure = go.Figure(
+        go.Bar(
+            x=[item["propensity"] for item in slate["items"]],
+            y=labels,
+            orientation="h",
+            text=[item["source"] for item in slate["items"]],
+        )
+    )
+    figure.update_layout(
+        title=f"One slate: with which probability each item stands where it does ({slate['user_id']})",
+        yaxis={"autorange": "reversed", "automargin": True},
+        xaxis={"title": "propensity, given the items above"},
+    )
+    yield _drawn(figure)
+
+
+def _config(record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<pre class=scroll>{html.escape(json.dumps(record['config'], indent=1))}</pre>"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _drawn(figure: go.Figure) -> str:
+    figure.update_layout(margin={"t": 48, "b": 48}, height=360, legend={"orientation": "h"})
+    return figure.to_html(full_html=False, include_plotlyjs=False)
