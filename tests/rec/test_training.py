@@ -59,7 +59,7 @@ def test_training_stops_when_patience_is_over_and_returns_the_best_epoch():
     assert [epoch["epoch"] for epoch in ends] == [1, 2, 3, 4]
     assert fitted.progress.best_epoch == 2 and fitted.progress.best == {"score": 0.4} and fitted.progress.finished
     constant = CONFIG.model_copy(update={"schedule": "constant", "warmup": 0})
-    stopped = fit(task, constant, seed=0)
+    stopped = fit(Line((0.1, 0.4, 0.3, 0.4)), constant, seed=0)
     shorter = fit(Line((0.1, 0.4)), constant.model_copy(update={"epochs": 2}), seed=0)
     for name, weights in shorter.weights.items():
         assert torch.equal(weights, stopped.weights[name])
