@@ -14,7 +14,6 @@ import asyncio
 import json
 import math
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -31,10 +30,10 @@ import numpy as np
 ROOT: Final = Path(__file__).parents[2]
 sys.path[0] = str(ROOT)  # the folder of this script, in which `serve` would be this script
 
+from benchmarks.results import command, machine, write_result  # noqa: E402
 from serve.app import free_port  # noqa: E402
 from serve.load import Reply, post_all  # noqa: E402
 
-RESULT: Final = ROOT / "benchmarks" / "results" / "serve.json"
 CLIENTS: Final = (1, 32)
 DEFAULT_PROXY: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
 TANDEM: Final = "import json, sys; from serve.app import *; run(ServeConfig.model_validate(json.loads(sys.argv[1])))"
@@ -66,8 +65,7 @@ def main() -> None:
         rate_text = f"{row['requests_per_s']:7.0f} requests/s ({row['rate_ratio']:.2f} x the peer)"
         print(f"{row['server']:<32} {row['clients']:>3} clients  {times} ({row['ratio']:.2f} x)  {rate_text}")
     report = summary(rows)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    write_result(report)
     for what, part in (("p50 at 1 client", report), ("throughput at 32 clients", report["throughput"])):
         print(f"{what}: {part['ratio']:.2f} x the peer's [{part['ratio_low']:.2f}, {part['ratio_high']:.2f}]")
     print(f"inside the replica: {report['stages_ms_total']:.2f} ms at the median")
@@ -94,7 +92,7 @@ def server(name: str, home: str) -> Iterator[str]:
     """Starts a server in a process of its own and yields its address when it answers."""
     port = free_port("127.0.0.1", 0)
     environment = {**os.environ, "TANDEM_HOME": home, **(DEFAULT_PROXY if "default proxy" in name else {})}
-    process = subprocess.Popen(command(name, home, port), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(server_command(name, home, port), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(address, process)
@@ -104,7 +102,7 @@ def server(name: str, home: str) -> Iterator[str]:
         process.wait(60)
 
 
-def command(name: str, home: str, port: int) -> list[str]:
+def server_command(name: str, home: str, port: int) -> list[str]:
     """What starts a server; from the root, where `serve` is the package."""
     if name in UVICORN:
         app = f"benchmarks.speed.serve_peers:{UVICORN[name]}"
@@ -223,8 +221,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     about = peer_version()
     return {
         "name": "serve",
-        "command": "python benchmarks/speed/serve.py",
-        "machine": machine(),
+        "command": command(),
+        "machine": {**machine(), "load_average": os.getloadavg()[0]},
         "unit": "ms",
         "repeats": ours["repeats"],
         "ours": times(ours),
@@ -249,19 +247,6 @@ def peer_version() -> dict[str, str]:
     import uvicorn
 
     return {"name": "FastAPI on uvicorn, one process", "version": f"{fastapi.__version__}, {uvicorn.__version__}"}
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory, 1),
-        "gpu": None,
-        "load_average": os.getloadavg()[0],
-    }
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ def user_vectors(
     model: TwoTower, features: Mapping[str, NDArray], history: NDArray[np.integer], *, block: int = 8192
 ) -> NDArray[np.float32]:
     """Embeddings of users (B, D); features: encoded, by name, (B, ...); history: slots of item_id, (B, H)."""
-    model.eval()
+    if model.training:  # walking through all layers takes longer than embedding one user
+        model.eval()
     inputs = {**{name: features[name] for name in model.user_tower.embeddings}, HISTORY: history}
     return _in_blocks(model.embed_users, inputs, len(history), block, _device(model))
 
