@@ -9,7 +9,7 @@ from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.errors import DataError
 from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of
-from rec.pipeline import Prepared, prepare
+from rec.preparation import Prepared, prepare
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.baselines import fit_baselines

@@ -69,13 +69,13 @@ def neighbors_from_frame(frame: pd.DataFrame, item_ids: NDArray[np.object_]) -> 
     try:
         positions = {item_id: position for position, item_id in enumerate(item_ids)}
         owner = frame["item_id"].map(positions).to_numpy(dtype=np.int64)
-        indices = frame["neighbor_id"].map(positions).to_numpy(dtype=np.int32)
+        indices = frame["neighbor_id"].map(positions).to_numpy(dtype=np.int64)
         scores = frame["score"].to_numpy(dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"neighbours are not a table of items of this catalogue: {error}; train again") from error
     order = np.lexsort((indices, -scores, owner))
     indptr = np.searchsorted(owner[order], np.arange(len(item_ids) + 1))
-    return ItemNeighbors(item_ids, indptr, indices[order], scores[order])
+    return ItemNeighbors(item_ids, indptr, indices[order].astype(np.int32), scores[order])
 
 
 def cosine(interactions: Interactions, *, top_k: int, shrinkage: float = 0.0) -> ItemNeighbors:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Ranker(Protocol):
 class RankingModel(Protocol):
     """Maps rows of ranking features to scores; the learned half of a ranker."""
 
-    filename: str
+    filename: ClassVar[str]
 
     def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (R,) of feature rows (R, F)."""

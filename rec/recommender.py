@@ -158,7 +158,7 @@ class Recommender:
         Raises: DataError: when it is not in the catalogue.
         """
         row = self.snapshot.item_table.iloc[self._require(item_id)]
-        return {name: None if _missing(value) else value for name, value in row.to_dict().items()}
+        return {str(name): None if _missing(value) else value for name, value in row.items()}
 
     def hydrate(self, user_ids: Sequence[str], *, exclude: Sequence[Sequence[str]] = ()) -> UserStates:
         """What is known about users; items they have seen and items of `exclude` (a list a user) are not shown.
@@ -206,7 +206,7 @@ class Recommender:
         best = best[candidates.items[0][best] >= 0]
         items = [
             Recommended(
-                item_id=self.item_ids[position],
+                item_id=str(self.item_ids[position]),
                 title=self.titles[position],
                 position=place,
                 score=float(scores[column]),
@@ -224,7 +224,7 @@ class Recommender:
         """
         items, scores = self.source.similar(self._require(item_id), n)
         return tuple(
-            Recommended(self.item_ids[position], self.titles[position], place, float(score), self.source.name)
+            Recommended(str(self.item_ids[position]), self.titles[position], place, float(score), self.source.name)
             for place, (position, score) in enumerate(zip(items.tolist(), scores, strict=True))
         )
 

@@ -103,13 +103,18 @@ def _evaluation(evaluation: Any) -> Iterator[str]:
     if evaluation is None:
         return
     split, models = evaluation["split"], evaluation["models"]
-    yield f"<p>{split['n_users']:,} users, {split['n_rows']:,} rows of the {split['period']} period; ± standard error.</p>"
+    sizes = f"{split['n_users']:,} users, {split['n_rows']:,} rows of the {split['period']} period"
+    yield f"<p>{sizes}; ± standard error.</p>"
     metrics = list(next(iter(models.values())))
     rows = [[name, *(_told(values[metric]) for metric in metrics)] for name, values in models.items()]
     yield _table(["model", *metrics], rows)
     rows = [
-        [f"{pair['a']} - {pair['b']}", pair["metric"], f"{pair['difference']:+.4f}"]
-        + ["" if pair["low"] is None else f"[{pair['low']:+.4f}, {pair['high']:+.4f}]"]
+        [
+            f"{pair['a']} - {pair['b']}",
+            pair["metric"],
+            f"{pair['difference']:+.4f}",
+            "" if pair["low"] is None else f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
+        ]
         for pair in evaluation["paired"]
     ]
     yield "<p>Differences paired by user:</p>"

@@ -230,9 +230,9 @@ class MMoERanker:
         return cls(network.eval(), task.train.layout, task.cardinalities, task.config)
 
     def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores (R,) of feature rows (R, F)."""
+        """Scores (R,) of feature rows (R, F): the logarithm of the formula, on the scale of a retriever's logit."""
         predictions = _predict(self.network, matrix)
-        return combine(predictions, formula_exponents(self.config.formula, self.network.tasks))
+        return np.log(combine(predictions, formula_exponents(self.config.formula, self.network.tasks)))
 
     def save(self, folder: Path) -> None:
         """Writes the weights, with what the network is built from beside them in the same file."""

@@ -9,7 +9,8 @@ from rec.state import Candidates, UserStates
 class CandidateSource(Protocol):
     """Finds the best items of the whole catalogue for each user, the same ones for the same state.
 
-    Each source has a `fit` of its own, as each learns from something else.
+    Each source has a `fit` and a `load` of its own, as each learns from something else and needs something else beside
+    its files. A loaded source finds what the saved one found.
     """
 
     name: ClassVar[str]
@@ -25,12 +26,4 @@ class CandidateSource(Protocol):
 
     def save(self, folder: Path) -> list[str]:
         """Writes the source into files that bear its name, and returns what they are called."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote; it then finds the same candidates.
-
-        Raises: BundleError: naming the file that is missing, damaged, or of another source.
-        """
         ...
