@@ -1,6 +1,6 @@
 """Serving speed: ours on Ray Serve, and plain FastAPI on uvicorn doing identical work, taking turns.
 
-    python benchmarks/speed/serve.py --home .tandem            about 8 minutes; writes benchmarks/results/serve.json
+    python benchmarks/speed/serve.py --home .tandem     a quarter of an hour; writes benchmarks/results/serve.json
 
 All servers answer POST /v1/recommend from the same bundle with the same stage classes, and no log. The clients are in
 this process and share the machine with the servers (serve.load: one connection each, about 60 us of processor time a
@@ -42,11 +42,11 @@ PEER: Final = "fastapi"
 UVICORN: Final = {PEER: "plain_fastapi", "asgi": "our_asgi"}
 # Every group of servers is measured beside the peer; the servers of one group take turns.
 GROUPS: Final = (
-    ((OURS, "asgi"), 20),
-    (("ours, 2 replicas",), 5),
-    (("ours, distributed",), 5),
-    (("ours, default proxy",), 5),
-    (("ours, distributed, default proxy",), 5),
+    (OURS, "asgi"),
+    ("ours, 2 replicas",),
+    ("ours, distributed",),
+    ("ours, default proxy",),
+    ("ours, distributed, default proxy",),
 )
 
 
@@ -55,15 +55,14 @@ def main() -> None:
     home = str(Path(options.home).absolute())
     user_ids = known_users(home)
     rows = []
-    for servers, repeats in GROUPS:
-        repeats = max(2, round(repeats * options.scale))
+    for place, servers in enumerate(GROUPS):
+        repeats = options.repeats if place == 0 else max(2, options.repeats // 4)
         with ExitStack() as running:
             addresses = {name: running.enter_context(server(name, home)) for name in (*servers, PEER)}
-            rows += measure(addresses, user_ids, repeats, round(options.requests * options.scale))
-    for row in rows:
-        times = f"p50 {row['median']:7.2f} ms  p10 {row['p10']:7.2f}  p90 {row['p90']:7.2f}"
-        rate_text = f"{row['requests_per_s']:7.0f} requests/s ({row['rate_ratio']:.2f} x the peer)"
-        print(f"{row['server']:<32} {row['clients']:>3} clients  {times} ({row['ratio']:.2f} x)  {rate_text}")
+            measured = measure(addresses, user_ids, repeats, options.requests)
+        rows += measured
+        for row in measured:
+            print(line(row), flush=True)
     report = summary(rows)
     write_result(report)
     for what, part in (("p50 at 1 client", report), ("throughput at 32 clients", report["throughput"])):
@@ -74,10 +73,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", default=os.environ.get("TANDEM_HOME", "./.tandem"), help="where the bundle is")
-    parser.add_argument("--requests", type=int, default=1_000, help="of each turn")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="below 1: fewer turns of fewer requests, to try it out"
+        "--repeats", type=int, default=20, help="turns of the first group; a quarter of it for the others"
     )
+    parser.add_argument("--requests", type=int, default=1_000, help="of each turn")
     return parser.parse_args()
 
 
@@ -161,6 +160,14 @@ def stage_times(address: str, user_ids: Sequence[str]) -> dict[str, float]:
     reports = [json.loads(reply.body)["stages"] for reply in replies]
     names = [stage["name"] for stage in reports[0]]
     return {name: median(report[place]["ms"] for report in reports) for place, name in enumerate(names)}
+
+
+def line(row: dict[str, Any]) -> str:
+    times = (
+        f"p50 {row['median']:7.2f} ms ({row['ratio']:.2f} x the peer's)  p10 {row['p10']:7.2f}  p90 {row['p90']:7.2f}"
+    )
+    rates = f"{row['requests_per_s']:6.0f} requests/s ({row['rate_ratio']:.2f} x)"
+    return f"{row['server']:<32} {row['clients']:>2} clients  {times}  {rates}"
 
 
 def row(name: str, clients: int, turns: list[list[Reply]], peer: list[list[Reply]]) -> dict[str, Any]:
