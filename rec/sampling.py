@@ -50,7 +50,8 @@ class Groups:
         n_groups = int(groups.max()) + 1
         order = np.argsort(groups, kind="stable")
         bounds = np.searchsorted(groups[order], np.arange(n_groups + 1))
-        return cls(order, bounds, np.bincount(groups, weights=weights, minlength=n_groups))
+        weight = np.bincount(groups, weights=weights, minlength=n_groups).astype(np.float64)
+        return cls(order, bounds, weight)
 
 
 def grouped_batches(
