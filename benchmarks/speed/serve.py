@@ -3,10 +3,11 @@
     python benchmarks/speed/serve.py --home .tandem     a quarter of an hour; writes benchmarks/results/serve.json
 
 All servers answer POST /v1/recommend from the same bundle with the same stage classes, and no log. The clients are in
-this process and share the machine with the servers (serve.load: one connection each, about 60 us of processor time a
+this process and share the machine with the servers (serve.load: one connection each, about 0.1 ms of processor time a
 request). `ours` is one replica behind HAProxy in throughput mode, as `tandem serve` starts it; `peer` is one uvicorn
 process with an ordinary FastAPI route (serve_peers.py). Among the rows: our own ASGI application on uvicorn, which is
-what a peer could be at best; two replicas; the distributed layout; Serve's default proxy.
+what a peer could be at best; two replicas; the distributed layout; Serve's default proxy. All compute with one thread,
+as Ray's replicas do: more of them slow such small models down.
 """
 
 import argparse
@@ -90,7 +91,12 @@ def known_users(home: str) -> list[str]:
 def server(name: str, home: str) -> Iterator[str]:
     """Starts a server in a process of its own and yields its address when it answers."""
     port = free_port("127.0.0.1", 0)
-    environment = {**os.environ, "TANDEM_HOME": home, **(DEFAULT_PROXY if "default proxy" in name else {})}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TANDEM_HOME": home,
+        **(DEFAULT_PROXY if "default proxy" in name else {}),
+    }
     process = subprocess.Popen(server_command(name, home, port), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:

@@ -11,10 +11,12 @@ from serve.load import post_all
 
 class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    closing = 0
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if body == b"close":
+        if body == b"close" and Echo.closing:
+            Echo.closing -= 1
             self.close_connection = True
             return
         self.send_response(200 if self.path == "/echo" else 404)
@@ -48,6 +50,13 @@ def test_one_client_waits_for_each_answer(address: str):
     assert {reply.status for reply in replies} == {404}
 
 
-def test_a_connection_lost_is_an_error(address: str):
+def test_a_request_without_an_answer_is_sent_once_more(address: str):
+    Echo.closing = 1
+    replies = asyncio.run(post_all(f"{address}/echo", [b"a", b"close", b"b"], clients=1))
+    assert [(reply.body, reply.attempts) for reply in replies] == [(b"a", 1), (b"close", 2), (b"b", 1)]
+
+
+def test_a_request_that_never_has_an_answer_is_an_error(address: str):
+    Echo.closing = 2
     with pytest.raises(ConnectionError):
-        asyncio.run(post_all(f"{address}/echo", [b"a", b"close", b"b"], clients=1))
+        asyncio.run(post_all(f"{address}/echo", [b"a", b"close"], clients=1))
