@@ -246,16 +246,23 @@ class RankerConfig(Config):
     `period_fractions`: where the periods begin, as fractions of the sorted training times; each lasts until the next
     begins, the last one until the test period. Candidates of a period come from a retriever that ends before it.
     `queries_per_period` moments are drawn in each, `session_share` of them in the middle of sessions and the others at
-    the beginning. A query keeps its positives, at least `min_positives`, and `negatives_per_query` others, beside
-    `n_random_negatives` items from all of the catalogue. The retriever's score, as a logit, times `retrieval_weight` is
-    added to the model's. `n_neighbors`: similar items kept for each
-    item, for features of the history.
+    the beginning.
+
+    `learn_from` candidates: the retriever's `n_candidates` and `n_random_negatives` items of the catalogue, of which
+    those liked later are positive and `negatives_per_query` of the others negative; for logs that only hold what people
+    took. `learn_from` answers: up to `n_answered` items the user went on to answer, liked or not; for logs that hold
+    what people refused, too. Queries with fewer than `min_positives` teach nothing.
+
+    The retriever's score, as a logit, times `retrieval_weight` is added to the model's. `n_neighbors`: similar items
+    kept for each item, for features of the history.
     """
 
     kind: Literal["lambdamart", "mmoe"] = "lambdamart"
     n_candidates: PositiveInt = 300
+    learn_from: Literal["candidates", "answers"] = "candidates"
     n_random_negatives: NonNegativeInt = 10
     negatives_per_query: PositiveInt = 40
+    n_answered: PositiveInt = 60
     min_positives: PositiveInt = 5
     queries_per_period: PositiveInt = 3000
     session_share: Annotated[float, Field(ge=0, le=1)] = 0.5

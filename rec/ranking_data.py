@@ -1,6 +1,6 @@
 """What rankers learn from: the candidates of an earlier period, and which of them were liked in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,10 +127,10 @@ def build_ranking_data(
     config: RankerConfig,
     rng: np.random.Generator,
 ) -> RankingData:
-    """One query for each moment: the candidates of that moment, labelled by what the user did from then on.
+    """One query for each moment, answered by what the user did from then on.
 
-    The first task decides: queries with fewer than `min_positives` of its positives are left out, and of the other
-    candidates `negatives_per_query` are kept beside all positives.
+    The first task decides: queries with fewer than `min_positives` of its positives are left out. `RankerConfig` says
+    which items a query holds.
 
     Args:
         snapshot: everything known at the beginning of the period; item features are as of then.
@@ -144,17 +144,26 @@ def build_ranking_data(
     """
     states = snapshot.states_at(index, moments.user, moments.at_ms)
     found = source.candidates(states, config.n_candidates)
-    random = rng.integers(0, later.n_items, size=(len(states), config.n_random_negatives), dtype=np.int32)
-    random[_excluded(states, random) | _contained(random, found.items) | _repeated(random)] = -1
-    items = np.concatenate([found.items, random], axis=1)
-    scores = np.concatenate([found.scores, source.scores(states, random)], axis=1)
+    answers_only = config.learn_from == "answers"
+    if answers_only:
+        others = _answered(moments, later, config.n_answered, rng)
+    else:
+        others = rng.integers(0, later.n_items, size=(len(states), config.n_random_negatives), dtype=np.int32)
+    others[_excluded(states, others) | _contained(others, found.items) | _repeated(others)] = -1
+    items = np.concatenate([found.items, others], axis=1)
+    scores = np.concatenate([found.scores, source.scores(states, others)], axis=1)
     labels = _labels(items, moments, later, config.tasks)
 
-    positive = (labels[..., 0] > 0) & (items >= 0)
-    lot = np.where(positive, -1.0, rng.random(items.shape))
-    lot[items < 0] = np.inf
-    n_kept = np.minimum(positive.sum(axis=1) + config.negatives_per_query, (items >= 0).sum(axis=1))
-    kept = lot.argsort(axis=1).argsort(axis=1) < n_kept[:, None]
+    positive = labels[..., 0] > 0
+    if answers_only:
+        kept = ~np.isnan(labels[..., 0])
+    else:
+        binary = [task.kind == "binary" for task in config.tasks]
+        labels[..., binary] = np.nan_to_num(labels[..., binary])
+        lot = np.where(positive, -1.0, rng.random(items.shape))
+        lot[items < 0] = np.inf
+        n_kept = np.minimum(positive.sum(axis=1) + config.negatives_per_query, (items >= 0).sum(axis=1))
+        kept = lot.argsort(axis=1).argsort(axis=1) < n_kept[:, None]
     kept &= (positive.sum(axis=1) >= config.min_positives)[:, None]
     rows = kept.ravel()
     groups = kept.sum(axis=1)
@@ -170,23 +179,36 @@ def build_ranking_data(
 def _labels(
     items: NDArray[np.int32], moments: Moments, later: Interactions, tasks: Sequence[TaskConfig]
 ) -> NDArray[np.float32]:
-    """What each user did with each item from the moment on, (Q, M, T); without an answer 0, or NaN for regression."""
-    start = np.array([np.nan if task.kind == "regression" else 0.0 for task in tasks], np.float32)
-    labels = np.broadcast_to(start, (*items.shape, len(tasks))).copy()
+    """What each user did with each item from the moment on, NaN without an answer, (Q, M, T)."""
+    labels = np.full((*items.shape, len(tasks)), np.nan, np.float32)
     values = task_labels(later, tasks)
-    order = np.argsort(later.user, kind="stable")
-    bounds = np.searchsorted(later.user[order], np.arange(later.n_users + 1))
     answers = np.empty((later.n_items, len(tasks)), np.float32)
-    for row, (user, at_ms) in enumerate(zip(moments.user, moments.at_ms, strict=True)):
-        own = order[bounds[user] : bounds[user + 1]]
-        own = own[later.timestamp[own] >= at_ms]
-        answers[:] = start
+    for row, own in enumerate(_later_rows(moments, later)):
+        answers[:] = np.nan
         # Of several answers to one item the last one stands.
-        in_time = own[np.argsort(later.timestamp[own], kind="stable")]
-        answers[later.item[in_time]] = values[in_time]
+        answers[later.item[own]] = values[own]
         present = items[row] >= 0
         labels[row, present] = answers[items[row, present]]
     return labels
+
+
+def _answered(moments: Moments, later: Interactions, n: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Up to n items each user went on to answer, at random, -1 where there are fewer, (Q, n)."""
+    items = np.full((len(moments.user), n), -1, np.int32)
+    if n:
+        for row, own in enumerate(_later_rows(moments, later)):
+            chosen = rng.permutation(own)[:n]
+            items[row, : len(chosen)] = later.item[chosen]
+    return items
+
+
+def _later_rows(moments: Moments, later: Interactions) -> Iterator[NDArray[np.int64]]:
+    """For each moment the rows of what its user did from then on, oldest first."""
+    order = np.lexsort((later.timestamp, later.user))
+    bounds = np.searchsorted(later.user[order], np.arange(later.n_users + 1))
+    for user, at_ms in zip(moments.user, moments.at_ms, strict=True):
+        own = order[bounds[user] : bounds[user + 1]]
+        yield own[np.searchsorted(later.timestamp[own], at_ms) :]
 
 
 def _keys(users: NDArray, items: NDArray, n_items: int) -> NDArray[np.int64]:

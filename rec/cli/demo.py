@@ -72,18 +72,17 @@ def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str
 
 
 def _config(data: DataConfig, workers: int, seed: int) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "data": data,
-            "seed": seed,
-            "training": {"workers": workers, "epochs": 4},
-            "ranker": {"n_candidates": 100, "queries_per_period": 1000, "tasks": [_watched()]},
-        }
-    )
-
-
-def _watched() -> Mapping[str, Any]:
-    return {"name": "watched", "actions": ["watched"]}
+    # People in this world want kinds of videos, not single ones: what they skipped teaches as much as what they saw.
+    ranker = {
+        "n_candidates": 200,
+        "learn_from": "answers",
+        "min_positives": 1,
+        "retrieval_weight": 0.0,
+        "queries_per_period": 2000,
+        "tasks": [{"name": "watched", "actions": ["watched"]}],
+    }
+    training = {"workers": workers, "epochs": 4}
+    return TrainConfig.model_validate({"data": data, "seed": seed, "training": training, "ranker": ranker})
 
 
 def _sessions(server: Server, world: InstaTok, n_sessions: int, seed: int) -> dict[str, Any]:

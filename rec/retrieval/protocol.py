@@ -1,7 +1,7 @@
 """What finds candidates: one interface for learned and counted sources."""
 
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol
 
 from rec.state import Candidates, UserStates
 
