@@ -101,7 +101,7 @@ def start(config: ServeConfig) -> Server:
         ray_serve.start(http_options={"host": config.host, "port": port}, logging_config=quiet)
         ray_serve.run(application(config, version), name=APPLICATION, route_prefix="/", logging_config=quiet)
         address = f"http://{config.host}:{port}"
-        _wait_until_ready(address)
+        wait_until_ready(address)
         return Server(address, version, running.pop_all().close)
     raise AssertionError("unreachable")
 
@@ -189,7 +189,11 @@ def free_port(host: str, wanted: int) -> int:
     raise ConfigError(f"no port of {host} can be bound; is it an address of this machine?", field="host")
 
 
-def _wait_until_ready(address: str) -> None:
+def wait_until_ready(address: str) -> None:
+    """Waits until every stage answers through the front, which learns of an application later than Serve does.
+
+    Raises: TandemError: when that takes longer than a minute.
+    """
     deadline = monotonic() + READY_TIMEOUT_S
     while True:
         try:

@@ -83,14 +83,16 @@ def deploy(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Deploys a config under a path of its own and returns the address; all of it ends with the session."""
     from ray import serve as ray_serve
 
-    from serve.app import build, free_port
+    from serve.app import build, free_port, wait_until_ready
 
     port = free_port("127.0.0.1", 0)
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
 
     def deployed(name: str, config: ServeConfig) -> str:
         ray_serve.run(build(config), name=name, route_prefix=f"/{name}", logging_config={"enable_access_log": False})
-        return f"http://127.0.0.1:{port}/{name}"
+        address = f"http://127.0.0.1:{port}/{name}"
+        wait_until_ready(address)
+        return address
 
     yield deployed
     ray_serve.shutdown()
