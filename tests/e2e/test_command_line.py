@@ -1,0 +1,156 @@
+"""What a user types, what comes back, and with which exit code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rec
+from rec.errors import BundleError, DataError
+
+HEADER = "user_id,item_id,timestamp,rating\n"
+
+
+def test_train_says_what_the_contract_says(trained: tuple[str, dict[str, Any]]) -> None:
+    answer = trained[1]
+    assert list(answer) == (
+        "command ok version run_dir bundle objective seed workers data epochs best_epoch seconds valid".split()
+    )
+    assert list(answer["data"]) == "name sha256 n_users n_items n_train n_valid n_test dropped".split()
+    assert answer["command"] == "train" and answer["ok"] is True
+    assert 0 <= answer["valid"]["ndcg@10"] <= 1
+    assert 1 <= answer["best_epoch"] <= answer["epochs"] <= 2
+
+
+def test_run_folder_records_config_seed_versions_and_data(trained: tuple[str, dict[str, Any]]) -> None:
+    run = Path(trained[1]["run_dir"])
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["sha256"] == trained[1]["data"]["sha256"]
+    assert record["config"]["retriever"]["output_dim"] == 16
+    assert {"python", "torch", "numpy", "ray"} <= set(record["versions"])
+    assert list(run.glob("retriever-0/events.out.tfevents.*")), "no TensorBoard file"
+
+
+def test_resuming_a_finished_run_trains_nothing_again(
+    tandem: Any, small_config: Path, trained: tuple[str, dict[str, Any]]
+) -> None:
+    home, answer = trained
+    run = Path(answer["run_dir"])
+    before = (run / "retriever-0" / "epochs.jsonl").read_text()
+    world = str(Path(home).parent / "world.yaml")
+    again = tandem(
+        "train", "--config", str(small_config), "--path", world, "--home", home, "--resume", run.name, "--json"
+    )
+    assert again.returncode == 0, again.stderr
+    assert (run / "retriever-0" / "epochs.jsonl").read_text() == before
+    assert json.loads(again.stdout)["valid"] == answer["valid"]
+    assert tandem("models", "rollback", "--home", home).returncode == 0
+
+    other = tandem("train", "--config", str(small_config), "--path", world, "--home", home, "--resume", run.name,
+                   "--seed", "5")  # fmt: skip
+    assert other.returncode == 2 and "another config" in other.stderr
+
+
+def test_evaluate_stands_beside_baselines(tandem: Any, trained: tuple[str, dict[str, Any]]) -> None:
+    done = tandem("evaluate", "--home", trained[0], "--baselines.names", "popularity", "ease", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert list(answer["models"]) == ["two_stage", "retriever", "popularity", "ease"]
+    assert set(answer["models"]["two_stage"]["ndcg@10"]) == {"value", "std_error", "low", "high", "n"}
+    assert set(answer["split"]) == {"kind", "period", "cut_ms", "n_users", "n_rows"}
+    assert set(answer["paired"][0]) == {"a", "b", "metric", "difference", "low", "high", "p_value"}
+
+
+def test_recommend_leaves_out_what_was_seen_and_marks_strangers(
+    tandem: Any, trained: tuple[str, dict[str, Any]]
+) -> None:
+    home = trained[0]
+    recommender = rec.load(home)
+    row = int(np.flatnonzero(np.diff(recommender.snapshot.seen_indptr) > 0)[0])
+    user_id = str(recommender.snapshot.user_ids[row])
+    seen = recommender.snapshot.seen[recommender.snapshot.seen_indptr[row] : recommender.snapshot.seen_indptr[row + 1]]
+    answer = recommender.recommend(user_id, 300)
+    assert not {str(recommender.item_ids[item]) for item in seen} & {item.item_id for item in answer.items}
+    assert answer.user_known and answer.short
+
+    done = tandem("recommend", "--user-id", "nobody", "--n", "3", "--home", home, "--json")
+    stranger = json.loads(done.stdout)
+    assert done.returncode == 0 and not stranger["user_known"] and len(stranger["items"]) == 3
+    assert all(item["source"] == "recent_popularity" for item in stranger["items"])
+
+
+def test_python_scores_rank_as_recommend_does(trained: tuple[str, dict[str, Any]]) -> None:
+    recommender = rec.load(trained[0])
+    user_id = str(recommender.snapshot.user_ids[3])
+    assert recommender.similar_items("video-0", 5)[0].item_id != "video-0"
+    assert np.isfinite(recommender.score(user_id, ["video-0", "video-1"])).all()
+    with pytest.raises(DataError, match="'video-none' is not in the catalogue"):
+        recommender.score(user_id, ["video-none"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEADER + "a,x,1,4\na,y,two,5\n", ["row 3", "timestamp"]),
+        (HEADER.replace("rating", "ratng") + "a,x,1,4\n", ["ratng"]),
+        (HEADER + "a,x,1,4\nb,x,1,3\na,x,1,4\n", ["row 4"]),
+        ("", ["empty"]),
+        (HEADER + "a,caf\udce9,1,4\n", ["row 2"]),
+    ],
+    ids=["broken row", "unknown column", "duplicate", "empty", "encoding"],
+)
+def test_bad_data_are_refused_naming_where(tandem: Any, tmp_path: Path, content: str, said: list[str]) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    done = tandem("data", "validate", "--data", "csv", "--path", str(file), "--json")
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "DataError" and error["file"] == str(file)
+    assert all(words in done.stderr for words in said), done.stderr
+
+
+def test_misspelt_options_name_themselves(tandem: Any, tmp_path: Path) -> None:
+    done = tandem("train", "--epochz", "3", "--json")
+    assert done.returncode == 2
+    assert "--epochz" in json.loads(done.stdout)["error"]["message"] and "--epochs" in done.stderr
+    config = tmp_path / "config.yaml"
+    config.write_text("retriever: {output_dmi: 3}\n")
+    done = tandem("train", "--config", str(config), "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and error["field"] == "retriever.output_dmi" and error["file"] == str(config)
+
+
+def test_a_flipped_byte_is_refused_by_name(trained: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    import shutil
+
+    home = tmp_path / "home"
+    shutil.copytree(trained[0], home)
+    version = (home / "models" / "CURRENT").read_text().strip()
+    file = home / "models" / version / "retriever.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"retriever\.safetensors"):
+        rec.load(str(home))
+
+
+def test_models_lists_what_was_published(tandem: Any, trained: tuple[str, dict[str, Any]]) -> None:
+    listed = json.loads(tandem("models", "list", "--home", trained[0], "--json").stdout)
+    assert trained[1]["version"] in [model["version"] for model in listed["models"]]
+    shown = json.loads(
+        tandem("models", "show", "--version", trained[1]["version"], "--home", trained[0], "--json").stdout
+    )
+    assert {"retriever.safetensors", "ranker.lgb.txt", "encoders.json", "items.parquet", "users.parquet"} <= set(
+        shown["model"]["files"]
+    )
+    missing = tandem("models", "promote", "--version", "20200101T000000Z-00000000", "--home", trained[0])
+    assert missing.returncode == 2
+
+
+def test_report_is_one_file_that_needs_no_network(tandem: Any, trained: tuple[str, dict[str, Any]]) -> None:
+    done = tandem("report", trained[1]["run_dir"], "--json")
+    page = Path(json.loads(done.stdout)["report"]).read_text()
+    assert "Learning curves" in page
+    assert 'src="http' not in page and "<link" not in page
