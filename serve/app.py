@@ -116,9 +116,10 @@ def run(options: ServeConfig) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous = signal.signal(number, lambda *_: asked_to_stop.set())
             handlers.callback(signal.signal, number, previous)
-        print(f"Serving model {server.version} at {server.address} (try {server.address}/docs); Ctrl-C stops it.")
+        where = f"{server.address} (try {server.address}/docs)"
+        print(f"Serving model {server.version} at {where}; Ctrl-C stops it.", flush=True)
         asked_to_stop.wait()
-        print("Stopping.")
+        print("Stopping.", flush=True)
         server.stop()
 
 

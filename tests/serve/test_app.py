@@ -63,9 +63,11 @@ def test_a_signal_ends_the_service_and_every_process_of_it(home: str, number: si
     """SIGINT goes to the whole process group, as Ctrl-C in a terminal does."""
     mark = uuid.uuid4().hex
     port = free_port("127.0.0.1", 0)
+    # The ports and sockets of the Serve that other tests share belong to that one.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), home, str(port)],
-        env={**os.environ, "TANDEM_TEST_MARK": mark},
+        env={**inherited, "TANDEM_TEST_MARK": mark},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
