@@ -3,8 +3,6 @@
 import time
 from typing import Any, Final
 
-import numpy as np
-
 from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.errors import DataError
@@ -32,7 +30,14 @@ def evaluate_bundle(
     Raises: DataError: when the data are not those the bundle was trained on.
     """
     started = time.perf_counter()
-    recommender = Recommender.load(location, version)
+    bundle = Registry(Home(location)).open(version)
+    trained = bundle.manifest.tables
+    if trained.get(dataset.name) != dataset.sha256:
+        raise DataError(
+            f"these are not the data that model {bundle.version} was trained on: {dataset.name} has sha256 "
+            f"{dataset.sha256}, the model says {trained}; give the same data, or train again"
+        )
+    recommender = Recommender.from_bundle(bundle)
     report, ready, period = report_on(recommender, dataset, config)
     split_config = recommender.config.split
     return {
@@ -52,16 +57,12 @@ def evaluate_bundle(
 def report_on(
     recommender: Recommender, dataset: Dataset, config: EvaluationConfig
 ) -> tuple[EvaluationReport, Prepared, EvaluationPeriod]:
-    """A recommender beside baselines fitted on its training period, on its test period."""
+    """A recommender beside baselines fitted on its training period, on its test period.
+
+    Args: dataset: the one it was trained on.
+    """
     ready = prepare(dataset, recommender.config)
     snapshot = recommender.snapshot
-    if not np.array_equal(snapshot.user_ids, ready.split.train.user_ids) or not np.array_equal(
-        snapshot.item_ids, ready.split.train.item_ids
-    ):
-        raise DataError(
-            f"these are not the data that model {recommender.version} was trained on: users or items differ; "
-            "give the same --path, or train again"
-        )
     period = EvaluationPeriod.build(
         ready.split.train, ready.split.test, at_ms=ready.period_starts[-1], states=snapshot.user_states
     )

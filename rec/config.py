@@ -4,7 +4,7 @@ This module imports neither torch nor Ray, so that the command line starts fast.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 import yaml
@@ -17,6 +17,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from rec.errors import ConfigError
@@ -97,15 +98,24 @@ def parse_config(kind: type[ConfigT], values: Any, *, file: str | None = None) -
 class TaskConfig(Config):
     """One thing a ranker learns to predict of an interaction.
 
-    `binary`: rating >= min_rating, or an action among `actions` where the log has no ratings.
-    `regression`: the rating itself; rows without one teach nothing.
+    `binary`: rating >= min_rating, or an action among `actions` where the log has no ratings; what is not given is as
+    in the data config, so that the task is what counts as liked. `regression`: the rating itself.
     """
 
     name: str
     kind: Literal["binary", "regression"] = "binary"
-    min_rating: float = 3.0
-    actions: tuple[str, ...] = ("watched", "liked")
+    min_rating: float | None = None
+    actions: tuple[str, ...] | None = None
     weight: PositiveFloat = 1.0
+
+    def resolved(self, data: DataConfig) -> "TaskConfig":
+        """The task with what it does not give taken from the data config."""
+        return self.model_copy(
+            update={
+                "min_rating": data.min_rating if self.min_rating is None else self.min_rating,
+                "actions": data.positive_actions if self.actions is None else self.actions,
+            }
+        )
 
 
 class LambdaMARTConfig(Config):
@@ -273,6 +283,17 @@ class RankerConfig(Config):
     lambdamart: LambdaMARTConfig = LambdaMARTConfig()
     mmoe: MMoEConfig = MMoEConfig()
     mmoe_training: TrainingConfig = TrainingConfig(epochs=10, batch_size=4096, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _trees_learn_one_binary_task(self) -> Self:
+        if self.tasks[0].kind != "binary":
+            raise ValueError(f"the first task decides what a success is and must be binary; found {self.tasks[0]}")
+        if self.kind == "lambdamart" and len(self.tasks) > 1:
+            raise ValueError(f"lambdamart learns one task; found {len(self.tasks)}: take kind mmoe, or drop the others")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"task names must be unique; found {', '.join(names)}")
+        return self
 
 
 BaselineName = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]

@@ -4,7 +4,7 @@ Lists are top-k lists (B, K), best first, with -1 where a list is shorter. Relev
 user b are items[indptr[b]:indptr[b + 1]], without repeats. Every user must have at least one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -254,3 +254,15 @@ def _refuse_repeats(lists: Positions) -> None:
     if repeated.any():
         row, column = np.argwhere(repeated)[0]
         raise DataError(f"a list names item {ordered[row, column]} twice", row=int(row))
+
+
+def format_estimate(estimate: Mapping[str, Any]) -> str:
+    """`.3056 ± .0077` of an estimate's JSON; without the error where there is none, as with a single user."""
+    error = estimate["std_error"]
+    return f"{estimate['value']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def format_difference(difference: Mapping[str, Any]) -> str:
+    """`+.0143 [+.0092, +.0194]` of a paired difference's JSON; without the interval where there is none."""
+    low, high = difference["low"], difference["high"]
+    return f"{difference['difference']:+.4f}" + ("" if low is None else f" [{low:+.4f}, {high:+.4f}]")

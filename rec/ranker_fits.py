@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from rec.config import TrainConfig
+from rec.config import TaskConfig, TrainConfig
 from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
@@ -32,6 +32,11 @@ class RankingPeriods:
     config: TrainConfig
     snapshots: Sequence[Snapshot]
     sources: Sequence[TwoTowerSource]
+
+    @property
+    def tasks(self) -> tuple[TaskConfig, ...]:
+        """What is learned, with what the tasks do not say taken from the data config."""
+        return tuple(task.resolved(self.config.data) for task in self.config.ranker.tasks)
 
     def earlier(self) -> RankingData:
         """The queries of all periods but the last, answered by what followed before the last began."""
@@ -64,7 +69,9 @@ class RankingPeriods:
         neighbors = cosine(train.before(snapshot.at_ms), top_k=ranker.n_neighbors)
         features = RankingFeatures(snapshot, neighbors)
         later = ready.log.between(snapshot.at_ms, until_ms)
-        return build_ranking_data(snapshot, index, features, self.sources[place], moments, later, ranker, rng)
+        return build_ranking_data(
+            snapshot, index, features, self.sources[place], moments, later, ranker, self.tasks, rng
+        )
 
 
 def _fit_lambdamart(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
@@ -94,9 +101,9 @@ def _fit_mmoe(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, Rankin
     config, seed = runs.config.ranker, runs.config.seed
     training = config.mmoe_training.model_copy(update={"workers": runs.config.training.workers})
     last = periods.last()
-    judged = MMoETask(periods.earlier(), last, config.tasks, config.mmoe, training.batch_size, seed)
+    judged = MMoETask(periods.earlier(), last, periods.tasks, config.mmoe, training.batch_size, seed)
     chosen = runs.fit(judged, training, "ranker-chosen")
-    whole = MMoETask(periods.all(last), None, config.tasks, config.mmoe, training.batch_size, seed)
+    whole = MMoETask(periods.all(last), None, periods.tasks, config.mmoe, training.batch_size, seed)
     final = runs.fit(whole, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
     return MMoERanker.of(judged, chosen.weights), MMoERanker.of(whole, final.weights)
 

@@ -61,20 +61,18 @@ def concatenate(parts: Sequence[RankingData]) -> RankingData:
 
 
 def task_labels(interactions: Interactions, tasks: Sequence[TaskConfig]) -> NDArray[np.float32]:
-    """Labels (n, T) of interactions: whether each task's condition holds, or for regression the rating itself."""
+    """Labels (n, T) of interactions: whether each task's condition holds, or for regression the rating itself.
+
+    Args: tasks: resolved, so that each has `min_rating` and `actions`.
+    """
     columns = []
     for task in tasks:
         if task.kind == "regression":
-            rating = interactions.rating
-            columns.append(np.full(len(interactions), np.nan, np.float32) if rating is None else rating)
+            missing = np.full(len(interactions), np.nan, np.float32)
+            columns.append(missing if interactions.rating is None else interactions.rating)
         else:
-            positives = np.zeros(len(interactions), np.float32)
-            if interactions.rating is not None:
-                positives[interactions.rating >= task.min_rating] = 1.0
-            elif interactions.action is not None:
-                wanted = [code for code, action in enumerate(interactions.actions) if action in task.actions]
-                positives[np.isin(interactions.action, wanted)] = 1.0
-            columns.append(positives)
+            assert task.min_rating is not None and task.actions is not None
+            columns.append(interactions.is_positive(min_rating=task.min_rating, positive_actions=task.actions))
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -125,6 +123,7 @@ def build_ranking_data(
     moments: Moments,
     later: Interactions,
     config: RankerConfig,
+    tasks: Sequence[TaskConfig],
     rng: np.random.Generator,
 ) -> RankingData:
     """One query for each moment, answered by what the user did from then on.
@@ -139,7 +138,8 @@ def build_ranking_data(
         source: fitted on what came before the period.
         moments: when to ask.
         later: all interactions up to the end of what may be looked at, liked or not.
-        config: numbers of candidates and negatives, and the tasks.
+        config: numbers of candidates and negatives.
+        tasks: what the labels are, resolved.
         rng: draws the negatives.
     """
     states = snapshot.states_at(index, moments.user, moments.at_ms)
@@ -152,13 +152,13 @@ def build_ranking_data(
     others[_excluded(states, others) | _contained(others, found.items) | _repeated(others)] = -1
     items = np.concatenate([found.items, others], axis=1)
     scores = np.concatenate([found.scores, source.scores(states, others)], axis=1)
-    labels = _labels(items, moments, later, config.tasks)
+    labels = _labels(items, moments, later, tasks)
 
     positive = labels[..., 0] > 0
     if answers_only:
         kept = ~np.isnan(labels[..., 0])
     else:
-        binary = [task.kind == "binary" for task in config.tasks]
+        binary = [task.kind == "binary" for task in tasks]
         labels[..., binary] = np.nan_to_num(labels[..., binary])
         lot = np.where(positive, -1.0, rng.random(items.shape))
         lot[items < 0] = np.inf
@@ -170,9 +170,9 @@ def build_ranking_data(
     return RankingData(
         FeatureLayout(tuple(features.names), tuple(features.categorical)),
         features.matrix(states, items, scores)[rows],
-        labels.reshape(-1, len(config.tasks))[rows],
+        labels.reshape(-1, len(tasks))[rows],
         groups[groups > 0].astype(np.int64),
-        tuple(task.name for task in config.tasks),
+        tuple(task.name for task in tasks),
     )
 
 
@@ -216,18 +216,22 @@ def _keys(users: NDArray, items: NDArray, n_items: int) -> NDArray[np.int64]:
 
 
 def _excluded(states: UserStates, items: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether user b must not be shown items[b, m], (B, M)."""
-    n_items = int(max(items.max(initial=0), states.excluded.max(initial=0))) + 1
+    """Whether user b must not be shown items[b, m], (B, M); never where there is no item."""
     owner = np.repeat(np.arange(len(states)), np.diff(states.excluded_indptr))
-    rows = np.arange(len(states))[:, None]
-    return np.isin(_keys(rows, items, n_items), _keys(owner, states.excluded, n_items))
+    return _among(items, owner, states.excluded)
 
 
-def _contained(items: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether items[b, m] is among others[b], (B, M)."""
+def _contained(items: NDArray[np.int32], candidates: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether items[b, m] is among candidates[b], (B, M); never where there is no item."""
+    row, column = np.nonzero(candidates >= 0)
+    return _among(items, row, candidates[row, column])
+
+
+def _among(items: NDArray[np.int32], rows: NDArray[np.int64], others: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether the pair (b, items[b, m]) is one of the pairs (rows, others), (B, M); never where there is no item."""
     n_items = int(max(items.max(initial=0), others.max(initial=0))) + 1
-    rows = np.arange(len(items))[:, None]
-    return np.isin(_keys(rows, items, n_items), _keys(rows, others, n_items))
+    own = _keys(np.arange(len(items))[:, None], items, n_items)
+    return np.isin(own, _keys(rows, others, n_items)) & (items >= 0)
 
 
 def _repeated(items: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -182,7 +182,7 @@ class Recommender:
         Raises: ConfigError: when the batch mixes users of whom something is known with others.
         """
         k = k or self.config.ranker.n_candidates
-        unknown = (states.user < 0) & (states.history < 0).all(axis=1)
+        unknown = self._nothing_known(states)
         if unknown.all():
             return self.popularity.candidates(states, k)
         if unknown.any():
@@ -190,9 +190,9 @@ class Recommender:
         return self.source.candidates(states, k)
 
     def rank(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
-        """Scores of the candidates, (B, M); popular items keep the score of their popularity."""
+        """Scores of the candidates, (B, M); of popular items the logarithm, so that a softmax draws by popularity."""
         if candidates.source == self.popularity.name:
-            return candidates.scores
+            return np.log1p(candidates.scores, out=candidates.scores.copy(), where=candidates.items >= 0)
         return self.ranker.score_many(states, candidates)
 
     def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:
@@ -229,14 +229,21 @@ class Recommender:
         )
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> NDArray[np.float64]:
-        """How well items fit a user, as the ranker sees them beside each other, (M,).
+        """How well items fit a user, as `rank` sees them beside each other, (M,).
 
         Raises: DataError: when an item is not in the catalogue.
         """
         positions = np.array([[self._require(item_id) for item_id in item_ids]], np.int32)
         states = self.hydrate([user_id])
-        candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
-        return self.ranker.score(states, candidates)
+        if self._nothing_known(states).all():
+            candidates = Candidates(positions, self.popularity.scores[positions], self.popularity.name)
+        else:
+            candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
+        return self.rank(states, candidates)[0]
+
+    @staticmethod
+    def _nothing_known(states: UserStates) -> NDArray[np.bool_]:
+        return (states.user < 0) & (states.history < 0).all(axis=1)
 
     def _require(self, item_id: str) -> int:
         position = self.position_of(item_id)

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from rec.errors import DataError
+from rec.metrics import format_difference, format_estimate
 
 RUN_FILE: Final = "run.json"
 EPOCHS_FILE: Final = "epochs.jsonl"
@@ -106,24 +107,11 @@ def _evaluation(evaluation: Any) -> Iterator[str]:
     sizes = f"{split['n_users']:,} users, {split['n_rows']:,} rows of the {split['period']} period"
     yield f"<p>{sizes}; ± standard error.</p>"
     metrics = list(next(iter(models.values())))
-    rows = [[name, *(_told(values[metric]) for metric in metrics)] for name, values in models.items()]
+    rows = [[name, *(format_estimate(values[metric]) for metric in metrics)] for name, values in models.items()]
     yield _table(["model", *metrics], rows)
-    rows = [
-        [
-            f"{pair['a']} - {pair['b']}",
-            pair["metric"],
-            f"{pair['difference']:+.4f}",
-            "" if pair["low"] is None else f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-        ]
-        for pair in evaluation["paired"]
-    ]
+    rows = [[f"{pair['a']} - {pair['b']}", pair["metric"], format_difference(pair)] for pair in evaluation["paired"]]
     yield "<p>Differences paired by user:</p>"
-    yield _table(["models", "metric", "difference", "95% interval"], rows)
-
-
-def _told(estimate: Mapping[str, Any]) -> str:
-    error = estimate["std_error"]
-    return f"{estimate['value']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    yield _table(["models", "metric", "difference [95% interval]"], rows)
 
 
 def _sessions(sessions: Any) -> Iterator[str]:

@@ -20,14 +20,21 @@ from rec.errors import ConfigError, TandemError
 INTERRUPTED = 130
 
 
+class Interrupted(TandemError):
+    """Ctrl-C, or SIGTERM."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = _command_name(arguments)
+    if name is None and arguments and not arguments[0].startswith("-"):
+        return _failed(arguments[0], ConfigError(f"no such command; {_overview()}"), "--json" in arguments)
     if name is None:
         print(_overview(), file=sys.stderr if arguments[:1] not in (["--help"], ["-h"]) else sys.stdout)
         return 0 if arguments[:1] in (["--help"], ["-h"]) else 2
     as_json = "--json" in rest
+    ray_was_running = _ray_is_running()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -35,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TandemError as error:
         return _failed(name, error, as_json)
     except KeyboardInterrupt:
-        print(f"tandem {name}: interrupted; nothing was published", file=sys.stderr)
+        _failed(name, Interrupted("interrupted; what was not finished is not published"), as_json)
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         return _failed(name, TandemError(f"{type(error).__name__}: {error}"), as_json)
     finally:
-        _stop_ray()
+        if not ray_was_running:
+            _stop_ray()
     answer = {"command": name, "ok": True, **answer}
     if as_json:
         print(json.dumps(answer, allow_nan=False), flush=True)
@@ -126,12 +134,16 @@ def _terminated(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _stop_ray() -> None:
-    """Ends the Ray this process started, if it started one."""
+def _ray_is_running() -> bool:
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    return ray is not None and ray.is_initialized()
+
+
+def _stop_ray() -> None:
+    """Ends the Ray that the command started, if it started one; a second Ctrl-C must not leave half of it behind."""
+    if _ray_is_running():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ray.shutdown()
+        sys.modules["ray"].shutdown()
 
 
 def entry() -> NoReturn:

@@ -123,6 +123,10 @@ def _train(options: TrainOptions) -> Answer:
     from rec.pipeline import train
 
     config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"}))
+    if config.data.path is not None:
+        # The bundle remembers where its data were; that has to mean the same from any folder.
+        data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
+        config = config.model_copy(update={"data": data})
     return train(read(config.data), config, options.home, resume=options.resume)
 
 
@@ -139,17 +143,13 @@ def _evaluate(options: EvaluateOptions) -> Answer:
 
 
 def _print_metrics(answer: Answer) -> None:
+    from rec.metrics import format_difference, format_estimate
+
     for model, metrics in answer["models"].items():
-        line = "  ".join(
-            f"{name} {metric['value']:.4f}" + ("" if metric["std_error"] is None else f" ± {metric['std_error']:.4f}")
-            for name, metric in metrics.items()
-        )
-        print(f"{model:<18} {line}")
+        told = "  ".join(f"{name} {format_estimate(metric)}" for name, metric in metrics.items())
+        print(f"{model:<18} {told}")
     for pair in answer["paired"]:
-        print(
-            f"{pair['a']} - {pair['b']}: {pair['metric']} {pair['difference']:+.4f} "
-            f"[{pair['low']:+.4f}, {pair['high']:+.4f}]",
-        )
+        print(f"{pair['a']} - {pair['b']}: {pair['metric']} {format_difference(pair)}")
 
 
 def _recommend(options: RecommendOptions) -> Answer:

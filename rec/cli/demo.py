@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from rec.bundle_evaluation import evaluate_bundle
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
+from rec.metrics import format_estimate
 from rec.pipeline import train
 from rec.report import EVALUATION_FILE, SESSIONS_FILE, write_report
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok, Sessions, play, true_value, uniform
-from serve.app import Server, start
+from serve.app import Server, prepare_environment, start
 from serve.config import ServeConfig
 from serve.load import post_all
 
@@ -27,6 +28,8 @@ CLIENTS: Final = 16
 def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str, Any]:
     """Runs everything and returns what the report shows, in short."""
     started = perf_counter()
+    # Training starts the Ray that serves later, and Serve's variables are read when Ray starts.
+    prepare_environment()
     world = InstaTok(InstaTokConfig(n_users=1000, n_videos=2000, sessions_per_user=50.0, seed=seed))
     dataset = world.dataset()
     print(
@@ -45,7 +48,7 @@ def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str
     _write(run / EVALUATION_FILE, evaluation)
     print("3. Offline, on the days held out (NDCG@10, users' mean):")
     for model, metrics in evaluation["models"].items():
-        print(f"     {model:<18} {metrics['ndcg@10']['value']:.4f} ± {metrics['ndcg@10']['std_error']:.4f}")
+        print(f"     {model:<18} {format_estimate(metrics['ndcg@10'])}")
 
     with start(ServeConfig(home=home, port=0)) as server:
         print(f"4. Served at {server.address}.")
@@ -133,7 +136,7 @@ def _positions(world: InstaTok, item_ids: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _row(policy: str, rewards: NDArray[np.float64]) -> dict[str, Any]:
-    error = float(rewards.std(ddof=1) / len(rewards) ** 0.5)
+    error = float(rewards.std(ddof=1) / len(rewards) ** 0.5) if len(rewards) > 1 else None
     return {"policy": policy, "mean": float(rewards.mean()), "std_error": error, "n": len(rewards)}
 
 

@@ -67,16 +67,19 @@ class Interactions:
         return self.take((self.timestamp >= start_ms) & (self.timestamp < end_ms))
 
     def positives(self, *, min_rating: float, positive_actions: Sequence[str]) -> "Interactions":
-        """The rows that count as liked: rating >= min_rating, or an action among positive_actions.
+        """The rows that count as liked."""
+        return self.take(self.is_positive(min_rating=min_rating, positive_actions=positive_actions))
+
+    def is_positive(self, *, min_rating: float, positive_actions: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each row counts as liked: rating >= min_rating, or an action among positive_actions, (n,).
 
         A log with neither ratings nor actions is all positive.
         """
         if self.rating is not None:
-            return self.take(self.rating >= min_rating)
+            return self.rating >= min_rating
         if self.action is not None:
-            wanted = [code for code, action in enumerate(self.actions) if action in positive_actions]
-            return self.take(np.isin(self.action, wanted))
-        return self
+            return np.isin(self.action, [code for code, name in enumerate(self.actions) if name in positive_actions])
+        return np.ones(len(self), np.bool_)
 
     def to_frame(self) -> pd.DataFrame:
         """Columns user_id, item_id, timestamp, and rating or action where there are such."""

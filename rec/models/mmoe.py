@@ -201,8 +201,7 @@ class MMoETask:
             return {}
         predictions = _predict(model, self.valid.matrix)
         scores = combine(predictions, formula_exponents(self.config.formula, self.tasks))
-        threshold = 0.0 if self.tasks[0].kind == "binary" else self.tasks[0].min_rating - 0.5
-        return {self.metric: group_ndcg(scores, self.valid.labels[:, 0] > threshold, self.valid.groups)}
+        return {self.metric: group_ndcg(scores, self.valid.labels[:, 0] > 0, self.valid.groups)}
 
     @cached_property
     def _label_moments(self) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rec.rankers import Ranker
+from rec import training
+from rec.config import LambdaMARTConfig, MMoEConfig, TaskConfig, TrainingConfig
+from rec.features.encoders import Encoders
+from rec.features.ranking import RankingFeatures
+from rec.features.snapshot import Snapshot
+from rec.i2i import cosine
+from rec.models.lambdamart import fit_lambdamart
+from rec.models.mmoe import MMoERanker, MMoETask
+from rec.rankers import RANKING_MODELS, FeatureRanker, Ranker
+from rec.ranking_data import FeatureLayout, RankingData
 from rec.state import Candidates, UserStates
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok
+
+TASKS = (TaskConfig(name="watched"), TaskConfig(name="liked"))
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,49 @@ def _plain_states() -> UserStates:
     )
 
 
+@cache
+def _world() -> tuple[RankingFeatures, UserStates]:
+    """What rankers read in a small world, and the states of three of its users."""
+    dataset = InstaTok(InstaTokConfig(n_users=30, n_videos=40)).dataset()
+    encoders = Encoders.fit(dataset, dataset.interactions)
+    at_ms = int(dataset.interactions.timestamp.max()) + 1
+    snapshot = Snapshot.build(dataset, encoders, dataset.interactions, at_ms, 20)
+    return RankingFeatures(snapshot, cosine(dataset.interactions, top_k=10)), snapshot.user_states([0, 1, 2])
+
+
+def _queries(seed: int) -> RankingData:
+    features, states = _world()
+    rng = np.random.default_rng(seed)
+    items = np.tile(np.arange(40, dtype=np.int32), (3, 1))
+    layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
+    matrix = features.matrix(states, items, rng.random(items.shape))
+    labels = (rng.random((len(matrix), 2)) < 0.4).astype(np.float32)
+    return RankingData(layout, matrix, labels, np.full(3, 40), tuple(task.name for task in TASKS))
+
+
+def _fit_lambdamart(seed: int) -> FeatureRanker:
+    model = fit_lambdamart(_queries(seed), LambdaMARTConfig(trees=5, min_data_in_leaf=3), seed=seed).model
+    return FeatureRanker(_world()[0], model, 0.5)
+
+
+def _fit_mmoe(seed: int) -> FeatureRanker:
+    task = MMoETask(_queries(seed), None, TASKS, MMoEConfig(experts=2), 64, seed)
+    fitted = training.fit(task, TrainingConfig(workers=0, epochs=2), seed=seed)
+    return FeatureRanker(_world()[0], MMoERanker.of(task, fitted.weights), 0.5)
+
+
+def _stored(kind: str, fit: Callable[[int], FeatureRanker]) -> RankerCase:
+    features = _world()[0]
+    layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
+    return RankerCase(
+        fit=fit,
+        save=lambda ranker, folder: ranker.model.save(folder),
+        load=lambda folder: FeatureRanker(features, RANKING_MODELS[kind].load(folder, layout), 0.5),
+        states=lambda: _world()[1],
+        n_items=40,
+    )
+
+
 RANKERS: dict[str, Callable[[], RankerCase]] = {
     "score_of_the_source": lambda: RankerCase(
         fit=lambda seed: _ScoreOfTheSource(1.0 + seed),
@@ -61,7 +118,13 @@ RANKERS: dict[str, Callable[[], RankerCase]] = {
         states=_plain_states,
         n_items=12,
     ),
+    "lambdamart": lambda: _stored("lambdamart", _fit_lambdamart),
+    "mmoe": lambda: _stored("mmoe", _fit_mmoe),
 }
+
+
+def test_every_ranking_model_is_under_test():
+    assert RANKING_MODELS.keys() <= RANKERS.keys()
 
 
 @pytest.fixture(scope="module", params=RANKERS)

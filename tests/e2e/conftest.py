@@ -1,16 +1,19 @@
-"""The command line as a user runs it, in processes of its own."""
+"""The command line as a user runs it."""
 
+import contextlib
+import io
 import json
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from rec.cli import main
+
+Run = Callable[..., "Done"]
 
 SMALL = {
     "retriever": {"output_dim": 16},
@@ -24,18 +27,26 @@ SMALL = {
 }
 
 
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="session")
 def tandem() -> Run:
-    """Runs `tandem ...` and returns what it printed."""
+    """Runs `tandem ...` in this process, which saves the imports, and returns what it printed."""
 
-    def run(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from rec.cli import entry; entry()", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    def run(*arguments: str) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        before = signal.getsignal(signal.SIGTERM)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+        signal.signal(signal.SIGTERM, before)
+        return Done(code, out.getvalue(), err.getvalue())
 
     return run
 

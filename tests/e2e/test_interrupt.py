@@ -90,7 +90,7 @@ def test_training_interrupted(small_config: Path, tmp_path: Path, after: str, de
         delay_s,
     )
     assert code == 130, said
-    assert "interrupted; nothing was published" in said
+    assert "interrupted" in said and "published " not in said
     assert Registry(Home(home)).versions() == []
     _no_half_written_bundle(home)
 
