@@ -24,7 +24,7 @@ from results import quality_result, write_result
 from rec.bundle_evaluation import report_on
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
 from rec.data.source import read_dataset
-from rec.metrics import paired_difference
+from rec.metrics import format_estimate, paired_difference
 from rec.pipeline import train
 from rec.recommender import Recommender
 
@@ -94,7 +94,8 @@ def main() -> None:
     write_result(quality_result("retrieval_movielens", protocol=protocol, rows=rows, summary=summary))
     for row in summary:
         if row["metric"] == METRIC:
-            print(f"{row['model']:<20} {row['mean']:.4f} ± {row['std_error']:.4f}  goal {row['goal']}")
+            told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
+            print(f"{row['model']:<20} {told}  goal {row['goal']}")
 
 
 def _summary(model: str, metric: str, rows: list[dict]) -> dict:
