@@ -90,7 +90,7 @@ def _fit_lambdamart(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, 
         run_name=f"ranker-chosen-{token_hex(4)}",
         **shared,
     )
-    say(f"the ranker has {chosen.trees} trees; growing them on all periods")
+    say(f"the ranker has {chosen.trees} trees, validation NDCG@10 {chosen.valid_ndcg:.4f}; growing them on all periods")
     final = fit_lambdamart_on_ray(
         periods.all(last), config.ranker.lambdamart, trees=chosen.trees, run_name=f"ranker-{token_hex(4)}", **shared
     )

@@ -11,6 +11,7 @@ from ray.train.lightgbm import LightGBMTrainer, get_network_params
 from rec.config import LambdaMARTConfig
 from rec.models.lambdamart import LambdaMART, LambdaMARTFit, fit_lambdamart
 from rec.ranking_data import RankingData
+from rec.ray_trainer import fit_trainer
 
 
 def fit_lambdamart_on_ray(
@@ -22,17 +23,18 @@ def fit_lambdamart_on_ray(
     run_name: str,
     storage_path: str,
     max_failures: int,
-    use_gpu: bool = False,
     valid: RankingData | None = None,
     trees: int | None = None,
 ) -> LambdaMARTFit:
     """Grows the trees of `fit_lambdamart` on `workers` Ray Train workers, or in this process for 0.
 
-    Raises: TrainingError: when no query is left to learn from.  WorkerGroupError: when workers keep dying.
+    Raises: TrainingError: when there is no query to learn from, or workers keep dying. KeyboardInterrupt: after
+        Ctrl-C, when the workers are gone.
     """
+    # A worker has a query at least; where there is none, the error is raised here and not by workers.
+    workers = min(workers, len(data.groups))
     if workers == 0:
         return fit_lambdamart(data, config, seed=seed, valid=valid, trees=trees)
-    workers = max(1, min(workers, len(data.groups)))
     trainer = LightGBMTrainer(
         _train_loop,
         train_loop_config={
@@ -42,18 +44,17 @@ def fit_lambdamart_on_ray(
             "seed": seed,
             "trees": trees,
         },
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers),
         run_config=ray.train.RunConfig(
             name=run_name,
             storage_path=storage_path,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
         ),
     )
-    result = trainer.fit()
-    assert result.checkpoint is not None and result.metrics is not None
-    with result.checkpoint.as_directory() as folder:
+    checkpoint, metrics = fit_trainer(trainer)
+    with checkpoint.as_directory() as folder:
         model = LambdaMART.load(Path(folder), data.layout)
-    return LambdaMARTFit(model, result.metrics["trees"], result.metrics["valid_ndcg"])
+    return LambdaMARTFit(model, metrics["trees"], metrics["valid_ndcg"])
 
 
 def _train_loop(loop: dict[str, Any]) -> None:

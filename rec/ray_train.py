@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import platform
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -17,11 +16,13 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
+from rec import __version__
+from rec.bundle import git_sha
 from rec.config import Config, TrainingConfig
-from rec.errors import ConfigError, TandemError, TrainingError
+from rec.errors import ConfigError
+from rec.run_files import EPOCHS_FILE, RUN_FILE
 from rec.training import PROGRESS_FILE, Fitted, TrainingTask, Worker, fit, read_fitted
 
-EPOCHS_FILE: Final = "epochs.jsonl"
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 POLL_S: Final = 0.2
 
@@ -66,16 +67,17 @@ def train(
 
 
 def write_run_record(run_dir: Path, *, config: Config, seed: int, data: Mapping[str, Any]) -> None:
-    """Writes `run.json`: what was run on which data (name, sha256, row counts), with which versions."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "ray")}
+    """Writes `run.json`: what was run on which data (name, sha256, row counts), with which versions and code."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "ray", "lightgbm")}
     record = {
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "data": dict(data),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"tandem-rec": __version__, "python": platform.python_version(), **packages},
+        "git_sha": git_sha(),
     }
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (run_dir / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 class EpochLog:
@@ -142,8 +144,9 @@ def _train_on_ray(
 ) -> Fitted:
     import ray
     import ray.train
-    from ray.exceptions import RayActorError
     from ray.train.torch import TorchTrainer
+
+    from rec.ray_trainer import fit_trainer
 
     task_ref = ray.put(task)
     weights = None if init_from is None else {name: tensor.cpu().numpy() for name, tensor in init_from.items()}
@@ -162,17 +165,9 @@ def _train_on_ray(
             callbacks=[_epoch_callback(run_dir)],
         ),
     )
-    with _follow(run_dir / EPOCHS_FILE, on_epoch), _own_interrupt_handler():
-        try:
-            result = trainer.fit()
-        except ray.train.WorkerGroupError as error:
-            raise _reason(error) from error
-        except (SystemExit, RayActorError) as error:
-            # Ray answers Ctrl-C by ending the controller, whose death is all that can be seen here.
-            raise KeyboardInterrupt from error
-    if result.checkpoint is None:
-        raise TrainingError("training ended without a checkpoint; look into the workers' logs of this Ray session")
-    with result.checkpoint.as_directory() as folder:
+    with _follow(run_dir / EPOCHS_FILE, on_epoch):
+        checkpoint, _ = fit_trainer(trainer)
+    with checkpoint.as_directory() as folder:
         return read_fitted(Path(folder))
 
 
@@ -241,20 +236,6 @@ def _epoch_callback(run_dir: Path) -> Any:
     return EpochCallback()
 
 
-def _reason(error: Any) -> TandemError:
-    """What made the workers fail, as far as one of them said."""
-    for rank, failure in sorted(error.worker_failures.items()):
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, TandemError):
-                return cause
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-        return TrainingError(
-            f"worker {rank} failed and training.max_failures was reached: {failure}; see the workers' logs"
-        )
-    return TrainingError(f"the workers failed: {error}")
-
-
 @contextmanager
 def _follow(file: Path, on_epoch: OnEpoch) -> Iterator[None]:
     """Passes on the lines that another process adds to a file."""
@@ -288,16 +269,3 @@ def _follow(file: Path, on_epoch: OnEpoch) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-@contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Restores what happens on Ctrl-C: Ray Train installs a handler of its own and leaves it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

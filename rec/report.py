@@ -17,9 +17,8 @@ from plotly.offline import get_plotlyjs
 
 from rec.errors import DataError
 from rec.metrics import format_difference, format_estimate
+from rec.run_files import EPOCHS_FILE, RUN_FILE
 
-RUN_FILE: Final = "run.json"
-EPOCHS_FILE: Final = "epochs.jsonl"
 EVALUATION_FILE: Final = "evaluation.json"
 SESSIONS_FILE: Final = "sessions.json"
 REPORT_FILE: Final = "report.html"

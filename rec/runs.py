@@ -16,11 +16,11 @@ from rec.ray_train import train as fit_on_ray
 from rec.ray_train import write_run_record
 from rec.retrieval_data import build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
+from rec.run_files import RUN_FILE
 from rec.storage import Home
 from rec.training import Fitted, TrainingTask
 
 RUNS: Final = "runs"
-RUN_FILE: Final = "run.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,11 @@ class LambdaMART:
 
 @dataclass(frozen=True, slots=True)
 class LambdaMARTFit:
-    """What came of growing trees: the model, how many trees, and the curve on the validation queries."""
+    """What came of growing trees: the model, how many trees, and their mean NDCG@10 on the validation queries."""
 
     model: LambdaMART
     trees: int
-    valid_ndcg: list[float]
+    valid_ndcg: float | None
 
 
 def fit_lambdamart(
@@ -107,20 +107,17 @@ def fit_lambdamart(
     if network:
         parameters["tree_learner"] = "data_parallel"
     train_set = _lightgbm_dataset(data)
-    curve: dict[str, dict[str, list[float]]] = {}
-    callbacks = [lightgbm.record_evaluation(curve)]
-    if valid is not None:
-        callbacks.append(lightgbm.early_stopping(config.patience, verbose=False))
     booster = lightgbm.train(
         parameters,
         train_set,
         num_boost_round=trees or config.trees,
         valid_sets=None if valid is None else [_lightgbm_dataset(valid, reference=train_set)],
         valid_names=None if valid is None else ["valid"],
-        callbacks=callbacks,
+        callbacks=None if valid is None else [lightgbm.early_stopping(config.patience, verbose=False)],
     )
     grown = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
-    return LambdaMARTFit(LambdaMART(booster), grown, curve.get("valid", {}).get("ndcg@10", []))
+    ndcg = None if valid is None else float(booster.best_score["valid"]["ndcg@10"])
+    return LambdaMARTFit(LambdaMART(booster), grown, ndcg)
 
 
 def _lightgbm_dataset(data: RankingData, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:

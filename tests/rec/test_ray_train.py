@@ -8,10 +8,12 @@ import psutil
 import pytest
 import torch
 
+from rec.bundle import git_sha
 from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.errors import ConfigError, TrainingError
-from rec.ray_train import EPOCHS_FILE, print_epoch, train, write_run_record
+from rec.ray_train import print_epoch, train, write_run_record
 from rec.retriever_task import RetrieverTask
+from rec.run_files import EPOCHS_FILE, RUN_FILE
 
 CONFIG = RetrieverConfig(
     user_tower=UserTowerConfig(history_windows=(20,), embedding_dim=16, hidden=(32,)),
@@ -61,9 +63,10 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(checkerboard, tmp_path):
 
 def test_the_record_of_a_run_says_what_was_run_on_what(tmp_path):
     write_run_record(tmp_path, config=HERE, seed=7, data={"name": "checkerboard", "sha256": "ab"})
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((tmp_path / RUN_FILE).read_text())
     assert record["seed"] == 7 and record["config"]["epochs"] == 3 and record["data"]["sha256"] == "ab"
-    assert {"python", "torch", "ray"} <= record["versions"].keys()
+    assert {"tandem-rec", "python", "torch", "ray", "lightgbm"} <= record["versions"].keys()
+    assert record["git_sha"] == git_sha()
 
 
 def test_progress_goes_to_stderr(capsys):
