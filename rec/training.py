@@ -77,7 +77,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = ctx.worker.total(gradients[0].contiguous())
+        # The sum is formed in place, and the buffer that arrives is autograd's.
+        gradient = ctx.worker.total(gradients[0].clone(memory_format=torch.contiguous_format))
         return gradient[ctx.worker.even_part(len(gradient))], None
 
 
