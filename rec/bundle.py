@@ -80,9 +80,6 @@ class Bundle:
         """The version, such as `20260101T120000Z-1a2b3c4d`."""
         return self.manifest.version
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.manifest.files
-
     def path(self, name: str) -> Path:
         """Where a verified file is; files that the manifest does not list cannot be reached.
 

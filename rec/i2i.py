@@ -31,20 +31,6 @@ class ItemNeighbors:
     indices: NDArray[np.int32]
     scores: NDArray[np.float64]
 
-    def aligned(self, item_ids: NDArray[np.object_]) -> "ItemNeighbors":
-        """The same neighbours under another vocabulary; items it lacks are left out, items it adds have none."""
-        if len(item_ids) == len(self.item_ids) and bool((item_ids == self.item_ids).all()):
-            return self
-        position = {item_id: row for row, item_id in enumerate(item_ids)}
-        moved = np.array([position.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
-        rows = moved[np.repeat(np.arange(len(self.item_ids)), np.diff(self.indptr))]
-        columns = moved[self.indices]
-        known = (rows >= 0) & (columns >= 0)
-        rows, columns, scores = rows[known], columns[known], self.scores[known]
-        order = np.lexsort((columns, -scores, rows))
-        indptr = np.searchsorted(rows[order], np.arange(len(item_ids) + 1))
-        return ItemNeighbors(item_ids, indptr, columns[order].astype(np.int32), scores[order])
-
 
 def neighbors_frame(neighbors: ItemNeighbors, source: str) -> pd.DataFrame:
     """The rows of i2i.parquet: item_id, neighbor_id, rank from 0, score, source."""
@@ -67,25 +53,26 @@ def neighbors_from_frame(frame: pd.DataFrame, item_ids: NDArray[np.object_]) -> 
     Raises: BundleError: for a column that is missing, or an item that the vocabulary lacks.
     """
     try:
-        positions = {item_id: position for position, item_id in enumerate(item_ids)}
-        owner = frame["item_id"].map(positions).to_numpy(dtype=np.int64)
-        indices = frame["neighbor_id"].map(positions).to_numpy(dtype=np.int64)
+        positions = pd.Index(item_ids)
+        owner = positions.get_indexer(pd.Index(frame["item_id"]))
+        indices = positions.get_indexer(pd.Index(frame["neighbor_id"]))
         scores = frame["score"].to_numpy(dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"neighbours are not a table of items of this catalogue: {error}; train again") from error
+        raise BundleError(f"neighbours are not a table of items and scores: {error}; train again") from error
+    unknown = np.flatnonzero((owner < 0) | (indices < 0))
+    if len(unknown):
+        raise BundleError("neighbours are not of items of this catalogue; train again", row=int(unknown[0]))
     order = np.lexsort((indices, -scores, owner))
     indptr = np.searchsorted(owner[order], np.arange(len(item_ids) + 1))
     return ItemNeighbors(item_ids, indptr, indices[order].astype(np.int32), scores[order])
 
 
-def cosine(interactions: Interactions, *, top_k: int, shrinkage: float = 0.0) -> ItemNeighbors:
-    """Items liked by the same users: n_ij / (sqrt(n_i n_j) + shrinkage), n_ij the users who liked both.
+def cosine(interactions: Interactions, *, top_k: int) -> ItemNeighbors:
+    """Items liked by the same users: n_ij / sqrt(n_i n_j), n_ij the users who liked both.
 
-    Source: Sarwar et al. (2001), doi:10.1145/371920.372071, on 0 and 1; the shrinkage term as in Ferrari Dacrema
-    et al. (2019), doi:10.1145/3298689.3347058.
+    Source: Sarwar et al. (2001), doi:10.1145/371920.372071, on 0 and 1.
 
-    Args: interactions: what counts as liked; repeats count once. top_k: neighbours kept of each item. shrinkage: at
-        least 0; lowers similarities that rest on few users.
+    Args: interactions: what counts as liked; repeats count once. top_k: neighbours kept of each item.
     """
     pairs = np.unique(interactions.user.astype(np.int64) * interactions.n_items + interactions.item)
     user, item = np.divmod(pairs, interactions.n_items)
@@ -102,7 +89,7 @@ def cosine(interactions: Interactions, *, top_k: int, shrinkage: float = 0.0) ->
             columns, shared = both.indices[of_row].astype(np.int32), both.data[of_row].astype(np.float64)
             other = columns != start + row
             columns, shared = columns[other], shared[other]
-            similarity = shared / (np.sqrt(n_users[start + row] * n_users[columns]) + shrinkage)
+            similarity = shared / np.sqrt(n_users[start + row] * n_users[columns])
             best = _best(similarity, columns, top_k)
             neighbours.append(columns[best])
             scores.append(similarity[best])

@@ -1,7 +1,7 @@
 """Training objectives: pure functions of embeddings or logits, without Ray and without state."""
 
 import math
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -140,6 +140,3 @@ def _softmax_losses(logits: Tensor, positive_logits: Tensor, masked: Tensor) -> 
     floor = logits.detach().masked_fill(masked, -math.inf).amax(dim=1, keepdim=True) - 80.0
     negatives = torch.where(masked, floor, logits).logsumexp(dim=1, keepdim=True)
     return functional.softplus(negatives - positive_logits)
-
-
-LOSSES: Final = {"logq": logq_softmax, "mixed_negative": mixed_negative, "cross_entropy": cross_entropy}

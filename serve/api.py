@@ -20,7 +20,6 @@ from serve.schemas import HealthResponse, ItemResponse, ModelsResponse, Recommen
 
 RECOMMEND: Final = "/v1/recommend"
 FAILED: Final = "the server failed; its log says why"
-NOT_READY: Final = "a stage does not answer; the log says why"
 _JSON: Final = b"application/json"
 _LOG: Final = logging.getLogger(__name__)
 

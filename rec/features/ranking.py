@@ -40,8 +40,8 @@ class RankingFeatures:
     - affinity_*: for each categorical and multi_hot item feature, the share of the history that has the candidate's
       value, averaged over its values;
     - taste_*: for each numeric item feature and item_count_all, the candidate minus the mean of the history;
-    - i2i_sum, i2i_sum_10, i2i_max, with neighbours: similarity of the candidate summed over the history, over its last
-      ten items, and to the nearest of them.
+    - i2i_sum, i2i_sum_10, i2i_max, with neighbours, which are of the snapshot's catalogue: similarity of the candidate
+      summed over the history, over its last ten items, and to the nearest of them.
 
     Ids themselves are left to retrieval: a tree would learn them by heart. Text and vectors stay with the towers.
     """
@@ -64,7 +64,7 @@ class RankingFeatures:
         self._taste_names = (*item_numeric, "item_count_all")
         self._taste_columns = [list(columns).index(name) for name in self._taste_names]
         self._valued = [_with_padding(items[name], snapshot.encoders.cardinality(name)) for name in valued]
-        self._neighbors = None if neighbors is None else neighbors.aligned(snapshot.item_ids)
+        self._neighbors = neighbors
         self.names: tuple[str, ...] = (
             *RETRIEVAL,
             *columns,

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from rec import i2i
 from rec.data.dataset import Interactions
+from rec.errors import BundleError
 
 
 @pytest.fixture
@@ -33,7 +34,6 @@ def test_two_of_two_and_three_users():
     assert_array_equal(neighbors.indptr, [0, 1, 2, 2])
     assert_array_equal(neighbors.indices, [1, 0])
     assert_allclose(neighbors.scores, 2 / np.sqrt(6))
-    assert_allclose(i2i.cosine(log, top_k=5, shrinkage=10).scores, 2 / (np.sqrt(6) + 10))
 
 
 @pytest.mark.parametrize("block", [1024, 5])
@@ -53,16 +53,17 @@ def test_it_equals_the_dense_formula_sorted_by_score_then_item(log, monkeypatch,
         assert_allclose(neighbors.scores[run], dense[row, expected])
 
 
-def test_another_vocabulary_names_the_same_pairs(log):
-    def pairs(neighbors: i2i.ItemNeighbors) -> dict[tuple[str, str], float]:
-        rows = np.repeat(neighbors.item_ids, np.diff(neighbors.indptr))
-        columns = neighbors.item_ids[neighbors.indices]
-        return dict(zip(zip(rows, columns, strict=True), neighbors.scores, strict=True))
-
+def test_the_order_of_the_log_does_not_matter_and_the_table_holds_all(log):
     neighbors = i2i.cosine(log, top_k=4)
-    assert neighbors.aligned(log.item_ids.copy()) is neighbors
-    vocabulary = np.array(["new", *log.item_ids[:0:-1]], dtype=object)  # backwards, without i0
-    moved = neighbors.aligned(vocabulary)
-    assert pairs(moved) == {pair: score for pair, score in pairs(neighbors).items() if "i0" not in pair}
-    shuffled = replace(log, user=log.user[::-1], item=log.item[::-1])
-    assert pairs(i2i.cosine(shuffled, top_k=4)) == pairs(neighbors)
+    shuffled = i2i.cosine(replace(log, user=log.user[::-1], item=log.item[::-1]), top_k=4)
+    read = i2i.neighbors_from_frame(i2i.neighbors_frame(neighbors, "cosine"), log.item_ids)
+    for same in (shuffled, read):
+        assert_array_equal(same.indptr, neighbors.indptr)
+        assert_array_equal(same.indices, neighbors.indices)
+        assert_array_equal(same.scores, neighbors.scores)
+
+
+def test_a_table_of_items_of_another_catalogue_is_refused(log):
+    frame = i2i.neighbors_frame(i2i.cosine(log, top_k=4), "cosine")
+    with pytest.raises(BundleError, match="items of this catalogue"):
+        i2i.neighbors_from_frame(frame, log.item_ids[:-3])
