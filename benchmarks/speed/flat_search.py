@@ -7,8 +7,6 @@ FAISS fetches k and as many more as the user has seen, in one batch; ours also a
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +15,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from rec.retrieval.index import ItemIndex
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.results import command, machine, write_result  # noqa: E402
+from rec.bundle import git_sha  # noqa: E402
+from rec.retrieval.index import ItemIndex  # noqa: E402
 
 REPEATS = 20
 
@@ -51,8 +54,9 @@ def main() -> None:
     medians = np.median(times, axis=0)
     result = {
         "name": f"flat_search_{given.items}x{given.queries}",
-        "command": f"python {' '.join(sys.argv)}",
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "command": command(),
+        "git_sha": git_sha(),
+        "machine": machine(),
         "protocol": {**vars(given), "threads": faiss.omp_get_max_threads(), "agreement": agreement},
         "unit": "ms",
         "repeats": REPEATS,
@@ -62,9 +66,7 @@ def main() -> None:
         "ratio_low": float(low),
         "ratio_high": float(high),
     }
-    target = Path(__file__).parents[1] / "results" / f"{result['name']}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(result)
     print(json.dumps(result))
 
 
