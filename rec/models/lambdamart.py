@@ -69,7 +69,7 @@ def fit_lambdamart(
 ) -> LambdaMARTFit:
     """Grows trees on the first task's labels.
 
-    With `valid` it stops once the validation NDCG has not risen for `config.patience` trees and keeps the best
+    With `valid`, if that holds a query, it stops once the validation NDCG has not risen for `config.patience` trees and keeps the best
     number; without, it grows `trees`, or config.trees.
 
     Args:
@@ -107,6 +107,8 @@ def fit_lambdamart(
     if network:
         parameters["tree_learner"] = "data_parallel"
     train_set = _lightgbm_dataset(data)
+    if valid is not None and len(valid.groups) == 0:
+        valid = None
     booster = lightgbm.train(
         parameters,
         train_set,
