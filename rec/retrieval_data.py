@@ -246,6 +246,7 @@ def _log_draw_probability(
                 queries.target_start[rows], queries.target_end[rows], queries.weight[rows].astype(float), len(liked)
             )
             mass[snapshot] = np.bincount(liked, weights=per_event, minlength=n_items)
-            mass[snapshot] /= mass[snapshot].sum()
+            # Rows so old that their weights vanished are never drawn.
+            mass[snapshot] /= max(mass[snapshot].sum(), np.finfo(np.float64).tiny)
     with np.errstate(divide="ignore"):
         return np.log(mass).astype(np.float32)

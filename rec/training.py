@@ -186,7 +186,7 @@ class Optimizers:
 
 
 def learning_rate(config: TrainingConfig, done: float) -> float:
-    """The learning rate when a share `done` of all steps is behind: a linear rise, then constant or a cosine to 0."""
+    """The learning rate when a share `done` of training is behind: a linear rise, then constant or a cosine to 0."""
     if done < config.warmup:
         return config.learning_rate * done / config.warmup
     if config.schedule == "constant":
@@ -228,7 +228,8 @@ def fit_epoch(
         with torch.autocast(worker.device.type, torch.bfloat16) if autocast else nullcontext():
             loss = task.loss(model, batch, worker)
         loss.backward()
-        optimizers.step(learning_rate(config, (epoch + (step + 1) / len(batches)) / config.epochs))
+        # The middle of a step: neither the first nor the last has a learning rate of 0, even where there is only one.
+        optimizers.step(learning_rate(config, (epoch + (step + 0.5) / len(batches)) / config.epochs))
         total += loss.detach()
     mean = float(worker.total(total) / (worker.world * len(batches)))
     if not math.isfinite(mean):

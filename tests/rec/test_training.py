@@ -111,6 +111,24 @@ def test_equal_metrics_are_no_improvement():
     assert advance(progress, {}, {"score": 0.6}, "score", CONFIG).best_epoch == 2
 
 
+@dataclass(frozen=True)
+class OneStep(Line):
+    """All rows in one batch."""
+
+    def plan(self, epoch):
+        return [np.arange(20)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_fit_of_one_step_learns(schedule):
+    config = CONFIG.model_copy(update={"epochs": 1, "schedule": schedule})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = OneStep().build_model()["line"].weight
+    after = fit(OneStep(), config, seed=0).weights["line.weight"]
+    assert (before - after).abs().item() > 0.001
+
+
 def test_the_learning_rate_rises_and_falls():
     config = CONFIG.model_copy(update={"learning_rate": 2.0, "warmup": 0.2})
     rates = [learning_rate(config, done) for done in (0.1, 0.2, 0.6, 1)]
