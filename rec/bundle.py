@@ -119,10 +119,7 @@ def digest_folder(folder: Path) -> dict[str, FileDigest]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Make a folder of files a bundle; from now on it must not change."""
     body = manifest.model_dump(mode="json")
-    try:
-        content = _encode({**body, _CHECKSUM: _checksum(body)})
-    except ValueError as error:
-        raise BundleError(f"config is no plain JSON: {error}", file=str(folder / MANIFEST), field="config") from error
+    content = _encode({**body, _CHECKSUM: _checksum(body)})
     replace_file(folder / MANIFEST, content)
 
 

@@ -23,13 +23,14 @@ from pydantic import (
 from rec.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DataName = Literal["movielens-1m", "movielens-100k", "instatok", "recbole", "parquet", "csv"]
 
 
 class Config(BaseModel):
-    """Base of all configs: unknown names are errors, values never change."""
+    """Base of all configs: unknown names are errors, values never change, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ColumnsConfig(Config):
@@ -78,8 +79,8 @@ def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError("no such config file; check the path given to --config", file=str(path)) from error
+    except OSError as error:
+        raise ConfigError(f"no config can be read: {error.strerror}; check the path", file=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not readable as YAML: {error}", file=str(path)) from error
     return parse_config(kind, values or {}, file=str(path))
@@ -87,12 +88,19 @@ def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:
 
 def parse_config(kind: type[ConfigT], values: Any, *, file: str | None = None) -> ConfigT:
     """A config from plain values, with errors that name the field."""
+    if not isinstance(values, dict):
+        raise ConfigError("a config is a mapping of names to values; is this the right file?", file=file)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{first['msg']}; found {first.get('input')!r}", file=file, field=field) from error
+        raise config_error(error, file=file) from error
+
+
+def config_error(error: ValidationError, *, file: str | None = None) -> ConfigError:
+    """The first complaint of pydantic, naming the field."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return ConfigError(f"{first['msg']}; found {first.get('input')!r}", file=file, field=field or None)
 
 
 class TaskConfig(Config):
@@ -285,9 +293,11 @@ class RankerConfig(Config):
     mmoe_training: TrainingConfig = TrainingConfig(epochs=10, batch_size=4096, learning_rate=1e-3)
 
     @model_validator(mode="after")
-    def _trees_learn_one_binary_task(self) -> Self:
+    def _agrees_with_itself(self) -> Self:
         if self.tasks[0].kind != "binary":
             raise ValueError(f"the first task decides what a success is and must be binary; found {self.tasks[0]}")
+        if list(self.period_fractions) != sorted(set(self.period_fractions)):
+            raise ValueError(f"period_fractions must rise; found {self.period_fractions}")
         if self.kind == "lambdamart" and len(self.tasks) > 1:
             raise ValueError(f"lambdamart learns one task; found {len(self.tasks)}: take kind mmoe, or drop the others")
         names = [task.name for task in self.tasks]
@@ -313,7 +323,7 @@ class BaselinesConfig(Config):
     ials_factors: PositiveInt = 64
     ials_alpha: PositiveFloat = 1.0
     ials_iterations: PositiveInt = 15
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class EvaluationConfig(Config):
@@ -346,4 +356,4 @@ class TrainConfig(Config):
     ranker: RankerConfig = RankerConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
     popularity_days: PositiveInt = 30
-    seed: NonNegativeInt = 0
+    seed: Seed = 0

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rec.config import RankerConfig, TaskConfig
 from rec.data.dataset import Interactions
+from rec.errors import TrainingError
 from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
@@ -40,6 +41,22 @@ class RankingData:
     labels: NDArray[np.float32]
     groups: NDArray[np.int64]
     tasks: tuple[str, ...]
+
+    def require_something_to_learn(self) -> None:
+        """Refuse data that no ranker can learn from.
+
+        Raises: TrainingError: when there is no query, or all rows have the same label.
+        """
+        if len(self.groups) == 0:
+            raise TrainingError(
+                "the ranker has no query to learn from: no moment of the earlier periods has min_positives liked "
+                "items among its candidates. Give more data, lower min_positives, or ask for more n_candidates"
+            )
+        if self.labels[:, 0].min() == self.labels[:, 0].max():
+            raise TrainingError(
+                "the ranker cannot learn from labels that are all the same; a log that holds no refusals needs "
+                "ranker.learn_from candidates, and a catalogue needs items that a user did not take"
+            )
 
     def shard(self, rank: int, world: int) -> "RankingData":
         """Every world-th query beginning at rank, whole."""

@@ -31,7 +31,8 @@ def fit_lambdamart_on_ray(
     Raises: TrainingError: when there is no query to learn from, or workers keep dying. KeyboardInterrupt: after
         Ctrl-C, when the workers are gone.
     """
-    # A worker has a query at least; where there is none, the error is raised here and not by workers.
+    data.require_something_to_learn()
+    # A worker has a query at least.
     workers = min(workers, len(data.groups))
     if workers == 0:
         return fit_lambdamart(data, config, seed=seed, valid=valid, trees=trees)

@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from rec.config import Config
+from rec.config import Config, Seed
 
 
 class InstaTokConfig(Config):
@@ -18,4 +18,4 @@ class InstaTokConfig(Config):
     sessions_per_user: PositiveFloat = 5.0
     start_ms: NonNegativeInt = 1_767_225_600_000
     days: PositiveFloat = 30.0
-    seed: NonNegativeInt = 0
+    seed: Seed = 0

@@ -13,9 +13,11 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from rec.cli.commands import COMMANDS, Command
-from rec.config import load_config
-from rec.errors import ConfigError, TandemError
+from rec.config import config_error, load_config
+from rec.errors import ConfigError, DataError, TandemError
 
 INTERRUPTED = 130
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             answer = _run(COMMANDS[name], name, rest)
     except TandemError as error:
         return _failed(name, error, as_json)
+    except OSError as error:
+        return _failed(name, DataError(f"{error.strerror or error}; check the path", file=error.filename), as_json)
     except KeyboardInterrupt:
         _failed(name, Interrupted("interrupted; what was not finished is not published"), as_json)
         return INTERRUPTED
@@ -103,6 +107,8 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
         if stop.code in (0, None):
             raise
         raise ConfigError(_unboxed(usage.getvalue())) from None
+    except ValidationError as error:
+        raise config_error(error) from error
     return command.run(options)
 
 

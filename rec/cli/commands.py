@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from rec.config import Config, DataConfig, EvaluationConfig, TrainConfig
+from rec.config import Config, DataConfig, EvaluationConfig, Seed, TrainConfig
 
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
@@ -78,7 +78,7 @@ class GenerateOptions(Config):
     n_users: PositiveInt = 200
     n_videos: PositiveInt = 3000
     n_sessions: PositiveInt = 2000
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ModelsOptions(Config):
@@ -99,7 +99,7 @@ class DemoOptions(Config):
     home: Annotated[str, Field(default="./.tandem/demo")]
     n_sessions: PositiveInt = 500
     workers: NonNegativeInt = 2
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class ReportOptions(Config):

@@ -50,7 +50,7 @@ def assemble(
     """
     user_ids, user = _positions(log, columns.user, users.ids, columns.id_pattern)
     item_ids, item = _positions(log, columns.item, items.ids, columns.id_pattern)
-    rating = None if columns.rating is None else numbers(log, columns.rating).astype(np.float32)
+    rating = None if columns.rating is None else _ratings(log, columns.rating)
     time = timestamps(log, columns.timestamp, unit=columns.timestamp_unit)
     action = None
     if columns.action is not None:
@@ -68,6 +68,12 @@ def assemble(
         actions=tuple(actions),
     )
     return dataset_of(name, interactions, users, items)
+
+
+def _ratings(log: RawTable, name: str) -> NDArray[np.float32]:
+    values = numbers(log, name)
+    log.refuse(np.abs(values) > np.finfo(np.float32).max, name, "a rating within the range of float32 is required")
+    return values.astype(np.float32)
 
 
 def dataset_of(name: str, interactions: Interactions, users: SideTable, items: SideTable) -> Dataset:

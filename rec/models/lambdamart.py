@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.config import LambdaMARTConfig
-from rec.errors import BundleError, TrainingError
+from rec.errors import BundleError
 from rec.ranking_data import FeatureLayout, RankingData
 
 
@@ -79,13 +79,8 @@ def fit_lambdamart(
         valid: queries that decide when to stop, the same on every worker.
         trees: how many to grow when nothing decides.
         network: LightGBM's parameters of a group of workers, empty for one.
-    Raises: TrainingError: when no query is left to learn from.
+    Assumes: data that `require_something_to_learn` accepts.
     """
-    if len(data.groups) == 0:
-        raise TrainingError(
-            "the ranker has no query to learn from: in the periods before the test nobody liked a candidate. "
-            "Give more data, or widen ranker.period_fractions"
-        )
     parameters = {
         "objective": "lambdarank",
         "metric": "ndcg",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rec.config import MMoEConfig, TaskConfig
-from rec.errors import BundleError, ConfigError, TrainingError
+from rec.errors import BundleError, ConfigError
 from rec.metrics import per_user
 from rec.models.tower import mlp
 from rec.models.weights import put_weights, read_weights
@@ -166,11 +166,7 @@ class MMoETask:
     def build_model(self) -> MMoE:
         """The model before training, with the means and deviations of the training rows."""
         formula_exponents(self.config.formula, self.tasks)
-        if not len(self.train.matrix):
-            raise TrainingError(
-                "the ranker has no query to learn from: in the periods before the test nobody liked a candidate. "
-                "Give more data, or widen ranker.period_fractions"
-            )
+        self.train.require_something_to_learn()
         model = MMoE(self.cardinalities, self.tasks, self.config)
         mean, std = _moments(self.train.matrix[:, model.numeric])
         model.mean.copy_(mean)

@@ -126,12 +126,13 @@ def branch_features(side: str, config: TowerConfig, names: Sequence[str]) -> lis
     Raises: ConfigError: when a branch or `without` names a feature there is not, or a branch is left empty.
     """
     branches = [branch.features for branch in config.branches] or [tuple(names)]
-    for branch in config.branches:
-        unknown = [name for name in branch.features if name not in names]
+    named = {"without": config.without} | {"branches": tuple(name for b in config.branches for name in b.features)}
+    for field, features in named.items():
+        unknown = [name for name in features if name not in names]
         if unknown:
             raise ConfigError(
                 f"no {side} feature {', '.join(map(repr, unknown))}; there are {', '.join(names)}",
-                field=f"{side}_tower.branches",
+                field=f"{side}_tower.{field}",
             )
     kept = [tuple(name for name in branch if name not in config.without) for branch in branches]
     if not all(kept):

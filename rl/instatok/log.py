@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from rec.config import DataConfig, load_config
 from rec.data.assembly import content_sha256
 from rec.data.dataset import Dataset, Interactions
+from rec.errors import ConfigError
 from rl.config import InstaTokConfig
 from rl.instatok.policies import SessionPolicy, uniform
 from rl.instatok.sessions import Sessions
@@ -44,6 +45,8 @@ def log_sessions(
     rng = rng or np.random.default_rng(np.random.SeedSequence(world.config.seed, spawn_key=(1,)))
     policy = policy or uniform
     n_sessions = n_sessions or round(world.config.sessions_per_user * world.n_users)
+    if n_sessions < 1:
+        raise ConfigError("a log needs a session; make n_users or sessions_per_user larger", field="sessions_per_user")
     users, start_ms = _session_starts(world, n_sessions, rng)
     sessions = Sessions(world, users)
     clock_ms = start_ms.copy()
