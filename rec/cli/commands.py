@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -65,9 +65,10 @@ class ValidateOptions(Config):
 
 
 class ImportOptions(Config):
-    """Which data to read, and the folder to write them to as Parquet."""
+    """Which data to read, and the folder and format to write them to."""
 
     out: str
+    format: Literal["parquet", "recbole"] = "parquet"
     data: Annotated[DataConfig, Flat] = DataConfig()
 
 
@@ -173,11 +174,13 @@ def _validate(options: ValidateOptions) -> Answer:
 
 
 def _import(options: ImportOptions) -> Answer:
+    from rec.data.recbole import write_recbole
     from rec.data.source import summary
     from rec.data.tabular import write_parquet
 
     dataset = read(options.data)
-    write_parquet(dataset, options.out)
+    write = {"parquet": write_parquet, "recbole": write_recbole}[options.format]
+    write(dataset, options.out)
     print(f"wrote {options.out}")
     return {"out": options.out, **summary(dataset)}
 
@@ -278,7 +281,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "demo": Command("see all of it work on a generated world, in a few minutes", lambda: DemoOptions, _demo),
     "doctor": Command("say what stands in the way on this machine, and what to do", lambda: ModelsOptions, _doctor),
     "data validate": Command("check data and say what is in them", lambda: ValidateOptions, _validate),
-    "data import": Command("read data of any known kind and write them as Parquet", lambda: ImportOptions, _import),
+    "data import": Command(
+        "read data of any known kind and write them as Parquet or RecBole files", lambda: ImportOptions, _import
+    ),
     "data generate": Command("write a generated world of short videos as Parquet", lambda: GenerateOptions, _generate),
     "train": Command("train retriever and ranker, and publish them as a bundle", lambda: TrainOptions, _train),
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, _evaluate),

@@ -154,3 +154,18 @@ def test_report_is_one_file_that_needs_no_network(tandem: Any, trained: tuple[st
     page = Path(json.loads(done.stdout)["report"]).read_text()
     assert "Learning curves" in page
     assert 'src="http' not in page and "<link" not in page
+
+
+@pytest.mark.parametrize("format", ["parquet", "recbole"])
+def test_imported_data_are_the_same_data(tandem: Any, tmp_path: Path, format: str) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text(HEADER + "a,x,1,4\na,y,2,5\nb,x,3,1\n")
+    out = tmp_path / "out"
+    done = tandem("data", "import", "--data", "csv", "--path", str(file), "--out", str(out), "--format", format)
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        json.loads(tandem("data", "validate", "--data", kind, "--path", str(path), "--json").stdout)
+        for kind, path in (("csv", file), (format, out))
+    )
+    assert first["n_rows"] == second["n_rows"] == 3
+    assert first["sha256"] == second["sha256"]
