@@ -165,6 +165,8 @@ class Recommender:
 
         Ids in `exclude` that are not in the catalogue change nothing.
         """
+        for user_id in user_ids:
+            _require_string(user_id, "user_id")
         rows = self.snapshot.user_positions(user_ids)
         excluded = [self.snapshot.item_positions(items) for items in exclude]
         return self.snapshot.user_states(rows, excluded=excluded or None)
@@ -246,10 +248,17 @@ class Recommender:
         return (states.user < 0) & (states.history < 0).all(axis=1)
 
     def _require(self, item_id: str) -> int:
+        _require_string(item_id, "item_id")
         position = self.position_of(item_id)
         if position < 0:
             raise DataError(f"item {item_id!r} is not in the catalogue of model {self.version}", field="item_id")
         return position
+
+
+def _require_string(value: object, field: str) -> None:
+    """A number is no id: it would pass for somebody, or something, never seen."""
+    if not isinstance(value, str):
+        raise DataError(f"ids are strings; found {value!r}: write {str(value)!r}", field=field)
 
 
 def _missing(value: object) -> bool:

@@ -88,6 +88,8 @@ def test_python_scores_rank_as_recommend_does(trained: tuple[str, dict[str, Any]
     assert np.isfinite(recommender.score(user_id, ["video-0", "video-1"])).all()
     with pytest.raises(DataError, match="'video-none' is not in the catalogue"):
         recommender.score(user_id, ["video-none"])
+    with pytest.raises(DataError, match=r"ids are strings; found 42: write '42'"):
+        recommender.recommend(42)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
