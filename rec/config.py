@@ -3,6 +3,7 @@
 This module imports neither torch nor Ray, so that the command line starts fast.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -209,6 +210,31 @@ class RetrieverConfig(Config):
     mask_known: bool = True
     sparse_embeddings: bool = False
     queries: QueriesConfig = QueriesConfig()
+
+
+class OffPolicyConfig(Config):
+    """How the losses of `rec.losses` correct for what the logging policy chose to show.
+
+    Importance weights are kept within `min_weight` and `max_weight` and, with `self_normalize`, divided by their mean:
+    over the rows with a reward (`clicked`), or over all. A two-stage loss draws `n_slates` slates of `slate_size`
+    items, the logged one included, at `slate_temperature`; `alpha` weighs what it says about the items beside the
+    logged one. Negative rewards need min_weight 0.
+    """
+
+    max_weight: PositiveFloat = 10.0
+    min_weight: NonNegativeFloat = 0.01
+    alpha: NonNegativeFloat = 0.01
+    n_slates: PositiveInt = 100
+    slate_size: PositiveInt = 30
+    slate_temperature: PositiveFloat = math.e
+    self_normalize: bool = True
+    normalize_over: Literal["clicked", "all"] = "clicked"
+
+    @model_validator(mode="after")
+    def _floor_below_cap(self) -> Self:
+        if self.min_weight > self.max_weight:
+            raise ValueError(f"min_weight must not exceed max_weight; found {self.min_weight} > {self.max_weight}")
+        return self
 
 
 class TrainingConfig(Config):

@@ -67,3 +67,9 @@ class TrainingError(TandemError):
 
 class ScoreError(TandemError):
     """A score that has to be finite is not, or a probability's parameter is out of range."""
+
+
+class SupportError(TandemError):
+    """A log cannot say what is asked of it: a propensity is no probability above 0, or too little was ever shown."""
+
+    exit_code = 2

@@ -1,4 +1,4 @@
-"""Training objectives: pure functions of embeddings or logits, without Ray and without state."""
+"""Softmax losses: a row's positive items against others of the batch, of a sample, or of the whole catalogue."""
 
 import math
 from typing import Literal
