@@ -182,7 +182,8 @@ class QueriesConfig(Config):
     user liked within `horizon_days` is to be found; without a horizon it is the very interaction, and no moments are of
     the second kind. A moment `half_life_days` older than another counts half as often. Popularity and age of items are
     those of the latest snapshot, for interactions between snapshots too. An epoch draws `epoch_share` times as many
-    positives as there are liked interactions.
+    positives as there are liked interactions, and at least `min_batches` batches, without which little data would be
+    over before anything is learned.
     """
 
     snapshots: PositiveInt = 200
@@ -191,6 +192,7 @@ class QueriesConfig(Config):
     horizon_days: PositiveFloat | None = 60.0
     half_life_days: PositiveFloat | None = 200.0
     epoch_share: PositiveFloat = 0.2
+    min_batches: PositiveInt = 100
 
 
 class RetrieverConfig(Config):

@@ -48,9 +48,11 @@ class RetrieverTask:
         """Global batches of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         queries, n_targets = self.data.queries, self.config.positives_per_query
-        n = max(1, round(self.config.queries.epoch_share * len(self.data.liked) / n_targets))
+        size = max(1, self.batch_size // n_targets)
+        share = round(self.config.queries.epoch_share * len(self.data.liked) / n_targets)
+        n = max(share, self.config.queries.min_batches * size)
         batches = []
-        for chosen in grouped_batches(self._groups, queries.weight, n, max(1, self.batch_size // n_targets), rng):
+        for chosen in grouped_batches(self._groups, queries.weight, n, size, rng):
             targets = draw_within(queries.target_start[chosen], queries.target_end[chosen], n_targets, rng)
             n_uniform = self.config.mixed_negatives if self.config.objective == "mixed_negative" else 0
             uniform = rng.choice(self.data.catalogue, n_uniform)

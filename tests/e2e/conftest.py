@@ -16,7 +16,7 @@ from rec.cli import main
 Run = Callable[..., "Done"]
 
 SMALL = {
-    "retriever": {"output_dim": 16},
+    "retriever": {"output_dim": 16, "queries": {"min_batches": 5}},
     "training": {"workers": 0, "epochs": 2},
     "ranker": {
         "n_candidates": 60,

@@ -63,6 +63,30 @@ def test_evaluate_stands_beside_baselines(tandem: Any, trained: tuple[str, dict[
     assert set(answer["paired"][0]) == {"a", "b", "metric", "difference", "low", "high", "p_value"}
 
 
+def test_defaults_learn_a_small_noisy_checkerboard(tandem: Any, tmp_path: Path) -> None:
+    """3,000 rows: each of 150 people likes every second of 100 items, and one row in ten is noise.
+
+    Popularity knows nothing here; EASE comes close to all there is to know. The defaults must not fail on little data.
+    """
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(150):
+        own, other = (np.arange(first, 100, 2) for first in (user % 2, 1 - user % 2))
+        items = np.append(rng.choice(own, 18, replace=False), rng.choice(other, 2, replace=False))
+        rows += [f"u{user},i{item},{rng.integers(1_600_000_000, 1_620_000_000)},4\n" for item in items]
+    file, home = tmp_path / "interactions.csv", str(tmp_path / "home")
+    file.write_text(HEADER + "".join(rows), encoding="utf-8")
+    columns = ("--columns.rating", "rating")
+    done = tandem("train", "--data", "csv", "--path", str(file), *columns, "--home", home, "--workers", "0")
+    assert done.returncode == 0, done.stderr
+    judged = json.loads(tandem("evaluate", "--home", home, "--baselines.names", "popularity", "ease", "--json").stdout)[
+        "models"
+    ]
+    ndcg = {name: metrics["ndcg@10"]["value"] for name, metrics in judged.items()}
+    assert ndcg["retriever"] > 0.85 * ndcg["ease"] > 1.5 * ndcg["popularity"], ndcg
+    assert ndcg["two_stage"] > 0.85 * ndcg["ease"], ndcg
+
+
 def test_recommend_leaves_out_what_was_seen_and_marks_strangers(
     tandem: Any, trained: tuple[str, dict[str, Any]]
 ) -> None:

@@ -20,7 +20,7 @@ CONFIG = RetrieverConfig(
     item_tower=TowerConfig(embedding_dim=16, hidden=(32,)),
     output_dim=16,
     mixed_negatives=16,
-    queries=QueriesConfig(snapshots=4, epoch_share=4),
+    queries=QueriesConfig(snapshots=4, epoch_share=4, min_batches=1),
 )
 HERE = TrainingConfig(workers=0, epochs=3, batch_size=128, learning_rate=0.01)
 

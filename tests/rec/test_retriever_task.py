@@ -11,7 +11,7 @@ from rec.retriever_task import RetrieverTask
 from rec.sampling import QueryBatch
 from rec.training import Worker, fit
 
-QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1)
+QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1, min_batches=1)
 CONFIG = RetrieverConfig(
     user_tower=UserTowerConfig(history_windows=(20, 3), embedding_dim=16, hidden=(32,)),
     item_tower=TowerConfig(embedding_dim=16, hidden=(32,)),
@@ -44,7 +44,9 @@ def test_a_checkerboard_world_is_solved(checkerboard, objective):
 
 
 def test_several_later_targets_and_snapshots_solve_it_too(checkerboard):
-    queries = QueriesConfig(snapshots=6, snapshot_share=0.5, horizon_days=60, half_life_days=50, epoch_share=4)
+    queries = QueriesConfig(
+        snapshots=6, snapshot_share=0.5, horizon_days=60, half_life_days=50, epoch_share=4, min_batches=1
+    )
     task = _task(checkerboard, queries=queries, positives_per_query=4)
     fitted = fit(task, SIMPLE, seed=0)
     # Fifteen unseen items of the right parity remain for each user, one of which is the held-out one.
@@ -74,7 +76,9 @@ def test_nothing_after_the_end_is_looked_at(checkerboard):
 
 
 def test_log_q_is_the_probability_of_a_drawn_target(checkerboard):
-    queries = QueriesConfig(snapshots=3, snapshot_share=0.4, horizon_days=30, half_life_days=40, epoch_share=300)
+    queries = QueriesConfig(
+        snapshots=3, snapshot_share=0.4, horizon_days=30, half_life_days=40, epoch_share=300, min_batches=1
+    )
     task = _task(checkerboard, queries=queries, positives_per_query=2)
     counts = np.zeros_like(task.data.log_q)
     for batch in task.plan(0):

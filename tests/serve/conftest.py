@@ -24,7 +24,7 @@ Deploy = Callable[[str, ServeConfig], str]
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A home with one published bundle, trained on a small world."""
-    from rec.config import LambdaMARTConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
+    from rec.config import LambdaMARTConfig, QueriesConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
     from rec.pipeline import train
     from rl.config import InstaTokConfig
     from rl.instatok import InstaTok
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     folder = str(tmp_path_factory.mktemp("serve") / "home")
     config = TrainConfig(
-        retriever=RetrieverConfig(output_dim=16),
+        retriever=RetrieverConfig(output_dim=16, queries=QueriesConfig(min_batches=5)),
         ranker=RankerConfig(n_candidates=60, lambdamart=LambdaMARTConfig(trees=20, min_data_in_leaf=5)),
         training=TrainingConfig(workers=0, epochs=2),
     )
