@@ -4,8 +4,9 @@ This module imports neither torch nor Ray, so that the command line starts fast.
 """
 
 import math
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import tyro
 import yaml
@@ -25,6 +26,16 @@ from rec.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+HOME_VARIABLE: Final = "TANDEM_HOME"
+DEFAULT_HOME: Final = "./.tandem"
+
+
+def default_home() -> str:
+    """Where models, logs and runs are when nothing else is said: TANDEM_HOME, else ./.tandem."""
+    return os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+
+
+HomePath = Annotated[str, Field(default_factory=default_home)]
 DataName = Literal["movielens-1m", "movielens-100k", "instatok", "recbole", "parquet", "csv"]
 
 

@@ -85,7 +85,7 @@ class Recommender:
     neighbors: ItemNeighbors
 
     @classmethod
-    def load(cls, home: str | Path, version: str | None = None) -> Self:
+    def load(cls, home: str | Path | None = None, version: str | None = None) -> Self:
         """The CURRENT bundle of a registry, or a version of it, verified before any file is opened.
 
         Raises: BundleError: naming the file that is missing, damaged, or of another format or schema.

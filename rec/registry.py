@@ -94,13 +94,14 @@ class Registry:
         return [version for version in named if _manifest_name(version) in found]
 
     def entries(self) -> list[ModelEntry]:
-        """All published versions with their manifests, oldest first; a damaged one is listed with its problem.
+        """All published versions with their manifests, oldest first; a damaged one is listed with its problem, and so is
+        a CURRENT one that is not there.
 
         None of them is the current one when CURRENT is damaged; `current` says so.
         """
         current = self._readable_current()
         entries: list[ModelEntry] = []
-        for version in self.versions():
+        for version in sorted({*self.versions(), *([current] if current else [])}):
             try:
                 entries.append(ModelEntry(version, version == current, self.show(version), None))
             except BundleError as error:

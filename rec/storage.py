@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 from pyarrow import ArrowInvalid
 from pyarrow import fs as arrow_fs
 
+from rec.config import default_home
 from rec.errors import BundleError, ConfigError
 
-HOME_VARIABLE: Final = "TANDEM_HOME"
 CACHE_VARIABLE: Final = "TANDEM_CACHE"
-DEFAULT_HOME: Final = "./.tandem"
 
 
 @final
@@ -39,7 +38,7 @@ class Home:
             by default the variable TANDEM_HOME, else ./.tandem.
         Raises: ConfigError: for a URL that pyarrow does not understand.
         """
-        given = str(location or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+        given = str(location or default_home())
         self.folder: Path | None
         if "://" not in given:
             self._filesystem, self.folder = arrow_fs.LocalFileSystem(), Path(given).expanduser().absolute()

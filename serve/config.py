@@ -1,11 +1,10 @@
 """The configuration of serving: typed, frozen, and free of torch and Ray."""
 
-import os
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from rec.config import Config
+from rec.config import Config, HomePath
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -30,7 +29,7 @@ class ServeConfig(Config):
     free one. `seed` makes the draws of a single replica reproducible, for tests.
     """
 
-    home: str = Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))
+    home: HomePath
     version: str | None = None
     host: str = "127.0.0.1"
     port: Port = 8000

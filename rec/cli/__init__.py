@@ -7,6 +7,7 @@ stdout; all else goes to stderr. Exit code 0 ok, 1 failed, 2 bad usage or bad da
 import contextlib
 import io
 import json
+import os
 import signal
 import sys
 import traceback
@@ -20,6 +21,10 @@ from rec.config import config_error, load_config
 from rec.errors import ConfigError, DataError, TandemError
 
 INTERRUPTED = 130
+COMMON_OPTIONS = (
+    "--config FILE.yaml sets options by name (nested as their dots are), and flags override it; "
+    "--json prints one JSON object last on stdout."
+)
 
 
 class Interrupted(TandemError):
@@ -43,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             answer = _run(COMMANDS[name], name, rest)
     except TandemError as error:
         return _failed(name, error, as_json)
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; there is nobody to tell, also not when Python flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _failed(name, DataError(f"{error.strerror or error}; check the path", file=error.filename), as_json)
     except KeyboardInterrupt:
@@ -98,7 +107,7 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
             options = tyro.cli(
                 kind,
                 prog=f"tandem {name}",
-                description=command.summary,
+                description=f"{command.summary}\n\n{COMMON_OPTIONS}",
                 args=[argument for argument in rest if argument != "--json"],
                 default=default,
                 config=(tyro.conf.FlagCreatePairsOff,),
@@ -106,6 +115,8 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
+        if isinstance(stop.__context__, ValidationError):
+            raise config_error(stop.__context__) from None
         raise ConfigError(_unboxed(usage.getvalue())) from None
     except ValidationError as error:
         raise config_error(error) from error

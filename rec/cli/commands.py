@@ -1,7 +1,7 @@
 """The commands: options of each as a typed config, and a function that does it and returns its JSON."""
 
 import json
-import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from rec.config import Config, DataConfig, EvaluationConfig, Seed, TrainConfig
+from rec.config import Config, DataConfig, EvaluationConfig, HomePath, Seed, TrainConfig
+from rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from serve.config import ServeConfig
 
 Answer = Mapping[str, Any]
-Home = Annotated[str, Field(default_factory=lambda: os.environ.get("TANDEM_HOME", "./.tandem"))]
 Flat = tyro.conf.arg(name="")
 
 
@@ -37,14 +37,14 @@ class TrainOptions(TrainConfig):
     `resume` names a run of that home that was cut off; give it the same config.
     """
 
-    home: Home
+    home: HomePath
     resume: str | None = None
 
 
 class EvaluateOptions(EvaluationConfig):
     """Which model to evaluate, beside which baselines; the data are those it was trained on unless given."""
 
-    home: Home
+    home: HomePath
     version: str | None = None
     path: str | None = None
 
@@ -54,7 +54,7 @@ class RecommendOptions(Config):
 
     user_id: str
     n: PositiveInt = 10
-    home: Home
+    home: HomePath
     version: str | None = None
 
 
@@ -85,11 +85,17 @@ class GenerateOptions(Config):
 class ModelsOptions(Config):
     """Where the models are."""
 
-    home: Home
+    home: HomePath
 
 
-class VersionOptions(ModelsOptions):
-    """Which model."""
+class ShowOptions(ModelsOptions):
+    """Which model: by default the one that serves."""
+
+    version: str | None = None
+
+
+class PromoteOptions(ModelsOptions):
+    """Which model is to serve."""
 
     version: str
 
@@ -104,7 +110,7 @@ class DemoOptions(Config):
 
 
 class ReportOptions(Config):
-    """The folder of a run."""
+    """The folder of a run: `run_dir` in the JSON of `tandem train`, or one of those below HOME/runs."""
 
     run: tyro.conf.Positional[str]
 
@@ -112,6 +118,7 @@ class ReportOptions(Config):
 def read(data: DataConfig) -> "Dataset":
     """The data set a config names; generated worlds come from the simulators, all others from files."""
     if data.name == "instatok":
+        print("the data are a generated world; --data and --path take your own", file=sys.stderr)
         from rl.instatok import generate_dataset
 
         return generate_dataset(data)
@@ -203,7 +210,7 @@ def _models_list(options: ModelsOptions) -> Answer:
     models = []
     for entry in registry.entries():
         metrics = {} if entry.manifest is None else entry.manifest.metrics
-        told = entry.problem or "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        told = entry.problem or "validation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"{'*' if entry.is_current else ' '} {entry.version}  {told}")
         models.append(
             {
@@ -216,13 +223,17 @@ def _models_list(options: ModelsOptions) -> Answer:
     return {"current": registry.current(), "models": models}
 
 
-def _models_show(options: VersionOptions) -> Answer:
-    manifest = _registry(options.home).show(options.version).model_dump(mode="json")
+def _models_show(options: ShowOptions) -> Answer:
+    registry = _registry(options.home)
+    version = options.version or registry.current()
+    if version is None:
+        raise ConfigError("no model is CURRENT in this home; train one, or name a --version", field="version")
+    manifest = registry.show(version).model_dump(mode="json")
     print(json.dumps(manifest, indent=2))
     return {"model": manifest}
 
 
-def _models_promote(options: VersionOptions) -> Answer:
+def _models_promote(options: PromoteOptions) -> Answer:
     _registry(options.home).promote(options.version)
     print(f"CURRENT is {options.version}")
     return {"current": options.version}
@@ -290,8 +301,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "recommend": Command("recommend items to one user", lambda: RecommendOptions, _recommend),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
     "models list": Command("list the published models", lambda: ModelsOptions, _models_list),
-    "models show": Command("show what one model is made of", lambda: VersionOptions, _models_show),
-    "models promote": Command("make a model the one that serves", lambda: VersionOptions, _models_promote),
+    "models show": Command("show what one model is made of", lambda: ShowOptions, _models_show),
+    "models promote": Command("make a model the one that serves", lambda: PromoteOptions, _models_promote),
     "models rollback": Command("go back to the model that served before", lambda: ModelsOptions, _models_rollback),
     "report": Command("render a run's HTML report again", lambda: ReportOptions, _report),
 }

@@ -88,6 +88,11 @@ def _read(
 ) -> Dataset:
     given = Path(config.path or "")
     path = given / f"interactions{suffix}" if given.is_dir() else given
+    if path != given and not path.exists():
+        raise DataError(
+            f"the folder holds no interactions{suffix}; name the log so, or give the log's own file as --path",
+            file=str(given),
+        )
     log = read_table(path)
     about = _about(log)
     columns = _log_columns(log, config)

@@ -214,6 +214,14 @@ def test_an_absent_version_is_refused(registry):
     assert caught.value.file.endswith(f"{ABSENT}/{MANIFEST}")
 
 
+def test_a_pointer_to_nothing_is_listed_with_its_problem(local):
+    publish(local)
+    local.home.write(CURRENT, f"{ABSENT}\n".encode())
+    absent, published = local.entries()
+    assert absent.version == ABSENT and absent.is_current and "missing" in absent.problem
+    assert published.problem is None and not published.is_current
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense\n", b"\xff\xfe", b"../x\n", f"{ABSENT}\n{ABSENT}\n".encode()])
 def test_a_damaged_pointer_is_named_and_a_promotion_repairs_it(local, content):
     version = publish(local)
