@@ -1,0 +1,24 @@
+"""Off-policy estimates: what a policy would earn, from the log of another."""
+
+from rec.ope.estimate import Estimate, Interval, Terms
+from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS
+from rec.ope.evaluation import IntervalSettings, evaluate, evaluate_difference, evaluate_slates
+from rec.ope.logged import LoggedActions, LoggedSlates
+from rec.ope.slates import SLATE_ESTIMATORS
+from rec.ope.support import OverlapWarning
+
+__all__ = [
+    "ESTIMATORS",
+    "SHRINKING_ESTIMATORS",
+    "SLATE_ESTIMATORS",
+    "Estimate",
+    "Interval",
+    "IntervalSettings",
+    "LoggedActions",
+    "LoggedSlates",
+    "OverlapWarning",
+    "Terms",
+    "evaluate",
+    "evaluate_difference",
+    "evaluate_slates",
+]

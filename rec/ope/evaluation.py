@@ -1,0 +1,290 @@
+"""Estimates of one policy, or of the difference of two, by any of the estimators."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.errors import ConfigError, DataError
+from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
+from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS, contribution_bounds
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval
+from rec.ope.logged import LoggedActions, LoggedSlates
+from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
+from rec.ope.support import MIN_ESS, warn_of_overlap
+from rec.ope.tuning import GRIDS, cross_fitted
+from rec.weights import effective_sample_size
+
+N_RESAMPLES: Final = 2000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class IntervalSettings:
+    """Which interval is put around estimates.
+
+    Attributes:
+        method: `normal` is quick and right for many users; `bootstrap` follows a skewed distribution; the
+            `empirical_bernstein` interval is wide, and holds however few the users and heavy the weights.
+        level: of the two-sided interval.
+        n_resamples: of the bootstrap.
+        reward_range, weight_bound: least and largest reward, and largest weight, that are possible at all; the
+            empirical Bernstein interval needs both.
+    """
+
+    method: Method = "normal"
+    level: float = 0.95
+    n_resamples: int = N_RESAMPLES
+    reward_range: tuple[float, float] | None = None
+    weight_bound: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ConfigError(f"level must lie between 0 and 1; found {self.level}", field="level")
+        bounded = self.reward_range is not None and self.weight_bound is not None
+        if self.method == "empirical_bernstein" and not bounded:
+            raise ConfigError(
+                "the empirical Bernstein interval needs reward_range, the least and the largest reward possible, and "
+                "weight_bound, the largest target_p / propensity possible (eligible items / epsilon)",
+                field="reward_range" if self.reward_range is None else "weight_bound",
+            )
+
+
+def evaluate(
+    rounds: LoggedActions,
+    estimators: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    parameters: Mapping[str, float] | None = None,
+    interval: IntervalSettings | None = None,
+    min_ess: float = MIN_ESS,
+) -> dict[str, Estimate]:
+    """What the target policy is worth a round, by several estimators.
+
+    Args:
+        rounds: the log, with the target's probabilities.
+        estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS.
+        rng: of folds and resamples.
+        parameters: of shrinking estimators, by name; those not given are chosen by cross-fitting over users.
+        interval: None: normal, 95%.
+        min_ess: effective sample size below which it warns.
+
+    Warns: OverlapWarning: where the log holds little about the target policy.
+    Raises: DataError: when an estimator needs predictions and there are none. ConfigError: for a name that is none.
+    """
+    settings = interval or IntervalSettings()
+    given = parameters or {}
+    _known(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    _known(given, SHRINKING_ESTIMATORS)
+    overlap = _Overlap.of(rounds.weights, rounds.codes(), rounds.support, min_ess)
+    found: dict[str, Estimate] = {}
+    for name in estimators:
+        terms = terms_of(rounds, name, rng=rng, parameter=given.get(name))
+        bounds = None
+        tuned = name in SHRINKING_ESTIMATORS and name not in given
+        if settings.method == "empirical_bernstein":
+            bounds = None if tuned else _bounds(name, settings, given.get(name))
+            if bounds is None:
+                raise ConfigError(
+                    f"there is no empirical Bernstein interval for {name}"
+                    + (f" with a parameter chosen from the log: give parameters[{name!r}]" if tuned else ""),
+                    field="method",
+                )
+        found[name] = _estimate(terms, name, overlap, settings, bounds, rng)
+    return found
+
+
+def terms_of(rounds: LoggedActions, name: str, *, rng: np.random.Generator, parameter: float | None = None) -> Terms:
+    """The terms of one estimator; a shrinking one without a parameter is cross-fitted over users."""
+    if name in ESTIMATORS:
+        return ESTIMATORS[name](rounds)
+    estimator = SHRINKING_ESTIMATORS[name]
+    if parameter is not None:
+        return estimator(rounds, parameter)
+    terms, _ = cross_fitted(rounds, estimator, GRIDS[name], rng=rng)
+    return terms
+
+
+def evaluate_slates(
+    slates: LoggedSlates,
+    estimators: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    interval: IntervalSettings | None = None,
+    min_ess: float = MIN_ESS,
+) -> dict[str, Estimate]:
+    """What the target policy is worth a slate, by estimators of SLATE_ESTIMATORS; otherwise as `evaluate`.
+
+    Effective sample size and largest weight are those of whole slates, the product of all their weights; for the
+    position-wise forms, the least and the largest of any position.
+    """
+    settings = interval or IntervalSettings()
+    _known(estimators, SLATE_ESTIMATORS)
+    if settings.method == "empirical_bernstein":
+        raise ConfigError(
+            "there is no empirical Bernstein interval for slates; take normal or bootstrap", field="method"
+        )
+    found: dict[str, Estimate] = {}
+    by_kind: dict[bool, _Overlap] = {}
+    for name in estimators:
+        marginal = "position_wise" in name
+        if marginal not in by_kind:
+            weights = slates.marginal_weights if marginal else cascade_weights(slates)[:, -1:]
+            by_kind[marginal] = _Overlap.of(weights, slates.codes(), slates.support, min_ess)
+        found[name] = _estimate(SLATE_ESTIMATORS[name](slates), name, by_kind[marginal], settings, None, rng)
+    return found
+
+
+def evaluate_difference(
+    challenger: LoggedActions,
+    champion: LoggedActions,
+    estimator: str = "dr",
+    *,
+    rng: np.random.Generator,
+    parameter: float | None = None,
+    interval: IntervalSettings | None = None,
+    min_ess: float = MIN_ESS,
+) -> Estimate:
+    """How much more the challenger is worth a round than the champion, from the same rows.
+
+    What both share cancels row by row, so the error is that of where they differ. The lower end of the two-sided 95%
+    interval is the one-sided 97.5% lower bound. Effective sample size and support are the smaller of the two, the
+    largest weight the larger.
+
+    Args:
+        challenger: the log, with the challenger's probabilities and predictions.
+        champion: the same rows, with the champion's.
+        estimator: a name of ESTIMATORS or SHRINKING_ESTIMATORS.
+        rng: of folds and resamples.
+        parameter: of a shrinking estimator; None: chosen by cross-fitting over users.
+        interval: None: normal, 95%.
+        min_ess: effective sample size below which it warns.
+
+    Raises: DataError: when rows, rewards, propensities or users are not the same on both sides.
+    """
+    settings = interval or IntervalSettings()
+    _known([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    if settings.method == "empirical_bernstein":
+        raise ConfigError("there is no empirical Bernstein interval for differences", field="method")
+    _refuse_unpaired(challenger, champion)
+    one, other = (_Overlap.of(side.weights, side.codes(), side.support, min_ess) for side in (challenger, champion))
+    # The same folds for both: whatever is chosen by fold is chosen on the same rows.
+    fold_rng = rng.spawn(1)[0]
+    seed = fold_rng.bit_generator.state
+    ours = terms_of(challenger, estimator, rng=fold_rng, parameter=parameter)
+    fold_rng.bit_generator.state = seed
+    theirs = terms_of(champion, estimator, rng=fold_rng, parameter=parameter)
+    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Overlap:
+    """How much the log says about the target policy, and whose rows they are."""
+
+    codes: NDArray[np.int64]
+    n_clusters: int
+    ess: float
+    max_weight: float
+    support: float | None
+
+    @classmethod
+    def of(
+        cls, weights: Floats, clusters: tuple[NDArray[np.int64], int], support: float | None, min_ess: float
+    ) -> "_Overlap":
+        """Of weights (n,), or (n, J) of which the worst column counts; warns."""
+        columns = weights.reshape(len(weights), -1).T
+        sizes = [float(effective_sample_size(column)) if column.any() else 0.0 for column in columns]
+        worst = int(np.argmin(sizes))
+        codes, n_clusters = clusters
+        warn_of_overlap(columns[worst], codes, n_clusters, ess=sizes[worst], support=support, min_ess=min_ess)
+        return cls(codes, n_clusters, sizes[worst], float(weights.max()), support)
+
+    def worse_of(self, other: "_Overlap") -> "_Overlap":
+        """The lesser of what two say of the same rows."""
+        known = [overlap.support for overlap in (self, other) if overlap.support is not None]
+        return _Overlap(
+            self.codes,
+            self.n_clusters,
+            min(self.ess, other.ess),
+            max(self.max_weight, other.max_weight),
+            min(known) if len(known) == 2 else None,
+        )
+
+
+def _estimate(
+    terms: Terms,
+    name: str,
+    overlap: _Overlap,
+    settings: IntervalSettings,
+    bounds: tuple[float, float] | None,
+    rng: np.random.Generator,
+) -> Estimate:
+    if (terms.denominator.sum(axis=0) <= 0).any():
+        raise DataError(
+            f"{name} divides by the sum of weights, which is 0: the target policy would have shown nothing of what was "
+            "logged"
+        )
+    error = std_error(terms, overlap.codes, overlap.n_clusters)
+    around = None if error is None else _interval(terms, error, overlap, settings, bounds, rng)
+    return Estimate(
+        value=terms.value,
+        std_error=error,
+        interval=around,
+        n=len(terms),
+        n_clusters=overlap.n_clusters,
+        ess=overlap.ess,
+        max_weight=overlap.max_weight,
+        support=overlap.support,
+        estimator=name,
+    )
+
+
+def _interval(
+    terms: Terms,
+    error: float,
+    overlap: _Overlap,
+    settings: IntervalSettings,
+    bounds: tuple[float, float] | None,
+    rng: np.random.Generator,
+) -> Interval:
+    level, codes, n_clusters = settings.level, overlap.codes, overlap.n_clusters
+    if bounds is not None:
+        rows = terms.numerator[:, 0]
+        return empirical_bernstein_interval(rows, codes, n_clusters, bounds=bounds, level=level)
+    if settings.method == "bootstrap":
+        n_resamples = settings.n_resamples
+        return bootstrap_interval(terms, codes, n_clusters, level=level, n_resamples=n_resamples, rng=rng)
+    return normal_interval(terms.value, error, n_clusters, level=level)
+
+
+def _bounds(name: str, settings: IntervalSettings, parameter: float | None) -> tuple[float, float] | None:
+    if settings.reward_range is None or settings.weight_bound is None:
+        return None
+    return contribution_bounds(
+        name, reward_range=settings.reward_range, weight_bound=settings.weight_bound, parameter=parameter
+    )
+
+
+def _known(names: Sequence[str] | Mapping[str, Any], known: Sequence[str] | Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no estimator {name!r} here; there are {', '.join(known)}", field="estimators")
+
+
+def _refuse_unpaired(challenger: LoggedActions, champion: LoggedActions) -> None:
+    for name in ("rewards", "propensities"):
+        a, b = getattr(challenger, name), getattr(champion, name)
+        if a.shape != b.shape:
+            raise DataError(f"a paired difference needs the same rows on both sides; found {len(a)} and {len(b)}")
+        if (a != b).any():
+            row = int(np.argmax(a != b))
+            raise DataError(
+                f"a paired difference needs the same rows on both sides; found {a[row]} and {b[row]}",
+                row=row,
+                column=name,
+            )
+    if not np.array_equal(challenger.codes()[0], champion.codes()[0]):
+        raise DataError("a paired difference needs the same users on both sides, in the same order", column="clusters")

@@ -1,0 +1,181 @@
+"""Logs of others as rows for the estimators: a table with named columns, or Open Bandit Pipeline's dict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from rec.errors import DataError
+from rec.ope.estimate import Floats
+from rec.ope.logged import LoggedActions
+from rec.ope.support import support_share
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FrameColumns:
+    """What the columns of a table are called; None for what it does not have."""
+
+    reward: str = "reward"
+    propensity: str = "propensity"
+    target_p: str = "target_p"
+    user_id: str | None = "user_id"
+    q_logged: str | None = None
+    q_target: str | None = None
+
+
+def from_frame(frame: pd.DataFrame, columns: FrameColumns | None = None) -> LoggedActions:
+    """Rounds of a table, one row each.
+
+    Raises: DataError: naming column and row, for a column that is missing, or a value that is no finite number or
+        (user_id) missing. SupportError: for a value that is no probability.
+    """
+    names = columns or FrameColumns()
+    q_logged, q_target = (None if name is None else _numbers(frame, name) for name in (names.q_logged, names.q_target))
+    return LoggedActions(
+        rewards=_numbers(frame, names.reward),
+        propensities=_numbers(frame, names.propensity),
+        target_p=_numbers(frame, names.target_p),
+        clusters=None if names.user_id is None else _users(frame, names.user_id),
+        q_logged=q_logged,
+        q_target=q_target,
+    )
+
+
+def from_obp(
+    bandit_feedback: Mapping[str, Any],
+    action_dist: ArrayLike,
+    *,
+    q_hat: ArrayLike | None = None,
+    clusters: NDArray[Any] | None = None,
+) -> LoggedActions:
+    """Rounds of an Open Bandit Pipeline feedback dict, and a policy's action distribution.
+
+    Args:
+        bandit_feedback: with `n_rounds`, `action`, `reward` and `pscore` (n,), `position` (n,) or None, and perhaps
+            `pi_b` (n, n_actions, len_list), the logging policy's distribution, from which support is told exactly.
+        action_dist: of the policy under evaluation, (n, n_actions, len_list); each position's probabilities sum to 1.
+        q_hat: predicted rewards, (n, n_actions) or (n, n_actions, len_list), or None.
+        clusters: users, (n,); None: every round is its own.
+
+    Raises: DataError: naming key and row. SupportError: for a pscore that is no probability or missing, or too large a
+        share of the target's choices that `pi_b` never makes.
+    """
+    n = int(_key(bandit_feedback, "n_rounds"))
+    action = _per_round(bandit_feedback, "action", n).astype(np.int64)
+    reward = _per_round(bandit_feedback, "reward", n)
+    if bandit_feedback.get("pscore") is None:
+        raise DataError(
+            "the log has no propensities; rec.propensity estimates those of a policy that is not known", column="pscore"
+        )
+    propensity = _per_round(bandit_feedback, "pscore", n)
+    given = bandit_feedback.get("position")
+    position = np.zeros(n, np.int64) if given is None else _per_round(bandit_feedback, "position", n).astype(np.int64)
+
+    target = _distribution(action_dist, n, "action_dist")
+    _refuse_outside(action, target.shape[1], "action")
+    _refuse_outside(position, target.shape[2], "position")
+    rows = np.arange(n)
+    at_position = target[rows, :, position]
+    wrong = ~np.isclose(at_position.sum(axis=1), 1.0, atol=1e-6) | (at_position < 0).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"a policy's probabilities must be >= 0 and sum to 1; {wrong.sum()} of {n} rows do not: "
+            f"first sum {at_position[row].sum():g}",
+            row=row,
+            column="action_dist",
+        )
+    support = None
+    if bandit_feedback.get("pi_b") is not None:
+        logging = _distribution(bandit_feedback["pi_b"], n, "pi_b")
+        if logging.shape != target.shape:
+            raise DataError(f"expected the shape of action_dist, {target.shape}; found {logging.shape}", column="pi_b")
+        support = support_share(at_position, logging[rows, :, position])
+    q_logged = q_target = None
+    if q_hat is not None:
+        predicted = _distribution(q_hat, n, "q_hat")
+        predicted = predicted[rows, :, position if predicted.shape[2] > 1 else 0]
+        if predicted.shape != at_position.shape:
+            raise DataError(
+                f"expected a prediction for each of {target.shape[1]} actions; found {predicted.shape[1]}",
+                column="q_hat",
+            )
+        q_logged, q_target = predicted[rows, action], (at_position * predicted).sum(axis=1)
+    return LoggedActions(
+        rewards=reward,
+        propensities=propensity,
+        target_p=at_position[rows, action],
+        clusters=clusters,
+        q_logged=q_logged,
+        q_target=q_target,
+        support=support,
+    )
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series:
+    if name not in frame.columns:
+        raise DataError(
+            f"there is no such column; the table has {', '.join(map(str, frame.columns))}: name the right one",
+            column=name,
+        )
+    return frame[name]
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Floats:
+    values = _column(frame, name)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = ~np.isfinite(numbers)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"a finite number is needed; {wrong.sum()} of {len(wrong)} rows have none. First: {values.iloc[row]!r}",
+            row=row,
+            column=name,
+        )
+    return numbers
+
+
+def _users(frame: pd.DataFrame, name: str) -> NDArray[Any]:
+    values = _column(frame, name)
+    missing = values.isna().to_numpy()
+    if missing.any():
+        raise DataError(
+            f"every row needs a user; {missing.sum()} of {len(missing)} have none",
+            row=int(np.argmax(missing)),
+            column=name,
+        )
+    return values.astype(str).to_numpy()
+
+
+def _key(feedback: Mapping[str, Any], name: str) -> Any:
+    if feedback.get(name) is None:
+        raise DataError(f"bandit_feedback needs the key {name!r}; it has {', '.join(map(str, feedback))}", column=name)
+    return feedback[name]
+
+
+def _per_round(feedback: Mapping[str, Any], name: str, n: int) -> Floats:
+    values = np.asarray(_key(feedback, name))
+    if values.shape != (n,) or values.dtype.kind not in "biuf":
+        raise DataError(
+            f"expected one number per round, ({n},); found {values.dtype} of shape {values.shape}", column=name
+        )
+    return values.astype(np.float64)
+
+
+def _distribution(values: ArrayLike, n: int, name: str) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.ndim != 3 or len(array) != n:
+        raise DataError(f"expected ({n}, n_actions, len_list); found {array.shape}", column=name)
+    return array
+
+
+def _refuse_outside(values: NDArray[np.int64], size: int, name: str) -> None:
+    wrong = (values < 0) | (values >= size)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"expected 0..{size - 1}, as action_dist has; found {values[row]}", row=row, column=name)

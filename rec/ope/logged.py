@@ -1,0 +1,202 @@
+"""What estimators read: rows of a log, with what another policy would have done in them."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.errors import DataError
+from rec.ope.estimate import Floats, cluster_codes
+from rec.ope.support import refuse_improbable
+from rec.weights import importance_weights
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoggedActions:
+    """n rounds in each of which one item was shown, and the probabilities of showing it.
+
+    Attributes:
+        rewards: (n,).
+        propensities: probability with which the logging policy showed the item, in (0, 1], (n,).
+        target_p: probability with which the policy under evaluation would have, (n,).
+        clusters: users; rows of one user may depend on each other. None: every row is its own user. (n,).
+        q_logged: predicted reward of the item shown, by a model that has not seen the user, (n,), or None.
+        q_target: the predictions' mean under the policy under evaluation, (n,), or None.
+        support: share of the target's choices that the logging policy could have made, or None where unknown.
+        weights: target_p / propensities, (n,).
+    """
+
+    rewards: Floats
+    propensities: Floats
+    target_p: Floats
+    clusters: NDArray[Any] | None = None
+    q_logged: Floats | None = None
+    q_target: Floats | None = None
+    support: float | None = None
+    weights: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.rewards)
+        _require(self, ("rewards", "propensities", "target_p", "q_logged", "q_target"), (n,))
+        _require_clusters(self.clusters, n)
+        object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def predictions(self) -> tuple[Floats, Floats]:
+        """q_logged and q_target.
+
+        Raises: DataError: when there are none.
+        """
+        return _predictions(self.q_logged, self.q_target)
+
+    def codes(self) -> tuple[NDArray[np.int64], int]:
+        """Users numbered from 0, (n,), and how many there are."""
+        return _codes(self.clusters, len(self))
+
+    def select(self, rows: NDArray[Any]) -> Self:
+        """Some of the rows."""
+        return replace(self, **{name: _rows(getattr(self, name), rows) for name in _PER_ROW})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoggedSlates:
+    """n slates of up to K items, and the probability of each item given the items above it.
+
+    A NaN propensity marks where a short slate has ended; nothing else is read there.
+
+    Attributes:
+        rewards: of each position, (n, K).
+        propensities: of the logging policy, given the items above, (n, K).
+        target_p: of the policy under evaluation, given the same items above, (n, K).
+        clusters: users, (n,). None: every slate is its own user.
+        q_logged: predicted gain of this position and all below, given the slate down to here and the policy under
+            evaluation below, by a model that has not seen the user, (n, K), or None.
+        q_target: its mean over the item at this position under the policy under evaluation, (n, K), or None.
+        marginal_propensities, marginal_target_p: probability of the item at its position whatever stands above it,
+            under either policy, (n, K), or None; the position-wise form needs them.
+        position_weights: what a reward counts at each position, (K,). None: 1.
+        support: as in `LoggedActions`, for slates.
+        weights: target_p / propensities, 1 after the end of a slate, (n, K).
+        gains: rewards times position_weights, 0 after the end of a slate, (n, K).
+    """
+
+    rewards: Floats
+    propensities: Floats
+    target_p: Floats
+    clusters: NDArray[Any] | None = None
+    q_logged: Floats | None = None
+    q_target: Floats | None = None
+    marginal_propensities: Floats | None = None
+    marginal_target_p: Floats | None = None
+    position_weights: Floats | None = None
+    support: float | None = None
+    weights: Floats = field(init=False, repr=False)
+    gains: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        propensities = np.asarray(self.propensities, dtype=np.float64)
+        if propensities.ndim != 2:
+            raise DataError(f"slates need arrays of (n, K); found shape {propensities.shape}", column="propensities")
+        shown = ~np.isnan(propensities)
+        resumed = (shown[:, 1:] & ~shown[:, :-1]).any(axis=1)
+        if resumed.any():
+            raise DataError("a slate has an item below its end", row=int(np.argmax(resumed)), column="propensities")
+        arrays = {"rewards": 0.0, "propensities": 1.0, "target_p": 1.0, "q_logged": 0.0, "q_target": 0.0}
+        arrays |= {"marginal_propensities": 1.0, "marginal_target_p": 1.0}
+        for name, after_the_end in arrays.items():
+            given = getattr(self, name)
+            if given is not None and np.shape(given) == shown.shape:
+                object.__setattr__(self, name, np.where(shown, given, after_the_end))
+        _require(self, tuple(arrays), shown.shape)
+        _require(self, ("position_weights",), shown.shape[1:])
+        _require_clusters(self.clusters, len(shown))
+        object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
+        object.__setattr__(
+            self, "gains", self.rewards * (1.0 if self.position_weights is None else self.position_weights)
+        )
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def predictions(self) -> tuple[Floats, Floats]:
+        """q_logged and q_target.
+
+        Raises: DataError: when there are none.
+        """
+        return _predictions(self.q_logged, self.q_target)
+
+    @property
+    def marginal_weights(self) -> Floats:
+        """Ratio of the marginals, (n, K).
+
+        Raises: DataError: when there are none. SupportError: when one is 0 under the logging policy.
+        """
+        if self.marginal_propensities is None or self.marginal_target_p is None:
+            raise DataError(
+                "position_wise needs the probability of an item at its position whatever stands above it: give "
+                "marginal_propensities and marginal_target_p (rec.ope.marginals estimates them), or take cascade"
+            )
+        return _ratio(self.marginal_target_p, self.marginal_propensities, "marginal ")
+
+    def codes(self) -> tuple[NDArray[np.int64], int]:
+        """Users numbered from 0, (n,), and how many there are."""
+        return _codes(self.clusters, len(self))
+
+    def select(self, rows: NDArray[Any]) -> Self:
+        """Some of the slates."""
+        return replace(self, **{name: _rows(getattr(self, name), rows) for name in _PER_ROW_OF_SLATES})
+
+
+_PER_ROW: Final = ("rewards", "propensities", "target_p", "clusters", "q_logged", "q_target")
+_PER_ROW_OF_SLATES: Final = (*_PER_ROW, "marginal_propensities", "marginal_target_p")
+
+
+def _rows(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | None:
+    return None if values is None else values[rows]
+
+
+def _require(logged: object, names: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    """Makes arrays float64 and refuses those of another shape or with values that are not finite."""
+    for name in names:
+        given = getattr(logged, name)
+        if given is None:
+            continue
+        values = np.asarray(given, dtype=np.float64)
+        if values.shape != shape:
+            raise DataError(f"expected shape {shape}, as the rewards have; found {values.shape}", column=name)
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = int(np.argwhere(wrong)[0][0])
+            raise DataError(f"values must be finite; {wrong.sum()} of {values.size} are not", row=row, column=name)
+        object.__setattr__(logged, name, values)
+
+
+def _require_clusters(clusters: NDArray[Any] | None, n: int) -> None:
+    if n == 0:
+        raise DataError("there are no rows to estimate from")
+    if clusters is not None and np.shape(clusters) != (n,):
+        raise DataError(f"expected one user per row, ({n},); found {np.shape(clusters)}", column="clusters")
+
+
+def _ratio(target_p: Floats, propensities: Floats, kind: str) -> Floats:
+    """Importance weights of any shape, whose first axis is that of rows."""
+    refuse_improbable(propensities, f"{kind}propensity", above_zero=True)
+    refuse_improbable(target_p, f"{kind}target_p", above_zero=False)
+    return np.asarray(importance_weights(target_p, propensities), dtype=np.float64)
+
+
+def _predictions(q_logged: Floats | None, q_target: Floats | None) -> tuple[Floats, Floats]:
+    if q_logged is None or q_target is None:
+        raise DataError("this estimator needs predicted rewards: give q_logged and q_target, or fit a reward model")
+    return q_logged, q_target
+
+
+def _codes(clusters: NDArray[Any] | None, n: int) -> tuple[NDArray[np.int64], int]:
+    return (np.arange(n), n) if clusters is None else cluster_codes(clusters)

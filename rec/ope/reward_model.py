@@ -1,0 +1,165 @@
+"""Models of the reward, fitted on other users than those they predict for."""
+
+from collections.abc import Callable
+from typing import Final
+
+import lightgbm
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rec.errors import DataError
+from rec.ope.estimate import Floats
+
+Predict = Callable[[Floats], Floats]
+FitRewards = Callable[[Floats, Floats], Predict]
+FitActionRewards = Callable[[Floats, NDArray[np.int64], Floats, int], Predict]
+
+_L2: Final = 1.0
+_LBFGS_STEPS: Final = 100
+_BOOSTING_ROUNDS: Final = 100
+_BOOSTED: Final = {
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 100,
+    "verbosity": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
+
+
+def ridge(features: Floats, rewards: Floats) -> Predict:
+    """Linear regression with an intercept, features standardised, squared weights penalised by 1; (n, F) and (n,)."""
+    no_action = np.zeros(len(rewards), np.int64)
+    predict = ridge_per_action(features, no_action, rewards, 1)
+    return lambda others: predict(others)[:, 0]
+
+
+def logistic(features: Floats, rewards: Floats) -> Predict:
+    """Logistic regression with an intercept, features standardised, for rewards in [0, 1]; (n, F) and (n,)."""
+    no_action = np.zeros(len(rewards), np.int64)
+    predict = logistic_per_action(features, no_action, rewards, 1)
+    return lambda others: predict(others)[:, 0]
+
+
+def boosted(features: Floats, rewards: Floats) -> Predict:
+    """Gradient-boosted trees on the squared error; (n, F) and (n,)."""
+    trained = lightgbm.train(_BOOSTED, lightgbm.Dataset(features, rewards), _BOOSTING_ROUNDS)
+    return lambda others: np.asarray(trained.predict(others), dtype=np.float64)
+
+
+def ridge_per_action(context: Floats, actions: NDArray[np.int64], rewards: Floats, n_actions: int) -> Predict:
+    """A linear regression on the context for each action; an action never logged predicts the mean reward.
+
+    Deviations from the mean reward are regressed, so the intercept is shrunk towards it as the weights are towards 0.
+
+    Args: context: (n, F). actions: (n,). rewards: (n,). n_actions: A.
+    Returns: predictions of contexts (m, F) as (m, A).
+    """
+    design = _standardised(context)
+    inputs, mean = design(context), rewards.mean()
+    weights = np.zeros((n_actions, inputs.shape[1]))
+    for action in np.unique(actions):
+        rows = actions == action
+        own = inputs[rows]
+        gram = own.T @ own + _L2 * np.eye(own.shape[1])
+        weights[action] = np.linalg.solve(gram, own.T @ (rewards[rows] - mean))
+    return lambda others: mean + design(others) @ weights.T
+
+
+def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Floats, n_actions: int) -> Predict:
+    """A logistic regression on the context for each action, all fitted at once by L-BFGS.
+
+    Minimises the sum of cross-entropies plus half the squared deviations of weights from 0, and of intercepts from that
+    of the mean reward, so an action never logged predicts the mean reward.
+
+    Args: context: (n, F). actions: (n,). rewards: in [0, 1], (n,). n_actions: A.
+    Returns: predictions of contexts (m, F) as (m, A).
+    Raises: DataError: for a reward outside [0, 1].
+    """
+    wrong = (rewards < 0) | (rewards > 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"logistic regression needs rewards in [0, 1]; found {rewards[row]:g}: take ridge or boosted",
+            row=row,
+            column="reward",
+        )
+    design = _standardised(context)
+    inputs = torch.from_numpy(design(context))
+    shown, wanted = torch.from_numpy(actions), torch.from_numpy(rewards)
+    mean = float(np.clip(rewards.mean(), 1e-6, 1 - 1e-6))
+    base = float(np.log(mean / (1 - mean)))
+    weights = torch.zeros((n_actions, inputs.shape[1]), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_LBFGS_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = base + (inputs * weights[shown]).sum(dim=1)
+        errors = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        total = (errors + 0.5 * _L2 * weights.square().sum()) / len(wanted)
+        total.backward()
+        return total
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    fitted = weights.detach().numpy()
+    return lambda others: 1 / (1 + np.exp(-(base + design(others) @ fitted.T)))
+
+
+REWARD_MODELS: Final[dict[str, FitRewards]] = {"ridge": ridge, "logistic": logistic, "boosted": boosted}
+ACTION_REWARD_MODELS: Final[dict[str, FitActionRewards]] = {
+    "ridge": ridge_per_action,
+    "logistic": logistic_per_action,
+}
+
+
+def cross_fit(
+    fit: FitRewards, features: Floats, rewards: Floats, folds: NDArray[np.int64], *asked: Floats
+) -> tuple[Floats, ...]:
+    """Predictions for each row by the model that was fitted on the other folds.
+
+    Args:
+        fit: a model of REWARD_MODELS.
+        features: of what was shown, (n, F).
+        rewards: (n,).
+        folds: of each row, all rows of a user in one, (n,); `rec.ope.tuning.user_folds` makes them.
+        asked: features of other items in the same rows, (n, ..., F).
+
+    Returns: predictions of what was shown, (n,), then of each asked for, (n, ...).
+    """
+    told = [np.empty(block.shape[:-1]) for block in (features, *asked)]
+    for fold in np.unique(folds):
+        inside = folds == fold
+        predict = fit(features[~inside], rewards[~inside])
+        for answer, block in zip(told, (features, *asked), strict=True):
+            answer[inside] = predict(block[inside].reshape(-1, block.shape[-1])).reshape(answer[inside].shape)
+    return tuple(told)
+
+
+def cross_fit_actions(
+    fit: FitActionRewards,
+    context: Floats,
+    actions: NDArray[np.int64],
+    rewards: Floats,
+    folds: NDArray[np.int64],
+    n_actions: int,
+) -> Floats:
+    """Predicted rewards of all actions in each row, by the model that was fitted on the other folds.
+
+    Args: fit: a model of ACTION_REWARD_MODELS. context: (n, F). actions: (n,). rewards: (n,). folds: (n,), as for
+        `cross_fit`. n_actions: A.
+    Returns: (n, A).
+    """
+    q_hat = np.empty((len(rewards), n_actions))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        predict = fit(context[~inside], actions[~inside], rewards[~inside], n_actions)
+        q_hat[inside] = predict(context[inside])
+    return q_hat
+
+
+def _standardised(features: Floats) -> Callable[[Floats], Floats]:
+    """Maps features to zero mean and unit variance here, and adds a column of ones."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return lambda others: np.column_stack([(others - mean) / scale, np.ones(len(others))])

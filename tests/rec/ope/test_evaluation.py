@@ -1,0 +1,198 @@
+"""Estimates as a whole: unbiased, of the right coverage, paired; and what is refused."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rec.errors import ConfigError, DataError
+from rec.ope import (
+    IntervalSettings,
+    LoggedActions,
+    LoggedSlates,
+    OverlapWarning,
+    evaluate,
+    evaluate_difference,
+    evaluate_slates,
+)
+
+SIMULATED = ("ips", "snips", "dr", "sndr")
+N_LOGS = 400
+
+
+@pytest.fixture(scope="module")
+def simulated(world):
+    """Estimates from 400 logs of 600 rows, two a user."""
+    rng = np.random.default_rng(11)
+    logs = []
+    for _ in range(N_LOGS):
+        logs.append(_quiet(world.sample(600, rng, rows_per_user=2), SIMULATED, rng))
+    return logs
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_unbiased_within_four_standard_errors(world, simulated, name):
+    values = np.array([log[name].value for log in simulated])
+    assert abs(values.mean() - world.value) < 4 * values.std(ddof=1) / np.sqrt(N_LOGS)
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_95_of_100_intervals_hold_the_truth(world, simulated, name):
+    hits = [log[name].interval.low <= world.value <= log[name].interval.high for log in simulated]
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_the_standard_error_is_the_spread_over_logs(simulated, name):
+    spread = np.std([log[name].value for log in simulated], ddof=1)
+    assert np.mean([log[name].std_error for log in simulated]) == pytest.approx(spread, rel=0.12)
+
+
+def test_predictions_of_use_make_doubly_robust_the_sharper_one(simulated):
+    error = {name: np.mean([log[name].std_error for log in simulated]) for name in ("ips", "dr")}
+    assert error["dr"] < 0.8 * error["ips"]
+
+
+@pytest.mark.slow
+def test_shrinking_costs_little_where_weights_are_light_and_saves_much_where_they_are_heavy(world):
+    rng = np.random.default_rng(3)
+    names = ("dr", "switch_dr", "dr_os")
+    rare = np.full_like(world.logging, 0.004)
+    rare[:, 0] = 1 - 3 * 0.004
+    for skewed in (world, replace(world, logging=rare, model=world.q)):
+        values = [[found.value for found in _quiet(skewed.sample(400, rng), names, rng).values()] for _ in range(60)]
+        error = dict(zip(names, np.sqrt(np.square(np.array(values) - world.value).mean(axis=0)), strict=True))
+        limit = 1.25 if skewed is world else 0.7
+        assert max(error["switch_dr"], error["dr_os"]) < limit * error["dr"]
+
+
+def _quiet(rounds, names, rng):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OverlapWarning)
+        return evaluate(rounds, names, rng=rng)
+
+
+def test_what_an_estimate_says_of_its_rows(world):
+    rounds = world.sample(600, np.random.default_rng(0), rows_per_user=3)
+    found = evaluate(rounds, ["ips"], rng=np.random.default_rng(0))["ips"]
+    assert (found.n, found.n_clusters, found.estimator) == (600, 200, "ips")
+    assert found.max_weight == rounds.weights.max()
+    assert found.ess == pytest.approx(rounds.weights.sum() ** 2 / (rounds.weights**2).sum())
+    assert found.support is None
+    assert found.interval.method == "normal"
+
+
+def test_the_difference_to_itself_is_nothing(world):
+    rounds = world.sample(500, np.random.default_rng(0))
+    for name in ("dr", "snips", "dr_os"):
+        same = evaluate_difference(rounds, rounds, name, rng=np.random.default_rng(1))
+        assert same.value == pytest.approx(0, abs=1e-12)
+        assert same.std_error == pytest.approx(0, abs=1e-12)
+
+
+def _against(world, other, rounds):
+    """The same rows with the probabilities and predictions of another policy; contexts are found by propensity."""
+    order = world.logging.argsort(axis=None)
+    found = order[np.searchsorted(world.logging.reshape(-1)[order], rounds.propensities)]
+    context, action = np.unravel_index(found, world.logging.shape)
+    return LoggedActions(
+        rounds.rewards,
+        rounds.propensities,
+        other[context, action],
+        q_logged=rounds.q_logged,
+        q_target=(other * world.model).sum(axis=1)[context],
+    )
+
+
+def test_differences_are_paired_and_hold_the_truth(world):
+    # A challenger that mixes a little of the log's policy into the target differs little from it: pairing must show.
+    mixed = 0.9 * world.target + 0.1 * world.logging
+    truth = float(((mixed - world.target) * world.q).sum(axis=1).mean())
+    rng = np.random.default_rng(5)
+    hits, errors, unpaired = 0, [], []
+    for _ in range(200):
+        champion = world.sample(500, rng)
+        challenger = _against(world, mixed, champion)
+        found = evaluate_difference(challenger, champion, rng=rng)
+        hits += found.interval.low <= truth <= found.interval.high
+        errors.append(found.std_error)
+        one = evaluate(champion, ["dr"], rng=rng)["dr"].std_error
+        unpaired.append(one * np.sqrt(2))
+    assert 0.91 <= hits / 200 <= 0.985
+    assert np.mean(errors) < 0.3 * np.mean(unpaired)
+
+
+def test_a_difference_takes_the_worse_of_both_overlaps(world):
+    champion = world.sample(500, np.random.default_rng(0))
+    challenger = _against(world, world.logging, champion)
+    assert challenger.weights == pytest.approx(1)
+    found = evaluate_difference(challenger, champion, "ips", rng=np.random.default_rng(0))
+    alone = evaluate(champion, ["ips"], rng=np.random.default_rng(0))["ips"]
+    assert (found.ess, found.max_weight) == (alone.ess, alone.max_weight)
+
+
+def test_differences_of_other_rows_are_refused(world):
+    rounds = world.sample(100, np.random.default_rng(0))
+    with pytest.raises(DataError, match="same rows"):
+        evaluate_difference(rounds, rounds.select(np.arange(99)), rng=np.random.default_rng(0))
+    moved = rounds.select(np.roll(np.arange(100), 1))
+    with pytest.raises(DataError, match="same rows"):
+        evaluate_difference(rounds, moved, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("method", ["normal", "bootstrap", "empirical_bernstein"])
+def test_every_interval_around_the_estimators_that_have_it(world, method):
+    rounds = world.sample(800, np.random.default_rng(0))
+    settings = IntervalSettings(method, reward_range=(0, 1), weight_bound=20, n_resamples=300)
+    names = ["dm", "ips", "clipped_ips", "dr", "switch_dr", "dr_os"]
+    parameters = {"clipped_ips": 5.0, "switch_dr": 5.0, "dr_os": 25.0}
+    found = evaluate(rounds, names, rng=np.random.default_rng(0), parameters=parameters, interval=settings)
+    for estimate in found.values():
+        assert estimate.interval.method == method
+        assert estimate.interval.low < estimate.value < estimate.interval.high
+    if method == "empirical_bernstein":
+        assert found["ips"].interval.high - found["ips"].interval.low > 4 * found["ips"].std_error
+
+
+def test_where_there_is_no_such_interval_it_is_said(world):
+    rounds = world.sample(400, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="reward_range"):
+        IntervalSettings("empirical_bernstein")
+    bernstein = IntervalSettings("empirical_bernstein", reward_range=(0, 1), weight_bound=20)
+    with pytest.raises(ConfigError, match="snips"):
+        evaluate(rounds, ["snips"], rng=np.random.default_rng(0), interval=bernstein)
+    with pytest.raises(ConfigError, match=r"parameters\['dr_os'\]"):
+        evaluate(rounds, ["dr_os"], rng=np.random.default_rng(0), interval=bernstein)
+
+
+def test_one_user_gives_a_value_without_an_error():
+    rounds = LoggedActions(np.ones(5), np.full(5, 0.5), np.full(5, 0.5), clusters=np.zeros(5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = evaluate(rounds, ["ips"], rng=np.random.default_rng(0))["ips"]
+    assert found.value == 1
+    assert found.std_error is None
+    assert found.interval is None
+
+
+def test_names_that_are_none_and_weights_that_are_all_zero_are_refused(world):
+    rounds = world.sample(100, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="no estimator 'sips' here; there are dm"):
+        evaluate(rounds, ["sips"], rng=np.random.default_rng(0))
+    never = LoggedActions(np.ones(5), np.full(5, 0.5), np.zeros(5))
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="snips divides by the sum of weights"):
+        evaluate(never, ["snips"], rng=np.random.default_rng(0))
+
+
+def test_slates_report_the_overlap_of_whole_slates():
+    rng = np.random.default_rng(0)
+    propensities, target_p = rng.uniform(0.2, 0.8, (2, 400, 3))
+    slates = LoggedSlates(rng.normal(size=(400, 3)), propensities, target_p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = evaluate_slates(slates, ["cascade", "sn_cascade"], rng=rng)
+    whole = (target_p / propensities).prod(axis=1)
+    assert found["cascade"].max_weight == whole.max()
+    assert found["cascade"].ess == pytest.approx(whole.sum() ** 2 / (whole**2).sum())
+    assert found["sn_cascade"].n == 400

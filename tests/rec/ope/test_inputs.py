@@ -1,0 +1,129 @@
+"""Tables and Open Bandit Pipeline's dict as rows for the estimators."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rec.errors import DataError, SupportError
+from rec.ope.estimators import dr, ips
+from rec.ope.inputs import FrameColumns, from_frame, from_obp
+
+N, ACTIONS, POSITIONS = 40, 5, 3
+
+
+@pytest.fixture
+def feedback():
+    rng = np.random.default_rng(0)
+    pi_b = rng.dirichlet(np.ones(ACTIONS), (N, POSITIONS)).transpose(0, 2, 1)
+    action, position = rng.integers(0, ACTIONS, N), rng.integers(0, POSITIONS, N)
+    return {
+        "n_rounds": N,
+        "n_actions": ACTIONS,
+        "context": rng.normal(size=(N, 2)),
+        "action": action,
+        "position": position,
+        "reward": rng.integers(0, 2, N),
+        "pscore": pi_b[np.arange(N), action, position],
+        "pi_b": pi_b,
+    }
+
+
+@pytest.fixture
+def action_dist():
+    return np.random.default_rng(1).dirichlet(np.ones(ACTIONS), (N, POSITIONS)).transpose(0, 2, 1)
+
+
+def test_the_distribution_is_read_at_action_and_position(feedback, action_dist):
+    rounds = from_obp(feedback, action_dist)
+    for row in range(N):
+        a, k = feedback["action"][row], feedback["position"][row]
+        assert rounds.weights[row] == action_dist[row, a, k] / feedback["pscore"][row]
+    assert rounds.support == pytest.approx(1.0)
+
+
+def test_predictions_by_action_or_by_action_and_position(feedback, action_dist):
+    q_hat = np.random.default_rng(2).random((N, ACTIONS))
+    flat = dr(from_obp(feedback, action_dist, q_hat=q_hat))
+    deep = dr(from_obp(feedback, action_dist, q_hat=np.repeat(q_hat[:, :, None], POSITIONS, axis=2)))
+    assert flat.value == pytest.approx(deep.value)
+    row = 7
+    a, k = feedback["action"][row], feedback["position"][row]
+    weight = action_dist[row, a, k] / feedback["pscore"][row]
+    expected = action_dist[row, :, k] @ q_hat[row] + weight * (feedback["reward"][row] - q_hat[row, a])
+    assert flat.numerator[row, 0] == pytest.approx(expected)
+
+
+def test_without_positions_there_is_one(feedback, action_dist):
+    one = {**feedback, "position": None, "pi_b": None, "pscore": np.full(N, 0.2)}
+    rounds = from_obp(one, action_dist[:, :, :1])
+    assert rounds.support is None
+    np.testing.assert_array_equal(rounds.target_p, action_dist[np.arange(N), feedback["action"], 0])
+
+
+def test_what_the_logging_distribution_never_shows_is_refused(feedback, action_dist):
+    never = feedback["pi_b"].copy()
+    shown = feedback["action"]
+    never[np.arange(N), (shown + 1) % ACTIONS] = 0
+    with pytest.raises(SupportError, match="Log with epsilon > 0"):
+        from_obp({**feedback, "pi_b": never}, action_dist)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "column", "row"),
+    [
+        ("pscore", None, "pscore", None),
+        ("reward", None, "reward", None),
+        ("action", np.full(N, ACTIONS), "action", 0),
+        ("reward", np.zeros(N - 1), "reward", None),
+        ("reward", np.array(["x"] * N), "reward", None),
+    ],
+)
+def test_a_wrong_dict_names_the_key(feedback, action_dist, key, value, column, row):
+    with pytest.raises(DataError) as refused:
+        from_obp({**feedback, key: value}, action_dist)
+    assert refused.value.column == column
+    assert refused.value.row == row
+
+
+def test_a_distribution_that_does_not_sum_to_one_names_the_row(feedback, action_dist):
+    action_dist[11] *= 0.5
+    with pytest.raises(DataError, match=r"first sum 0\.5") as refused:
+        from_obp(feedback, action_dist)
+    assert (refused.value.row, refused.value.column) == (11, "action_dist")
+
+
+@pytest.fixture
+def frame():
+    rng = np.random.default_rng(3)
+    p, target_p = rng.uniform(0.1, 1, (2, 30))
+    return pd.DataFrame(
+        {"who": rng.integers(0, 9, 30), "r": rng.integers(0, 2, 30), "p": p, "t": target_p, "q": p, "qt": target_p}
+    )
+
+
+COLUMNS = FrameColumns(reward="r", propensity="p", target_p="t", user_id="who", q_logged="q", q_target="qt")
+
+
+def test_a_tables_rows(frame):
+    rounds = from_frame(frame, COLUMNS)
+    assert ips(rounds).value == pytest.approx((frame.t / frame.p * frame.r).mean())
+    assert dr(rounds).value == pytest.approx((frame.qt + frame.t / frame.p * (frame.r - frame.q)).mean())
+    assert rounds.codes()[1] == frame.who.nunique()
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "told"),
+    [("r", 4, None, "1 of 30 rows have none"), ("p", 5, "often", "'often'"), ("who", 6, None, "needs a user")],
+)
+def test_a_wrong_value_names_row_and_column(frame, column, row, value, told):
+    frame = frame.astype({column: object})
+    frame.loc[row, column] = value
+    with pytest.raises(DataError, match=told) as refused:
+        from_frame(frame, COLUMNS)
+    assert (refused.value.row, refused.value.column) == (row, column)
+
+
+def test_a_missing_column_is_named_beside_those_there_are(frame):
+    with pytest.raises(DataError, match=r"has who, r, p, t, q, qt") as refused:
+        from_frame(frame)
+    assert refused.value.column == "reward"

@@ -1,0 +1,97 @@
+"""Laws of intervals: how often they hold the truth, and how they compare."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rec.errors import ConfigError
+from rec.ope.estimate import Terms, std_error
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval
+
+
+def clustered(rng, n_users=300):
+    """Users with one to five rows around a mean of their own; the mean of all rows is 0 in expectation."""
+    sizes = rng.integers(1, 6, n_users)
+    codes = np.repeat(np.arange(n_users), sizes)
+    return rng.normal(size=n_users)[codes] + 0.3 * rng.normal(size=len(codes)), codes
+
+
+def test_bootstrap_and_normal_agree_on_many_users():
+    rng = np.random.default_rng(0)
+    x, codes = clustered(rng, 2000)
+    weights = rng.exponential(size=len(x))
+    terms = Terms.ratios([(weights * x, weights)])
+    error = std_error(terms, codes, 2000)
+    normal = normal_interval(terms.value, error, 2000, level=0.95)
+    bootstrap = bootstrap_interval(terms, codes, 2000, level=0.95, n_resamples=4000, rng=rng)
+    assert bootstrap.low == pytest.approx(normal.low, abs=0.15 * error)
+    assert bootstrap.high == pytest.approx(normal.high, abs=0.15 * error)
+
+
+@pytest.mark.parametrize("method", ["normal", "bootstrap"])
+def test_intervals_clustered_by_user_hold_the_truth_in_95_of_100(method):
+    rng = np.random.default_rng(1)
+    hit = unclustered_hit = 0
+    for _ in range(400):
+        x, codes = clustered(rng, 100)
+        terms = Terms.mean(x)
+        if method == "normal":
+            around = normal_interval(terms.value, std_error(terms, codes, 100), 100, level=0.95)
+        else:
+            around = bootstrap_interval(terms, codes, 100, level=0.95, n_resamples=400, rng=rng)
+        hit += around.low <= 0 <= around.high
+        rows = np.arange(len(x))
+        naive = normal_interval(terms.value, std_error(terms, rows, len(x)), len(x), level=0.95)
+        unclustered_hit += naive.low <= 0 <= naive.high
+    assert 0.91 <= hit / 400 <= 0.98
+    assert unclustered_hit / 400 < 0.85
+
+
+def test_bootstrap_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatch):
+    x, codes = clustered(np.random.default_rng(2), 50)
+    run = lambda: bootstrap_interval(  # noqa: E731
+        Terms.mean(x), codes, 50, level=0.9, n_resamples=100, rng=np.random.default_rng(5)
+    )
+    whole = run()
+    monkeypatch.setattr("rec.ope.intervals._BLOCK", 7 * 50)
+    assert run() == whole
+
+
+def test_empirical_bernstein_worked_example():
+    # Four users of one row, 0 0 1 1 in [0, 1]: variance 1/3, log(2 / .025) a side at level .95.
+    x = np.array([0.0, 0.0, 1.0, 1.0])
+    log_term = math.log(2 / 0.025)
+    half = math.sqrt(2 / 3 * log_term / 4) + 7 * log_term / 9
+    found = empirical_bernstein_interval(x, np.arange(4), 4, bounds=(0.0, 1.0), level=0.95)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_empirical_bernstein_moves_and_scales_with_the_contributions():
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 30, 100)
+    x = rng.random(100)
+    one = empirical_bernstein_interval(x, codes, 30, bounds=(0.0, 1.0), level=0.9)
+    other = empirical_bernstein_interval(5 * x - 2, codes, 30, bounds=(-2.0, 3.0), level=0.9)
+    assert (other.low, other.high) == pytest.approx((5 * one.low - 2, 5 * one.high - 2))
+
+
+def test_empirical_bernstein_holds_where_the_normal_interval_fails():
+    # A rare large weight: with .3 of them expected in 300 rows, most logs look as if the value were 0.
+    rng = np.random.default_rng(4)
+    truth, p, size = 1.0, 0.001, 1000.0
+    normal_hit = bernstein_hit = 0
+    for _ in range(200):
+        x = np.where(rng.random(300) < p, size, 0.0)
+        rows, terms = np.arange(300), Terms.mean(x)
+        normal = normal_interval(terms.value, std_error(terms, rows, 300), 300, level=0.95)
+        sure = empirical_bernstein_interval(x, rows, 300, bounds=(0.0, size), level=0.95)
+        normal_hit += normal.low <= truth <= normal.high
+        bernstein_hit += sure.low <= truth <= sure.high
+    assert normal_hit < 100
+    assert bernstein_hit == 200
+
+
+def test_contributions_outside_their_bounds_are_refused():
+    with pytest.raises(ConfigError, match=r"row 2 has 7"):
+        empirical_bernstein_interval(np.array([0.0, 1, 7]), np.arange(3), 3, bounds=(0.0, 1.0), level=0.95)

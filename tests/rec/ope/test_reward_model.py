@@ -1,0 +1,83 @@
+"""Reward models: they find what is there, and never see the users they predict for."""
+
+import numpy as np
+import pytest
+
+from rec.errors import DataError
+from rec.ope.reward_model import (
+    ACTION_REWARD_MODELS,
+    REWARD_MODELS,
+    cross_fit,
+    cross_fit_actions,
+    logistic_per_action,
+    ridge_per_action,
+)
+from rec.ope.tuning import user_folds
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("name", REWARD_MODELS)
+def test_the_truth_is_found(name):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(6000, 3))
+    truth = sigmoid(features @ np.array([0.8, -0.6, 0.0]))
+    rewards = (rng.random(6000) < truth).astype(float)
+    predicted = REWARD_MODELS[name](features[:4000], rewards[:4000])(features[4000:])
+    assert predicted.shape == (2000,)
+    assert np.abs(predicted - truth[4000:]).mean() < truth.std() / 3
+
+
+@pytest.mark.parametrize("name", ACTION_REWARD_MODELS)
+def test_each_action_has_a_regression_of_its_own(name):
+    rng = np.random.default_rng(1)
+    context, actions = rng.normal(size=(9000, 2)), rng.integers(0, 3, 9000)
+    slopes = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.5]])
+    truth = sigmoid(context @ slopes.T)
+    rewards = (rng.random(9000) < truth[np.arange(9000), actions]).astype(float)
+    predicted = ACTION_REWARD_MODELS[name](context, actions, rewards, 3)(context)
+    assert np.abs(predicted - truth).mean() < 0.03
+
+
+@pytest.mark.parametrize("fit", [ridge_per_action, logistic_per_action])
+def test_an_action_never_logged_predicts_the_mean_reward(fit):
+    rng = np.random.default_rng(2)
+    context, rewards = rng.normal(size=(100, 2)), rng.integers(0, 2, 100).astype(float)
+    predicted = fit(context, np.zeros(100, int), rewards, 2)(context)
+    np.testing.assert_allclose(predicted[:, 1], rewards.mean())
+
+
+def test_ridge_of_many_rows_is_least_squares():
+    rng = np.random.default_rng(3)
+    context = rng.normal(5, 2, (20_000, 2))
+    rewards = 1 + context @ np.array([2.0, -1.0])
+    predicted = ridge_per_action(context, np.zeros(20_000, int), rewards, 1)(context)
+    np.testing.assert_allclose(predicted[:, 0], rewards, atol=2e-3)
+
+
+def test_logistic_regression_refuses_rewards_that_are_no_shares():
+    with pytest.raises(DataError, match="found -2") as refused:
+        logistic_per_action(np.zeros((3, 1)), np.zeros(3, int), np.array([0.0, 1.0, -2.0]), 1)
+    assert refused.value.row == 2
+
+
+def test_predictions_for_a_user_do_not_depend_on_what_the_user_did():
+    rng = np.random.default_rng(4)
+    users = rng.integers(0, 30, 300)
+    folds = user_folds(users, 3, rng)
+    features, rewards = rng.normal(size=(300, 2)), rng.random(300)
+    others = rng.normal(size=(300, 4, 2))
+    told, told_others = cross_fit(REWARD_MODELS["ridge"], features, rewards, folds, others)
+    assert told_others.shape == (300, 4)
+    changed = np.where(folds == 1, rewards + 10, rewards)
+    again, again_others = cross_fit(REWARD_MODELS["ridge"], features, changed, folds, others)
+    np.testing.assert_array_equal(told[folds == 1], again[folds == 1])
+    np.testing.assert_array_equal(told_others[folds == 1], again_others[folds == 1])
+    assert (told[folds != 1] != again[folds != 1]).all()
+
+    actions = rng.integers(0, 3, 300)
+    q_hat = cross_fit_actions(ridge_per_action, features, actions, rewards, folds, 3)
+    changed_q_hat = cross_fit_actions(ridge_per_action, features, actions, changed, folds, 3)
+    np.testing.assert_array_equal(q_hat[folds == 1], changed_q_hat[folds == 1])

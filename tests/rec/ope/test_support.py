@@ -1,0 +1,72 @@
+"""What is refused, and what is warned of."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from rec.errors import DataError, SupportError
+from rec.ope import LoggedActions, OverlapWarning, evaluate
+from rec.ope.support import support_share
+
+RNG = np.random.default_rng(0)
+
+
+def rounds(propensities, target_p, **more):
+    return LoggedActions(np.ones(len(propensities)), np.asarray(propensities), np.asarray(target_p), **more)
+
+
+def warnings_of(data, **more):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate(data, ["ips"], rng=RNG, **more)
+    return [str(warning.message) for warning in caught if warning.category is OverlapWarning]
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, 1.1])
+def test_propensities_that_are_none_name_the_first_rows(wrong):
+    propensities = np.full(10, 0.5)
+    propensities[[3, 6]] = wrong
+    with pytest.raises(SupportError, match=r"2 of 10 rows are not.*row 3, 6") as refused:
+        rounds(propensities, np.full(10, 0.5))
+    assert refused.value.row == 3
+    assert refused.value.column == "propensity"
+
+
+def test_missing_propensities_and_impossible_targets_are_refused():
+    with pytest.raises(DataError, match="finite"):
+        rounds([0.5, np.nan], [0.5, 0.5])
+    with pytest.raises(SupportError, match="target_p must be >= 0"):
+        rounds([0.5, 0.5], [0.5, -0.5])
+
+
+def test_a_target_that_shows_what_the_log_never_could_is_refused():
+    logging = np.array([[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]])
+    target = np.array([[0.2, 0.2, 0.6], [0.2, 0.2, 0.6]])
+    with pytest.raises(SupportError, match=r"30\.0% of the target's choices, in 1 of 2 rows.*row 0"):
+        support_share(target, logging)
+    assert support_share(target, logging, min_support=0.5) == pytest.approx(0.7)
+    assert support_share(target, np.full((2, 3), 1 / 3)) == 1.0
+
+
+def test_a_log_with_plenty_of_overlap_raises_no_warning(world):
+    assert warnings_of(world.sample(3000, np.random.default_rng(1)), min_ess=500) == []
+
+
+def test_few_effective_rows_and_one_row_with_all_the_weight():
+    target_p = np.full(200, 1e-4)
+    target_p[17] = 1.0
+    told = warnings_of(rounds(np.full(200, 0.1), target_p))
+    assert any("effective sample size 1.0 of 200 rows" in message for message in told)
+    assert any("row 17 carries 98.0%" in message for message in told)
+
+
+def test_propensities_of_another_policy_show_in_the_mean_weight():
+    rng = np.random.default_rng(2)
+    told = warnings_of(rounds(rng.uniform(0.4, 0.6, 1000), rng.uniform(0.2, 0.3, 1000)))
+    assert any("mean weight is 0.5" in message for message in told)
+
+
+def test_what_support_is_missing_is_told():
+    p = np.random.default_rng(0).uniform(0.4, 0.5, 500)
+    assert any("2.00% of the target" in message for message in warnings_of(rounds(p, p, support=0.98)))
