@@ -47,15 +47,14 @@ def log_sessions(
     n_sessions = n_sessions or round(world.config.sessions_per_user * world.n_users)
     if n_sessions < 1:
         raise ConfigError("a log needs a session; make n_users or sessions_per_user larger", field="sessions_per_user")
-    users, start_ms = _session_starts(world, n_sessions, rng)
+    users, start_ms = session_starts(world, n_sessions, rng)
     sessions = Sessions(world, users)
     clock_ms = start_ms.copy()
     rows: list[tuple[NDArray, ...]] = []
     while not sessions.done.all():
         items = policy(sessions, rng)
         action = sessions.view(items, rng).action
-        seconds = np.where(np.isin(action, _SEEN_TO_THE_END), VIDEO_SECONDS, rng.uniform(1, 5, len(action)))
-        clock_ms += (seconds * 1000).astype(np.int64)
+        clock_ms += viewing_ms(action, rng)
         seen = np.flatnonzero(action >= 0)
         rows.append((users[seen], items[seen], clock_ms[seen], action[seen]))
     user, item, timestamp, action = (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -74,7 +73,7 @@ def log_sessions(
     return Dataset("instatok", interactions, users_frame, items_frame, SCHEMA, sha256)
 
 
-def _session_starts(world: InstaTok, n_sessions: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def session_starts(world: InstaTok, n_sessions: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     """Whose sessions there are, ascending, and when they start: one user's further apart than a session lasts."""
     first_of_each = np.arange(min(world.n_users, n_sessions))
     more = rng.integers(0, world.n_users, n_sessions - len(first_of_each))
@@ -84,3 +83,12 @@ def _session_starts(world: InstaTok, n_sessions: int, rng: np.random.Generator) 
     longest_ms = int(world.config.max_steps * VIDEO_SECONDS * 1000) + 1
     nth_of_user = np.arange(n_sessions) - np.searchsorted(users, users)
     return users, world.config.start_ms + offset + nth_of_user * longest_ms
+
+
+def viewing_ms(action: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int64]:
+    """How long users looked: six seconds at what they watched or liked, otherwise one to five; any shape.
+
+    Args: action: positions in ACTIONS, -1 for what was not seen, which takes no time.
+    """
+    seconds = np.where(np.isin(action, _SEEN_TO_THE_END), VIDEO_SECONDS, rng.uniform(1, 5, action.shape))
+    return np.where(action >= 0, seconds * 1000, 0).astype(np.int64)

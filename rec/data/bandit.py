@@ -1,0 +1,190 @@
+"""Data whose every label is known, turned into what a logging policy would have recorded of them.
+
+For each context the policy draws k different actions from its softmax, and only the labels of these are kept. Source:
+Agarwal et al. (2014), doi:10.48550/arXiv.1402.0555, section 5; Ma et al. (2020), doi:10.1145/3366423.3380130, section
+5.1, who draw five items a user without replacement and record the probability of a single draw.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.errors import DataError
+
+FloatArray = NDArray[np.float64]
+PropensityKind = Literal["draw", "conditional", "inclusion"]
+
+# Contexts taken at once: their probabilities should stay in the cache.
+_BLOCK_NUMBERS: Final = 2**20
+# The quadrature of inclusion probabilities: first time, least rate, step of the logarithm of time, and how many of the
+# likeliest actions beyond k are counted one by one.
+_EARLIEST: Final = 1e-7
+_SLOWEST: Final = 1e-30
+_STEP: Final = 0.25
+_HEADS: Final = 12
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BanditLog:
+    """What a logging policy recorded: n = contexts times k rounds, those of a context side by side in drawing order.
+
+    Attributes:
+        context: row of the labels the round is about, int64, (n,).
+        action: column of the labels that was drawn, int64, (n,).
+        reward: its label, float64, (n,).
+        draw_p: softmax probability of the action: what one draw, or the first of several, has; (n,).
+        conditional_p: its probability given the actions drawn above it in the same context, (n,).
+        k: rounds of each context.
+    """
+
+    context: NDArray[np.int64]
+    action: NDArray[np.int64]
+    reward: FloatArray
+    draw_p: FloatArray
+    conditional_p: FloatArray
+    k: int
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> "BanditLog":
+        """The rounds of a mask or of positions."""
+        columns = ("context", "action", "reward", "draw_p", "conditional_p")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+
+def bandit_log(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], *, k: int, rng: np.random.Generator
+) -> BanditLog:
+    """Draws k different actions per context from softmax(logits), and keeps only the labels of these.
+
+    The draws are those of one random order by logit + Gumbel noise, whose first item has the softmax's distribution,
+    and whose next the softmax's over what remains. Source: Yellott (1977), doi:10.1016/0022-2496(77)90026-8.
+
+    Args: logits: of the logging policy, finite, (C, N). labels: reward of every action, (C, N). k: 1 to N.
+    Raises: DataError: naming the row, for a logit that is not finite.
+    """
+    if logits.shape != labels.shape or logits.ndim != 2:
+        raise DataError(f"logits and labels must both be (contexts, actions); found {logits.shape} and {labels.shape}")
+    n_contexts, n_actions = logits.shape
+    if not 1 <= k <= n_actions:
+        raise DataError(f"k must be 1 to the number of actions, {n_actions}; found {k}")
+    action = np.empty((n_contexts, k), dtype=np.int64)
+    draw_p = np.empty((n_contexts, k))
+    for block in _blocks(n_contexts, n_actions):
+        scores = np.asarray(logits[block], dtype=np.float64)
+        if not np.isfinite(scores).all():
+            row = block.start + int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+            raise DataError("every logit of the logging policy must be finite; fix the policy", row=row)
+        keys = scores - np.log(rng.standard_exponential(scores.shape))
+        top = np.argpartition(-keys, k - 1, axis=1)[:, :k]
+        order = np.take_along_axis(-keys, top, axis=1).argsort(axis=1)
+        action[block] = np.take_along_axis(top, order, axis=1)
+        draw_p[block] = np.take_along_axis(softmax(scores), action[block], axis=1)
+    above = np.cumsum(draw_p, axis=1) - draw_p
+    context = np.repeat(np.arange(n_contexts), k)
+    return BanditLog(
+        context=context,
+        action=action.ravel(),
+        reward=np.asarray(labels[context, action.ravel()], dtype=np.float64),
+        draw_p=draw_p.ravel(),
+        conditional_p=(draw_p / (1 - above)).ravel(),
+        k=k,
+    )
+
+
+def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: PropensityKind) -> FloatArray:
+    """The propensity of each round, (n,).
+
+    `draw` takes each round for a draw of its own, as Ma et al. (2020) do: it is too small for what is likely, since
+    likely actions are drawn early and then never again. `inclusion` is the probability of the action at a round taken
+    at random among the k of its context, P(action among the k) / k: with it the mean of target_p / propensity * reward
+    is unbiased. `conditional` is right for what a slate's position shows, given the items above it; as a weight of
+    single actions it leaves out the part of the target on those above.
+
+    Args: log: rounds. logits: of the logging policy, (C, N).
+    """
+    if kind == "draw":
+        return log.draw_p
+    if kind == "conditional":
+        return log.conditional_p
+    return inclusion_probabilities(logits, log.context, log.action, log.k) / log.k
+
+
+def inclusion_probabilities(
+    logits: NDArray[np.floating[Any]], context: NDArray[np.int64], action: NDArray[np.int64], k: int
+) -> FloatArray:
+    """Probability that an action is among k draws without replacement from softmax(logits), (n,).
+
+    Let action j arrive after a time that is exponential with rate p_j: the first k to arrive are the k draws, so
+
+        P(among k) = integral over t of p e^{-p t} P(fewer than k of the others arrived by t) dt.
+
+    The others that arrived are counted exactly: the most likely ones one by one, the rest by Newton's identities from
+    power sums of their odds e^{p_j t} - 1, which then are small. The integral is the trapezoid's over log t, whose
+    error falls exponentially; times below 1e-7 are left out, and with them at most 1e-7 of the answer.
+
+    Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,).
+    """
+    answer = np.empty(len(action))
+    for block in _blocks(len(logits), logits.shape[1]):
+        rows = slice(*np.searchsorted(context, (block.start, block.stop)))
+        p = softmax(np.asarray(logits[block], dtype=np.float64))
+        answer[rows] = _inclusion(p, context[rows] - block.start, action[rows], k)
+    return np.minimum(answer, 1.0)
+
+
+def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64], k: int) -> FloatArray:
+    """`inclusion_probabilities` where `mine` is the row of p (C, N) that each action (n,) belongs to."""
+    n_heads = min(k + _HEADS, p.shape[1])
+    heads = np.argpartition(-p, n_heads - 1, axis=1)[:, :n_heads]
+    p_head = np.take_along_axis(p, heads, axis=1)
+    p_tail = p.copy()
+    np.put_along_axis(p_tail, heads, 0.0, axis=1)
+    p_action = p[mine, action]
+    is_head = heads[mine] == action[:, None]
+    others = np.where(is_head, 0.0, p_head[mine])
+    in_tail = np.where(is_head.any(axis=1), 0.0, p_action)
+    tail_mass = p_tail.sum(axis=1)[mine] - in_tail
+    likeliest = np.sort(p_head, axis=1)[:, ::-1]
+    # The slowest decay, where all of the k - 1 likeliest have arrived.
+    slowest = max(float((likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1)).min()), _SLOWEST)
+    total = np.zeros(len(action))
+    for log_time in np.arange(np.log(_EARLIEST), np.log(50 / slowest), _STEP):
+        time = np.exp(log_time)
+        odds = np.expm1(p_tail * time)
+        own = np.expm1(in_tail * time)
+        power_sums, power = [], odds.copy()
+        for m in range(1, k):
+            power_sums.append(power.sum(axis=1)[mine] - own**m)
+            power *= odds
+        arrived = np.exp(-tail_mass * time)[:, None] * _elementary(power_sums, len(action))
+        for head in range(n_heads):
+            stays = np.exp(-others[:, head] * time)[:, None]
+            earlier = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
+            arrived = arrived * stays + earlier * (1 - stays)
+        total += time * np.exp(-p_action * time) * arrived.sum(axis=1)
+    return p_action * total * _STEP
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Softmax over the last axis."""
+    weight = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def _elementary(power_sums: list[FloatArray], n: int) -> FloatArray:
+    """The elementary symmetric polynomials e_0 .. e_{k-1} from the power sums 1 .. k-1, (n, k); Newton's identities."""
+    elementary = [np.ones(n)]
+    for m in range(1, len(power_sums) + 1):
+        terms = [(-1) ** (i - 1) * elementary[m - i] * power_sums[i - 1] for i in range(1, m + 1)]
+        elementary.append(np.maximum(np.sum(terms, axis=0) / m, 0.0))
+    return np.stack(elementary, axis=1)
+
+
+def _blocks(n_rows: int, width: int) -> list[slice]:
+    step = max(1, _BLOCK_NUMBERS // max(width, 1))
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]

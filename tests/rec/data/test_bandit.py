@@ -1,0 +1,87 @@
+"""The conversion of labels to a bandit log: draws without replacement, and what each probability means."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rec.data.bandit import bandit_log, inclusion_probabilities, propensities, softmax
+from rec.errors import DataError
+
+N_ACTIONS, K, N_DRAWS = 5, 3, 40_000
+
+
+def slate_probabilities(p, k):
+    """Probability of every ordered slate of k different actions, by enumeration."""
+    slates = {}
+    for slate in itertools.permutations(range(len(p)), k):
+        above = np.cumsum([0.0, *p[list(slate[:-1])]])
+        slates[slate] = float(np.prod(p[list(slate)] / (1 - above)))
+    return slates
+
+
+@pytest.fixture(scope="module")
+def log():
+    logits = np.tile(np.array([2.0, 1.0, 0.0, -0.5, -2.0]), (N_DRAWS, 1))
+    labels = np.tile([1.0, 0.0, 1.0, 0.0, 1.0], (N_DRAWS, 1))
+    return logits, labels, bandit_log(logits, labels, k=K, rng=np.random.default_rng(0))
+
+
+def test_slates_have_the_probabilities_of_drawing_one_by_one(log):
+    logits, _, drawn = log
+    exact = slate_probabilities(softmax(logits[0]), K)
+    found, counts = np.unique(drawn.action.reshape(-1, K), axis=0, return_counts=True)
+    share = dict(zip(map(tuple, found.tolist()), counts / N_DRAWS, strict=True))
+    for slate, p in exact.items():
+        assert share.get(slate, 0.0) == pytest.approx(p, abs=4.5 * np.sqrt(p * (1 - p) / N_DRAWS))
+
+
+def test_recorded_probabilities_are_those_of_the_draws(log):
+    logits, labels, drawn = log
+    p = softmax(logits[0])
+    np.testing.assert_allclose(drawn.draw_p, p[drawn.action])
+    slate, conditional = drawn.action.reshape(-1, K), drawn.conditional_p.reshape(-1, K)
+    exact = slate_probabilities(p, K)
+    np.testing.assert_allclose(conditional.prod(axis=1), [exact[tuple(row)] for row in slate.tolist()])
+    np.testing.assert_array_equal(drawn.reward, labels[drawn.context, drawn.action])
+    assert (np.diff(drawn.context) >= 0).all() and len(drawn) == N_DRAWS * K
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0, 8.0])
+@pytest.mark.parametrize(("n", "k"), [(5, 1), (6, 3), (5, 5), (30, 2)])
+def test_inclusion_probabilities_against_enumeration(scale, n, k):
+    logits = np.random.default_rng(1).normal(size=(2, n)) * scale
+    exact = np.zeros((2, n))
+    for context in range(2):
+        for slate, p in slate_probabilities(softmax(logits[context]), k).items():
+            exact[context, list(slate)] += p
+    context, action = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
+    found = inclusion_probabilities(logits, context, action, k).reshape(2, n)
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-7)
+
+
+def test_inclusion_probabilities_sum_to_k_in_a_large_catalogue():
+    logits = np.random.default_rng(2).normal(size=(1, 2000)) * 3
+    found = inclusion_probabilities(logits, np.zeros(2000, np.int64), np.arange(2000), 5)
+    assert found.sum() == pytest.approx(5, rel=1e-5)
+
+
+def test_only_inclusion_makes_the_weighted_mean_unbiased(log):
+    """The value of a uniform target: exact 3 / 5. Single draws overrate it here, by far more than the noise."""
+    n_contexts, target_p = 4000, 1 / N_ACTIONS
+    logits, drawn = log[0][:n_contexts], log[2].take(np.arange(n_contexts * K))
+    inclusion, draw = (target_p / propensities(drawn, logits, kind) * drawn.reward for kind in ("inclusion", "draw"))
+    per_context = inclusion.reshape(-1, K).mean(axis=1)
+    error = per_context.std(ddof=1) / np.sqrt(n_contexts)
+    assert abs(per_context.mean() - 0.6) < 4 * error
+    assert abs(draw.mean() - 0.6) > 20 * error
+
+
+def test_a_logit_that_is_not_finite_is_named():
+    logits = np.zeros((3, 4))
+    logits[2, 1] = np.nan
+    with pytest.raises(DataError) as refused:
+        bandit_log(logits, np.zeros((3, 4)), k=2, rng=np.random.default_rng(0))
+    assert refused.value.row == 2
+    with pytest.raises(DataError, match="k must be"):
+        bandit_log(np.zeros((3, 4)), np.zeros((3, 4)), k=5, rng=np.random.default_rng(0))

@@ -1,0 +1,156 @@
+"""The log tables: what is appended is read again, by version and time; what is wrong is refused by its place."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pytest
+
+from rec.data.events import SCHEMAS, open_events
+from rec.errors import DataError
+
+
+def request(request_id="r1", **values):
+    row = {
+        "request_id": request_id,
+        "timestamp": 1000,
+        "user_id": "u1",
+        "policy_version": "v1",
+        "arm": "champion",
+        "epsilon": 0.1,
+        "temperature": 1.0,
+        "k": 2,
+        "degraded": False,
+        "context": "{}",
+        "history": ["a", "b"],
+        "candidates": ["a", "b", "c"],
+        "candidate_scores": [0.5, 0.25, 0.0],
+        "candidate_sources": ["two_tower", "i2i", "i2i"],
+    }
+    return {**row, **values}
+
+
+def impression(request_id="r1", position=0, item_id="a", **values):
+    row = {"request_id": request_id, "position": position, "item_id": item_id, "source": "two_tower"}
+    return {**row, "propensity": 0.5, "n_eligible": 3, **values}
+
+
+def feedback(event_id="e1", request_id="r1", item_id="a", action="watched", timestamp=2000, **values):
+    row = {"event_id": event_id, "request_id": request_id, "item_id": item_id, "action": action}
+    return {**row, "timestamp": timestamp, "received_at": timestamp + 5, **values}
+
+
+ROWS = {"requests": request(), "impressions": impression(), "feedback": feedback()}
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_what_is_appended_is_read_again(tmp_path, table):
+    events = open_events(str(tmp_path))
+    assert events.version(table) is None and events.read(table).num_rows == 0
+    events.append(table, [ROWS[table]])
+    read = events.read(table)
+    assert read.schema.equals(SCHEMAS[table])
+    expected = {name: ROWS[table].get(name) for name in SCHEMAS[table].names}
+    assert read.to_pylist() == [expected]
+
+
+def test_versions_are_kept(tmp_path):
+    events = open_events(str(tmp_path))
+    first = events.append("feedback", [feedback("e1")])
+    second = events.append("feedback", [feedback("e2"), feedback("e3")])
+    assert events.versions() == {"requests": None, "impressions": None, "feedback": second}
+    assert events.read("feedback", version=first)["event_id"].to_pylist() == ["e1"]
+    assert sorted(events.read("feedback", version=second)["event_id"].to_pylist()) == ["e1", "e2", "e3"]
+    with pytest.raises(DataError, match="99"):
+        events.read("feedback", version=99)
+    with pytest.raises(DataError, match="never written"):
+        events.read("requests", version=0)
+
+
+def test_an_empty_append_writes_nothing(tmp_path):
+    events = open_events(str(tmp_path))
+    assert events.append("requests", []) is None
+    assert events.append("requests", SCHEMAS["requests"].empty_table()) is None
+
+
+def test_reads_by_time_partition_the_log(tmp_path):
+    events = open_events(str(tmp_path))
+    times = [10, 20, 20, 30]
+    events.append("requests", [request(f"r{n}", timestamp=time) for n, time in enumerate(times)])
+    events.append("impressions", [impression(f"r{n}", item_id=str(n)) for n in range(4)])
+    for table, column in (("requests", "request_id"), ("impressions", "request_id")):
+        early = events.read(table, until_ms=20)[column].to_pylist()
+        late = events.read(table, since_ms=20)[column].to_pylist()
+        assert early == ["r0"] and sorted(late) == ["r1", "r2", "r3"]
+        assert sorted(events.read(table, since_ms=20, until_ms=30)[column].to_pylist()) == ["r1", "r2"]
+
+
+def test_optional_columns_may_be_left_out(tmp_path):
+    events = open_events(str(tmp_path))
+    sampled_off = request(candidates=None, candidate_scores=None, candidate_sources=None)
+    events.append(
+        "requests",
+        [
+            sampled_off,
+            request("r2", candidate_sources=None),
+            request("r3", candidates=[], candidate_scores=[], candidate_sources=[]),
+        ],
+    )
+    read = events.read("requests", columns=["request_id", "candidates"]).to_pylist()
+    assert {row["request_id"]: row["candidates"] for row in read} == {"r1": None, "r2": ["a", "b", "c"], "r3": []}
+
+
+REFUSED = [
+    ("requests", {"epsilon": 1.5}, "epsilon"),
+    ("requests", {"temperature": float("nan")}, "temperature"),
+    ("requests", {"temperature": float("inf")}, "temperature"),
+    ("requests", {"k": 0}, "k"),
+    ("requests", {"timestamp": -1}, "timestamp"),
+    ("requests", {"user_id": ""}, "user_id"),
+    ("requests", {"user_id": None}, "user_id"),
+    ("requests", {"history": None}, "history"),
+    ("requests", {"context": "no json"}, "context"),
+    ("requests", {"context": "[1]"}, "context"),
+    ("requests", {"candidate_scores": [1.0]}, "candidate_scores"),
+    ("requests", {"candidate_scores": None}, "candidate_scores"),
+    ("requests", {"candidate_scores": [1.0, float("nan"), 0.0]}, "candidate_scores"),
+    ("requests", {"candidate_sources": ["i2i"]}, "candidate_sources"),
+    ("requests", {"timestamp": "soon"}, "timestamp"),
+    ("impressions", {"propensity": 0.0}, "propensity"),
+    ("impressions", {"propensity": 1.01}, "propensity"),
+    ("impressions", {"propensity": float("nan")}, "propensity"),
+    ("impressions", {"n_eligible": 0}, "n_eligible"),
+    ("impressions", {"position": -1}, "position"),
+    ("impressions", {"position": 40_000}, "position"),
+    ("impressions", {"item_id": 17}, "item_id"),
+    ("feedback", {"action": None}, "action"),
+    ("feedback", {"received_at": -5}, "received_at"),
+]
+
+
+@pytest.mark.parametrize(("table", "values", "column"), REFUSED)
+def test_a_wrong_value_is_refused_by_table_row_and_column_and_nothing_is_written(tmp_path, table, values, column):
+    events = open_events(str(tmp_path))
+    with pytest.raises(DataError) as refused:
+        events.append(table, [ROWS[table], {**ROWS[table], **values}])
+    assert (refused.value.file, refused.value.row, refused.value.column) == (table, 1, column)
+    assert events.version(table) is None
+
+
+def test_columns_missing_or_unknown_are_named(tmp_path):
+    events = open_events(str(tmp_path))
+    with pytest.raises(DataError, match="propensity"):
+        events.append("impressions", [{**impression(), "propensitty": 0.5}])
+    bare = pa.table({"request_id": ["r1"], "position": [0]})
+    with pytest.raises(DataError) as refused:
+        events.append("impressions", bare)
+    assert refused.value.column == "item_id"
+
+
+def test_writers_side_by_side_lose_nothing(tmp_path):
+    def append(name):
+        open_events(str(tmp_path)).append("feedback", [feedback(name)])
+
+    names = [f"e{number}" for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(append, names))
+    assert sorted(open_events(str(tmp_path)).read("feedback")["event_id"].to_pylist()) == sorted(names)
