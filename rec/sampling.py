@@ -1,5 +1,6 @@
 """Drawing batches: the same on every worker, so that each can take its part of one global batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,3 +104,20 @@ def runs(start: NDArray[np.integer], end: NDArray[np.integer]) -> tuple[NDArray[
     owner = np.repeat(np.arange(len(start)), lengths)
     offset = np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
     return owner, np.arange(len(owner)) + offset
+
+
+def row_uniforms(seed: Sequence[int], rows: slice, n: int) -> NDArray[np.float32]:
+    """N uniform numbers for each row of a global batch, the same whichever worker computes the row.
+
+    The generator counts, so that one can begin at any row without drawing what is before it.
+    Source: Salmon et al. (2011), Philox, doi:10.1145/2063384.2063405.
+
+    Args: seed: what tells this batch from others, such as seed, epoch and step. rows: start and stop of the worker's
+        rows. n: numbers of each row.
+    Returns: in [0, 1), (rows, n).
+    """
+    # One count gives four numbers of 64 bits, that is eight of 32.
+    counts = -(-n // 8)
+    bits = np.random.Philox(np.random.SeedSequence(seed)).advance(rows.start * counts)
+    numbers = np.random.Generator(bits).random((rows.stop - rows.start, 8 * counts), dtype=np.float32)
+    return numbers[:, :n]

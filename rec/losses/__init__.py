@@ -1,5 +1,36 @@
 """Training objectives: pure functions of embeddings or logits, without Ray and without state."""
 
-from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
+from collections.abc import Callable
+from typing import Final
 
-__all__ = ["cross_entropy", "logq_softmax", "mixed_log_q", "mixed_negative"]
+from torch import Tensor
+
+from rec.losses.off_policy import dr, ips, regression, top_k_reinforce, weighted_log_likelihood
+from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
+from rec.losses.two_stage import two_stage_ips
+
+LOSSES: Final[dict[str, Callable[..., Tensor]]] = {
+    "logq": logq_softmax,
+    "mixed_negative": mixed_negative,
+    "cross_entropy": cross_entropy,
+    "regression": regression,
+    "ips": ips,
+    "dr": dr,
+    "weighted_log_likelihood": weighted_log_likelihood,
+    "top_k_reinforce": top_k_reinforce,
+    "two_stage_ips": two_stage_ips,
+}
+
+__all__ = [
+    "LOSSES",
+    "cross_entropy",
+    "dr",
+    "ips",
+    "logq_softmax",
+    "mixed_log_q",
+    "mixed_negative",
+    "regression",
+    "top_k_reinforce",
+    "two_stage_ips",
+    "weighted_log_likelihood",
+]

@@ -1,6 +1,7 @@
 import numpy as np
 
-from rec.sampling import Groups, draw_within, grouped_batches, run_mass, runs, systematic_sample
+from rec.sampling import Groups, draw_within, grouped_batches, row_uniforms, run_mass, runs, systematic_sample
+from rec.training import Worker
 
 
 def test_equal_weights_draw_each_position_once():
@@ -57,3 +58,18 @@ def test_runs_are_laid_end_to_end():
     owner, place = runs(np.array([5, 0, 2]), np.array([7, 0, 3]))
     np.testing.assert_array_equal(owner, [0, 0, 2])
     np.testing.assert_array_equal(place, [5, 6, 2])
+
+
+def test_a_rows_uniform_numbers_are_the_same_whichever_worker_draws_them():
+    whole = row_uniforms([3, 1], slice(0, 40), 13)
+    parts = [row_uniforms([3, 1], Worker(rank, 3).part(40), 13) for rank in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert not np.isin(whole, row_uniforms([3, 2], slice(0, 40), 13)).any()
+    assert row_uniforms([3, 1], slice(5, 5), 13).shape == (0, 13)
+
+
+def test_rows_have_uniform_numbers_of_their_own():
+    numbers = row_uniforms([0], slice(10, 1010), 50)
+    assert len(np.unique(numbers)) > 0.99 * numbers.size
+    gap = np.sort(numbers, axis=None) - (np.arange(numbers.size) + 0.5) / numbers.size
+    assert np.abs(gap).max() < 1.95 / np.sqrt(numbers.size)

@@ -1,0 +1,110 @@
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rec.errors import SupportError
+from rec.weights import diagnose, effective_sample_size, importance_weights, self_normalized
+
+WEIGHTS = arrays(np.float64, st.integers(1, 30), elements=st.floats(1e-3, 1e3))
+SCALE = st.floats(1e-3, 1e3)
+
+
+def _logged(seed: int = 0, n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.01, 1, n), rng.uniform(0.01, 1, n)
+
+
+@given(WEIGHTS, SCALE)
+def test_normalised_weights_have_mean_one_and_ignore_a_common_factor(weights, scale):
+    assert self_normalized(weights).mean() == pytest.approx(1)
+    np.testing.assert_allclose(self_normalized(weights * scale), self_normalized(weights), rtol=1e-9)
+
+
+@given(WEIGHTS, st.floats(-100, 100))
+def test_a_constant_added_to_all_rewards_is_added_to_their_weighted_mean(weights, constant):
+    rewards = np.linspace(-1, 1, len(weights))
+    normalised = self_normalized(weights)
+    shifted = (normalised * (rewards + constant)).mean()
+    assert shifted == pytest.approx((normalised * rewards).mean() + constant, abs=1e-9)
+
+
+@given(WEIGHTS, SCALE)
+def test_the_effective_sample_size_lies_between_one_and_n_and_ignores_a_common_factor(weights, scale):
+    ess = effective_sample_size(weights)
+    assert 1 - 1e-9 <= ess <= len(weights) * (1 + 1e-9)
+    assert effective_sample_size(weights * scale) == pytest.approx(ess)
+
+
+def test_equal_weights_are_worth_n_and_one_weight_is_worth_one():
+    assert effective_sample_size(np.full(7, 0.3)) == pytest.approx(7)
+    assert effective_sample_size(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)
+    assert effective_sample_size(np.zeros(3)) == 0 == effective_sample_size(np.zeros(0))
+
+
+def test_squares_of_large_weights_do_not_overflow():
+    assert effective_sample_size(torch.full((4,), 1e30)) == pytest.approx(4)
+
+
+def test_numpy_and_torch_agree():
+    target_p, propensity = _logged()
+    tensors = torch.from_numpy(target_p), torch.from_numpy(propensity)
+    weights = importance_weights(target_p, propensity, min_weight=0.5, max_weight=2)
+    same = importance_weights(*tensors, min_weight=0.5, max_weight=2)
+    assert isinstance(weights, np.ndarray) and isinstance(same, torch.Tensor)
+    np.testing.assert_allclose(same.numpy(), weights)
+    some = target_p > 0.5
+    np.testing.assert_allclose(
+        self_normalized(same, among=torch.from_numpy(some)).numpy(), self_normalized(weights, among=some)
+    )
+    assert effective_sample_size(same) == pytest.approx(effective_sample_size(weights))
+    of_tensors, of_arrays = diagnose(*tensors, max_weight=2), diagnose(target_p, propensity, max_weight=2)
+    assert astuple(of_tensors) == pytest.approx(astuple(of_arrays))
+
+
+def test_a_worked_example_of_cap_and_floor():
+    # Ratios 2, 1 and 1/4, kept within [1/2, 3/2].
+    target_p, propensity = np.array([0.2, 0.5, 0.1]), np.array([0.1, 0.5, 0.4])
+    weights = importance_weights(target_p, propensity, min_weight=0.5, max_weight=1.5)
+    np.testing.assert_allclose(weights, [1.5, 1, 0.5])
+    found = diagnose(target_p, propensity, min_weight=0.5, max_weight=1.5)
+    assert (found.n, found.mean, found.max) == (3, pytest.approx(1), 1.5)
+    assert (found.clipped_low, found.clipped_high) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert found.ess == pytest.approx(9 / 3.5)
+
+
+def test_unclipped_weights_average_one_over_the_logging_policy():
+    rng = np.random.default_rng(0)
+    logging, target = rng.dirichlet(np.ones(6), 1)[0], rng.dirichlet(np.ones(6), 1)[0]
+    weights = importance_weights(target, logging)
+    assert (logging * weights).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, math.nan, 1.5])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_a_propensity_that_is_no_probability_names_its_row(kind, wrong):
+    propensity = np.array([[0.5, 0.5], [0.5, wrong], [wrong, 0.5]])
+    with pytest.raises(SupportError, match=r"2 of 6 are not.*row 1") as caught:
+        importance_weights(kind(np.full((3, 2), 0.5)), kind(propensity))
+    assert caught.value.row == 1 and caught.value.column == "propensity"
+
+
+def test_impossible_arguments_are_refused():
+    half = np.full(3, 0.5)
+    with pytest.raises(ValueError, match="row 2 has -1"):
+        importance_weights(np.array([0, 0.1, -1]), half)
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\)"):
+        importance_weights(half, half[:2])
+    with pytest.raises(ValueError, match="min_weight <= max_weight"):
+        importance_weights(half, half, min_weight=2, max_weight=1)
+
+
+def test_weights_that_cannot_be_averaged_stay_as_they_are():
+    weights = np.array([1.0, 2.0])
+    np.testing.assert_array_equal(self_normalized(weights, among=np.zeros(2, bool)), weights)
+    np.testing.assert_array_equal(self_normalized(np.zeros(2)), np.zeros(2))
