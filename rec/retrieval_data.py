@@ -9,34 +9,29 @@ from rec.config import QueriesConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import TrainingError
 from rec.features.as_of import DAY_MS, EventIndex
-from rec.features.encoders import Encoders, FeatureSpec
+from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.sampling import run_mass
+from rec.tower_inputs import EncodedMoments, TowerTables
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Moments to learn from: a user, what the user had done before, and what the user liked from then on.
+    """EncodedMoments to learn from, and what the user liked from then on.
 
     Attributes:
-        user: position of the user, int32, (Q,).
-        snapshot: the latest snapshot at or before the moment, int32, (Q,).
-        history_end: end of what came before, in `RetrievalData.log`, int64, (Q,).
+        moments: Q of them.
         target_start, target_end: what was liked afterwards, in `RetrievalData.liked`, int64, (Q,).
         weight: how often to draw it, in proportion, float32, (Q,).
-        features: as-of features of the user at the moment, standardised, float32, (Q,) by name.
     """
 
-    user: NDArray[np.int32]
-    snapshot: NDArray[np.int32]
-    history_end: NDArray[np.int64]
+    moments: EncodedMoments
     target_start: NDArray[np.int64]
     target_end: NDArray[np.int64]
     weight: NDArray[np.float32]
-    features: dict[str, NDArray[np.float32]]
 
     def __len__(self) -> int:
-        return len(self.user)
+        return len(self.moments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +62,7 @@ class RetrievalData:
     """Everything a two-tower model is trained on, as arrays.
 
     Attributes:
-        specs: the features.
-        users, items: encoded features that do not depend on time, (U, ...) and (N, ...) by name.
-        item_as_of: as-of features of all items at each snapshot, standardised, float32, (S, N) by name.
-        log_start, log: slots of item_id of each user's events, oldest first: those of user u are
-            log[log_start[u]:log_start[u + 1]]; (U + 1,) and (L,).
+        tables: features of users and items, and what users did.
         liked_start, liked: positions of each user's liked items, oldest first, (U + 1,) and (P,).
         log_q: log probability that a draw for a query of snapshot s is item j, float32, (S, N).
         catalogue: items that were liked at least once; uniform negatives come from them, (C,).
@@ -79,12 +70,7 @@ class RetrievalData:
         valid: users to validate on, or None.
     """
 
-    specs: dict[str, FeatureSpec]
-    users: dict[str, NDArray]
-    items: dict[str, NDArray]
-    item_as_of: dict[str, NDArray[np.float32]]
-    log_start: NDArray[np.int64]
-    log: NDArray[np.int32]
+    tables: TowerTables
     liked_start: NDArray[np.int64]
     liked: NDArray[np.int32]
     log_q: NDArray[np.float32]
@@ -120,24 +106,11 @@ def build_retrieval_data(
         start_ms = max(start_ms, end_ms - int(config.lookback_days * DAY_MS))
     snapshot_ms = start_ms + (end_ms - start_ms) * np.arange(config.snapshots) // config.snapshots
     queries = _queries(encoders, index, found, snapshot_ms, config, end_ms)
-    item_features = {**encoders.encode("item", dataset.items)}
-    items = np.arange(liked.n_items)
-    at = {
-        name: values.reshape(len(snapshot_ms), len(items))
-        for name, values in encoders.as_of(
-            index, "item", np.tile(items, len(snapshot_ms)), np.repeat(snapshot_ms, len(items))
-        ).items()
-    }
     return RetrievalData(
-        specs=encoders.specs,
-        users=encoders.encode("user", dataset.users),
-        items=item_features,
-        item_as_of=at,
-        log_start=index.users.indptr,
-        log=item_features["item_id"][index.users.other],
+        tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
         liked_start=found.users.indptr,
         liked=found.users.other,
-        log_q=_log_draw_probability(queries, found.users.other, len(snapshot_ms), len(items)),
+        log_q=_log_draw_probability(queries, found.users.other, len(snapshot_ms), liked.n_items),
         catalogue=np.unique(liked.item).astype(np.int32),
         queries=queries,
         valid=valid,
@@ -184,7 +157,7 @@ def _queries(
     config: QueriesConfig,
     end_ms: int,
 ) -> Queries:
-    """Moments of both kinds, the shares of their weights as configured."""
+    """EncodedMoments of both kinds, the shares of their weights as configured."""
     timeline = found.users
     n_users = len(timeline.indptr) - 1
     horizon_ms = None if config.horizon_days is None else int(config.horizon_days * DAY_MS)
@@ -215,13 +188,10 @@ def _queries(
     if not len(user):
         raise TrainingError("the retriever has nothing to learn from: widen retriever.queries.lookback_days")
     return Queries(
-        user=user.astype(np.int32),
-        snapshot=(np.searchsorted(snapshot_ms, at_ms, side="right") - 1).astype(np.int32),
-        history_end=index.users.rows_before(user, at_ms),
+        moments=EncodedMoments.at(encoders, index, user, at_ms, snapshot_ms),
         target_start=start,
         target_end=end,
         weight=weight.astype(np.float32),
-        features=encoders.as_of(index, "user", user, at_ms),
     )
 
 
@@ -236,8 +206,8 @@ def _log_draw_probability(
     queries: Queries, liked: NDArray[np.int32], n_snapshots: int, n_items: int
 ) -> NDArray[np.float32]:
     """Log probability that a target drawn for a snapshot's queries is each item, -inf where it cannot be, (S, N)."""
-    order = np.argsort(queries.snapshot, kind="stable")
-    bounds = np.searchsorted(queries.snapshot[order], np.arange(n_snapshots + 1))
+    order = np.argsort(queries.moments.snapshot, kind="stable")
+    bounds = np.searchsorted(queries.moments.snapshot[order], np.arange(n_snapshots + 1))
     mass = np.zeros((n_snapshots, n_items))
     for snapshot in range(n_snapshots):
         rows = order[bounds[snapshot] : bounds[snapshot + 1]]

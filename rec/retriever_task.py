@@ -1,7 +1,6 @@
 """Training the two-tower model: which batches, what loss, how it is validated."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor
 from rec.config import RetrieverConfig
 from rec.losses import cross_entropy, logq_softmax, mixed_negative
 from rec.metrics import per_user
-from rec.models.two_tower import HISTORY, TwoTower, item_vectors, user_vectors
+from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retrieval.top_k import top_k
 from rec.retrieval_data import RetrievalData
 from rec.sampling import Groups, QueryBatch, draw_within, grouped_batches, runs
+from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 
 VALID_METRIC = "ndcg@10"
@@ -42,7 +42,7 @@ class RetrieverTask:
 
     def build_model(self) -> TwoTower:
         """The model before training."""
-        return TwoTower(self.config, self.data.specs)
+        return TwoTower(self.config, self.data.tables.specs)
 
     def plan(self, epoch: int) -> Sequence[QueryBatch]:
         """Global batches of an epoch."""
@@ -56,7 +56,9 @@ class RetrieverTask:
             targets = draw_within(queries.target_start[chosen], queries.target_end[chosen], n_targets, rng)
             n_uniform = self.config.mixed_negatives if self.config.objective == "mixed_negative" else 0
             uniform = rng.choice(self.data.catalogue, n_uniform)
-            batches.append(QueryBatch(int(queries.snapshot[chosen[0]]), chosen, self.data.liked[targets], uniform))
+            batches.append(
+                QueryBatch(int(queries.moments.snapshot[chosen[0]]), chosen, self.data.liked[targets], uniform)
+            )
         return batches
 
     def loss(self, model: Callable[..., Any], batch: QueryBatch, worker: Worker) -> Tensor:
@@ -64,12 +66,12 @@ class RetrieverTask:
         queries = batch.queries[worker.part(len(batch.queries))]
         targets = batch.targets[worker.part(len(batch.queries))]
         items, draws = self._candidates(batch)
-        column = np.full(len(self.data.items["item_id"]), -1, np.int64)
+        column = np.full(self.data.tables.n_items, -1, np.int64)
         column[items] = np.arange(len(items))
         filled = np.resize(items, -(-len(items) // worker.world) * worker.world)
         users, vectors = model(
-            self._user_inputs(queries, worker.device),
-            self._item_inputs(filled[worker.even_part(len(items))], batch.group, worker.device),
+            self.inputs.users(queries, worker.device),
+            self.inputs.items(filled[worker.even_part(len(items))], batch.group, worker.device),
         )
         vectors = worker.gather(vectors)[: len(items)]
         masked = _tensor(self._known(queries, column, len(items)), worker.device) if self.config.mask_known else None
@@ -135,64 +137,22 @@ class RetrieverTask:
 
     def _known(self, queries: NDArray[np.int64], column: NDArray[np.int64], n_columns: int) -> NDArray[np.bool_]:
         """Which candidates each query's user liked at any time of training, (B, C)."""
-        user = self.data.queries.user[queries]
+        user = self.data.queries.moments.user[queries]
         owner, place = runs(self.data.liked_start[user], self.data.liked_start[user + 1])
         known = column[self.data.liked[place]]
         masked = np.zeros((len(queries), n_columns), np.bool_)
         masked[owner[known >= 0], known[known >= 0]] = True
         return masked
 
-    def _user_inputs(self, queries: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
-        rows = torch.from_numpy(queries)
-        user = torch.from_numpy(self.data.queries.user[queries].astype(np.int64))
-        inputs = {name: table[user] for name, table in self._tables["user"].items()}
-        inputs |= {name: table[rows] for name, table in self._tables["query"].items()}
-        if self._history_length:
-            inputs[HISTORY] = torch.from_numpy(self._history(queries))
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-
-    def _item_inputs(self, items: NDArray[np.int64], snapshot: int, device: torch.device) -> dict[str, Tensor]:
-        rows = torch.from_numpy(items)
-        inputs = {name: table[rows] for name, table in self._tables["item"].items()}
-        inputs |= {name: table[snapshot][rows] for name, table in self._tables["item_as_of"].items()}
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-
-    def _history(self, queries: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Slots of the latest items before each query, oldest first, padded on the left with 0, (B, H)."""
-        end = self.data.queries.history_end[queries, None]
-        rows = end + np.arange(-self._history_length, 0)
-        known = rows >= self.data.log_start[self.data.queries.user[queries], None]
-        return np.where(known, self.data.log[np.where(known, rows, 0)], 0)
+    @cached_property
+    def inputs(self) -> TowerInputs:
+        """What the towers read."""
+        return TowerInputs(self.data.tables, self.data.queries.moments, self.config)
 
     @cached_property
     def _groups(self) -> Groups:
-        return Groups.of(self.data.queries.snapshot, self.data.queries.weight)
-
-    @cached_property
-    def _history_length(self) -> int:
-        windows = self.config.user_tower.history_windows
-        return max(windows, default=0)
-
-    @cached_property
-    def _tables(self) -> dict[str, dict[str, Tensor]]:
-        """The features the towers read, as tensors that share the arrays' memory."""
-        with torch.random.fork_rng(devices=[]):
-            model = self.build_model()
-        users, items = set(model.user_tower.embeddings), set(model.item_tower.embeddings)
-        return {
-            "user": _tensors(self.data.users, users),
-            "query": _tensors(self.data.queries.features, users),
-            "item": _tensors(self.data.items, items),
-            "item_as_of": _tensors(self.data.item_as_of, items),
-        }
+        return Groups.of(self.data.queries.moments.snapshot, self.data.queries.weight)
 
 
 def _tensor(values: NDArray, device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device, non_blocking=True)
-
-
-def _tensors(arrays: Mapping[str, NDArray], names: set[str]) -> dict[str, Tensor]:
-    with warnings.catch_warnings():
-        # Arrays out of Ray's object store are read-only, and nothing here writes to them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}

@@ -62,8 +62,8 @@ def test_sparse_gradients_train_as_well(checkerboard):
 def test_the_history_ends_strictly_before_the_moment(checkerboard):
     task = _task(checkerboard)
     queries, data = task.data.queries, task.data
-    history = task._history(np.arange(len(queries)))
-    slots = data.items["item_id"]
+    history = task.inputs.history(np.arange(len(queries)))
+    slots = data.tables.items["item_id"]
     target = slots[data.liked[queries.target_start]]
     assert not (history == target[:, None]).any()
     np.testing.assert_array_equal((history > 0).sum(axis=1), np.minimum(queries.target_start % 13, 20))
@@ -71,7 +71,7 @@ def test_the_history_ends_strictly_before_the_moment(checkerboard):
 
 def test_nothing_after_the_end_is_looked_at(checkerboard):
     data = checkerboard.retrieval_data(QUERIES)
-    assert len(data.liked) == len(data.log) == 80 * 13
+    assert len(data.liked) == len(data.tables.log) == 80 * 13
     assert data.queries.target_end.max() <= len(data.liked)
 
 
