@@ -14,7 +14,7 @@ from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, 
 from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
 from rec.ope.support import MIN_ESS, warn_of_overlap
-from rec.ope.tuning import GRIDS, cross_fitted
+from rec.ope.tuning import GRIDS, shrunk_by_others
 from rec.weights import effective_sample_size
 
 N_RESAMPLES: Final = 2000
@@ -66,7 +66,7 @@ def evaluate(
     Args:
         rounds: the log, with the target's probabilities.
         estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS.
-        rng: of folds and resamples.
+        rng: of the bootstrap's resamples.
         parameters: of shrinking estimators, by name; those not given are chosen by cross-fitting over users.
         interval: None: normal, 95%.
         min_ess: effective sample size below which it warns.
@@ -81,7 +81,7 @@ def evaluate(
     overlap = _Overlap.of(rounds.weights, rounds.codes(), rounds.support, min_ess)
     found: dict[str, Estimate] = {}
     for name in estimators:
-        terms = terms_of(rounds, name, rng=rng, parameter=given.get(name))
+        terms = terms_of(rounds, name, parameter=given.get(name))
         bounds = None
         tuned = name in SHRINKING_ESTIMATORS and name not in given
         if settings.method == "empirical_bernstein":
@@ -96,15 +96,14 @@ def evaluate(
     return found
 
 
-def terms_of(rounds: LoggedActions, name: str, *, rng: np.random.Generator, parameter: float | None = None) -> Terms:
+def terms_of(rounds: LoggedActions, name: str, *, parameter: float | None = None) -> Terms:
     """The terms of one estimator; a shrinking one without a parameter is cross-fitted over users."""
     if name in ESTIMATORS:
         return ESTIMATORS[name](rounds)
     estimator = SHRINKING_ESTIMATORS[name]
     if parameter is not None:
         return estimator(rounds, parameter)
-    terms, _ = cross_fitted(rounds, estimator, GRIDS[name], rng=rng)
-    return terms
+    return shrunk_by_others(rounds, estimator, GRIDS[name])
 
 
 def evaluate_slates(
@@ -157,7 +156,7 @@ def evaluate_difference(
         challenger: the log, with the challenger's probabilities and predictions.
         champion: the same rows, with the champion's.
         estimator: a name of ESTIMATORS or SHRINKING_ESTIMATORS.
-        rng: of folds and resamples.
+        rng: of the bootstrap's resamples.
         parameter: of a shrinking estimator; None: chosen by cross-fitting over users.
         interval: None: normal, 95%.
         min_ess: effective sample size below which it warns.
@@ -170,12 +169,7 @@ def evaluate_difference(
         raise ConfigError("there is no empirical Bernstein interval for differences", field="method")
     _refuse_unpaired(challenger, champion)
     one, other = (_Overlap.of(side.weights, side.codes(), side.support, min_ess) for side in (challenger, champion))
-    # The same folds for both: whatever is chosen by fold is chosen on the same rows.
-    fold_rng = rng.spawn(1)[0]
-    seed = fold_rng.bit_generator.state
-    ours = terms_of(challenger, estimator, rng=fold_rng, parameter=parameter)
-    fold_rng.bit_generator.state = seed
-    theirs = terms_of(champion, estimator, rng=fold_rng, parameter=parameter)
+    ours, theirs = (terms_of(side, estimator, parameter=parameter) for side in (challenger, champion))
     return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rec.crossfit import Rows, cross_fitted
 from rec.errors import DataError
 from rec.ope.estimate import Floats
 
@@ -113,27 +114,24 @@ ACTION_REWARD_MODELS: Final[dict[str, FitActionRewards]] = {
 }
 
 
-def cross_fit(
-    fit: FitRewards, features: Floats, rewards: Floats, folds: NDArray[np.int64], *asked: Floats
-) -> tuple[Floats, ...]:
+def cross_fit(fit: FitRewards, features: Floats, rewards: Floats, folds: NDArray[np.int64], asked: Floats) -> Floats:
     """Predictions for each row by the model that was fitted on the other folds.
 
     Args:
         fit: a model of REWARD_MODELS.
         features: of what was shown, (n, F).
         rewards: (n,).
-        folds: of each row, all rows of a user in one, (n,); `rec.ope.tuning.user_folds` makes them.
-        asked: features of other items in the same rows, (n, ..., F).
+        folds: of each row, all rows of a user in one, (n,); `rec.crossfit.user_folds` makes them.
+        asked: features of M items in the same rows, (n, M, F).
 
-    Returns: predictions of what was shown, (n,), then of each asked for, (n, ...).
+    Returns: (n, M).
     """
-    told = [np.empty(block.shape[:-1]) for block in (features, *asked)]
-    for fold in np.unique(folds):
-        inside = folds == fold
-        predict = fit(features[~inside], rewards[~inside])
-        for answer, block in zip(told, (features, *asked), strict=True):
-            answer[inside] = predict(block[inside].reshape(-1, block.shape[-1])).reshape(answer[inside].shape)
-    return tuple(told)
+
+    def predicted(others: Rows, own: Rows) -> Floats:
+        predict = fit(features[others], rewards[others])
+        return predict(asked[own].reshape(-1, asked.shape[2])).reshape(len(own), -1)
+
+    return cross_fitted(folds, predicted)
 
 
 def cross_fit_actions(
@@ -150,12 +148,9 @@ def cross_fit_actions(
         `cross_fit`. n_actions: A.
     Returns: (n, A).
     """
-    q_hat = np.empty((len(rewards), n_actions))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        predict = fit(context[~inside], actions[~inside], rewards[~inside], n_actions)
-        q_hat[inside] = predict(context[inside])
-    return q_hat
+    return cross_fitted(
+        folds, lambda others, own: fit(context[others], actions[others], rewards[others], n_actions)(context[own])
+    )
 
 
 def _standardised(features: Floats) -> Callable[[Floats], Floats]:

@@ -1,12 +1,12 @@
 """How strongly to shrink weights, chosen on other users' rows than those it is used for."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rec.crossfit import Rows, cross_fitted, user_folds
 from rec.errors import DataError
-from rec.ope.estimate import Floats, Terms, cluster_codes, std_error
+from rec.ope.estimate import Floats, Terms, std_error
 from rec.ope.estimators import ShrinkingEstimator
 from rec.ope.logged import LoggedActions
 
@@ -17,17 +17,6 @@ GRIDS: Final[dict[str, Floats]] = {
     "switch_dr": np.concatenate([[0.0], np.geomspace(1.0, 1e4, 25), [np.inf]]),
     "dr_os": np.concatenate([[0.0], np.geomspace(1e-2, 1e8, 41), [np.inf]]),
 }
-
-
-def user_folds(clusters: NDArray[Any], n_folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A fold for every row, all rows of a user in the same one, folds of equally many users; (n,) to (n,).
-
-    Raises: DataError: when there are fewer users than folds.
-    """
-    codes, n_clusters = cluster_codes(clusters)
-    if n_clusters < n_folds:
-        raise DataError(f"{n_folds} folds need as many users or more; found {n_clusters}")
-    return rng.permutation(np.arange(n_clusters) % n_folds)[codes]
 
 
 def choose(rounds: LoggedActions, estimator: ShrinkingEstimator, grid: Floats) -> float:
@@ -51,23 +40,12 @@ def choose(rounds: LoggedActions, estimator: ShrinkingEstimator, grid: Floats) -
     return float(grid[np.argmin([mse(parameter) for parameter in grid])])
 
 
-def cross_fitted(
-    rounds: LoggedActions,
-    estimator: ShrinkingEstimator,
-    grid: Floats,
-    *,
-    rng: np.random.Generator,
-    n_folds: int = N_FOLDS,
-) -> tuple[Terms, tuple[float, ...]]:
-    """Contributions of every fold of users, shrunk as the other folds chose.
+def shrunk_by_others(rounds: LoggedActions, estimator: ShrinkingEstimator, grid: Floats) -> Terms:
+    """Contributions of every fold of users, shrunk as the other folds chose; in the order of the rounds."""
+    users = np.arange(len(rounds)) if rounds.clusters is None else rounds.clusters
 
-    Returns: the terms in the order of the rounds, and the parameter of each fold.
-    """
-    codes, _ = rounds.codes()
-    folds = user_folds(codes, n_folds, rng)
-    numerator = np.empty((len(rounds), 1))
-    chosen = tuple(choose(rounds.select(folds != fold), estimator, grid) for fold in range(n_folds))
-    for fold, parameter in enumerate(chosen):
-        rows = folds == fold
-        numerator[rows] = estimator(rounds.select(rows), parameter).numerator
-    return Terms(numerator, np.ones_like(numerator)), chosen
+    def shrink(others: Rows, own: Rows) -> Floats:
+        return estimator(rounds.select(own), choose(rounds.select(others), estimator, grid)).numerator
+
+    numerator = cross_fitted(user_folds(users, N_FOLDS), shrink)
+    return Terms(numerator, np.ones_like(numerator))

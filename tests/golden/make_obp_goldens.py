@@ -1,6 +1,7 @@
 """Values of Open Bandit Pipeline 0.5.5, on inputs kept beside them; run once, in an environment of its own.
 
-    python3.11 -m venv /tmp/obp && /tmp/obp/bin/pip install scikit-learn pandas scipy tqdm matplotlib seaborn pyyaml torch
+    python3.11 -m venv /tmp/obp
+    /tmp/obp/bin/pip install scikit-learn pandas scipy tqdm matplotlib seaborn pyyaml torch
     /tmp/obp/bin/pip install --no-deps --ignore-requires-python obp==0.5.5
     /tmp/obp/bin/python tests/golden/make_obp_goldens.py
 

@@ -5,21 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rec.errors import DataError
+from rec.crossfit import user_folds
 from rec.ope.estimators import SHRINKING_ESTIMATORS, clipped_ips, dr_os
 from rec.ope.logged import LoggedActions
-from rec.ope.tuning import GRIDS, choose, cross_fitted, user_folds
-
-
-def test_folds_keep_users_whole_and_are_of_equal_size():
-    users = np.random.default_rng(0).integers(0, 103, 5000).astype(str)
-    folds = user_folds(users, 5, np.random.default_rng(1))
-    of_user = {user: set(folds[users == user]) for user in np.unique(users)}
-    assert all(len(found) == 1 for found in of_user.values())
-    sizes = np.bincount([next(iter(found)) for found in of_user.values()])
-    assert sizes.max() - sizes.min() <= 1
-    with pytest.raises(DataError, match="5 folds"):
-        user_folds(users[:1], 5, np.random.default_rng(1))
+from rec.ope.tuning import GRIDS, N_FOLDS, choose, shrunk_by_others
 
 
 def heavy(n, rng, q_error):
@@ -51,25 +40,18 @@ def test_a_folds_rows_do_not_choose_for_themselves(world, name):
     rare = np.full_like(world.logging, 0.01)
     rare[:, 0] = 0.97
     rounds = replace(world, logging=rare).sample(2000, np.random.default_rng(0), rows_per_user=2)
-    folds = user_folds(rounds.codes()[0], 5, np.random.default_rng(9))
-    changed = LoggedActions(
-        np.where(folds == 2, 100 * rounds.rewards, rounds.rewards),
-        rounds.propensities,
-        rounds.target_p,
-        rounds.clusters,
-        rounds.q_logged,
-        rounds.q_target,
+    folds = user_folds(rounds.clusters, N_FOLDS)
+    changed = replace_rewards(rounds, np.where(folds == 2, 100 * rounds.rewards, rounds.rewards))
+    estimator, grid = SHRINKING_ESTIMATORS[name], GRIDS[name]
+    told, again = (shrunk_by_others(data, estimator, grid).numerator[:, 0] for data in (rounds, changed))
+    for data, contributions in ((rounds, told), (changed, again)):
+        parameter = choose(rounds.select(folds != 2), estimator, grid)
+        own = data.select(folds == 2)
+        np.testing.assert_array_equal(contributions[folds == 2], estimator(own, parameter).numerator[:, 0])
+    assert (told[folds != 2] != again[folds != 2]).any()
+
+
+def replace_rewards(rounds, rewards):
+    return LoggedActions(
+        rewards, rounds.propensities, rounds.target_p, rounds.clusters, rounds.q_logged, rounds.q_target
     )
-    grid, estimator = GRIDS[name], SHRINKING_ESTIMATORS[name]
-    _, before = cross_fitted(rounds, estimator, grid, rng=np.random.default_rng(9))
-    _, after = cross_fitted(changed, estimator, grid, rng=np.random.default_rng(9))
-    assert before[2] == after[2]
-    assert before != after
-
-
-def test_contributions_are_those_of_each_folds_parameter(world):
-    rounds = world.sample(1000, np.random.default_rng(0))
-    terms, chosen = cross_fitted(rounds, dr_os, GRIDS["dr_os"], rng=np.random.default_rng(4))
-    folds = user_folds(np.arange(1000), 5, np.random.default_rng(4))
-    for fold, parameter in enumerate(chosen):
-        np.testing.assert_array_equal(terms.numerator[folds == fold], dr_os(rounds, parameter).numerator[folds == fold])
