@@ -1,0 +1,63 @@
+"""Fitting a model to pairs that were liked or not."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from two_stage.movielens import MovieLens
+
+LEARNING_RATE = 0.05
+WEIGHT_DECAY = 1e-4
+BATCH_SIZE = 128
+
+
+def new_model(kind: Callable[[MovieLens], nn.Module], data: MovieLens, seed: int) -> nn.Module:
+    """A model with random weights that follow from the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(data)
+
+
+def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Adagrad as in the paper."""
+    return torch.optim.Adagrad(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=True)
+
+
+def fit_pairs(
+    score: Callable[..., Tensor],
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    liked: Tensor,
+    *,
+    epochs: int,
+    rng: np.random.Generator | None,
+) -> Iterator[int]:
+    """Binary cross-entropy in batches; yields the number of steps done, after each step.
+
+    Args: score: logits of a batch of the inputs. liked: 0 or 1, (n,). rng: shuffles each epoch; None keeps the order.
+        What is left of an epoch after its last whole batch is not used.
+    """
+    optimize = optimizer(model)
+    steps = 0
+    for _ in range(epochs):
+        order = torch.arange(len(liked)) if rng is None else torch.from_numpy(rng.permutation(len(liked)))
+        for batch in order[: len(order) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE):
+            loss = functional.binary_cross_entropy_with_logits(score(*(part[batch] for part in inputs)), liked[batch])
+            optimize.zero_grad()
+            loss.backward()
+            optimize.step()
+            steps += 1
+            yield steps
+
+
+def auc(scores: NDArray[np.floating], liked: NDArray[np.bool_]) -> float:
+    """Probability that a liked row scores above another one; ties count half."""
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(count) - (count - 1) / 2
+    n_liked = int(liked.sum())
+    above = mean_rank[place][liked].sum() - n_liked * (n_liked + 1) / 2
+    return float(above / (n_liked * (len(liked) - n_liked)))

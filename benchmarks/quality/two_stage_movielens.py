@@ -1,0 +1,222 @@
+"""Learning a candidate generator off-policy, in front of a given ranker: Ma et al. (2020) on MovieLens-1M.
+
+Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/two_stage_movielens.py [--reference]
+        One run, to share the work: --objectives 2-ips --seeds 3 --logs 1. Finished runs are kept in the cache and never
+        done again, so an interrupted benchmark goes on where it was; the table is of what the options name.
+Data:   $TANDEM_DATA/ml-1m in its original files; for --reference also $TANDEM_DATA/two-stage-reference, the simulator,
+        ranker and logging policy the authors released.
+World:  a simulator of who likes what, when (a perceptron fitted to rating > 3), is asked about all 23 million pairs;
+        without --reference it is our own, and liked is what is likely enough that 14.5% of all pairs are.
+Log:    the logging policy, a two-tower model fitted to 10,000 random pairs, draws 5 items per user without replacement.
+        --propensity draw takes the softmax probability of a single draw, as the paper does; inclusion the exact
+        probability of the item among the five, over five. Only clicked rounds train the generator.
+Judged: users 2000-6039; relevant is what the simulator likes at the user's mean time; items clicked in the log are left
+        out; two-stage is the generator's top 30 in the ranker's order. Users 0-1999 choose the epoch.
+Expect: labels once, about a minute; a run of ce or 1-ips under half a minute, of 2-ips under 90 s on two cores.
+Writes: benchmarks/results/two_stage_movielens[_reference].json and .png
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results import FOLDER, quality_result, write_result
+from two_stage.bounds import bounds
+from two_stage.evaluation import METRIC_NAMES, Judge, judge_of
+from two_stage.logged import Logged, World, draw_log, own_policy, policy_logits, released_policy, released_ranker
+from two_stage.movielens import read_movielens
+from two_stage.plot import plot_runs
+from two_stage.published import PUBLISHED, RERUN, told
+from two_stage.runs import Runs
+from two_stage.simulation import RELEASED_CUT, own_simulator, released_simulator, simulate
+from two_stage.summary import crossed_mean
+from two_stage.training import N_VALID_USERS, OBJECTIVES, fit_generator
+
+from rec.storage import Home
+
+WORLD_SEED = 0
+STAGES = ("one-stage", "two-stage")
+PAIRED_METRICS = ("precision@10", "recall@10", "ndcg@10")
+
+
+def main() -> None:
+    """Runs what is missing, and prints and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", action="store_true", help="the authors' simulator, ranker and logging policy")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=["ce", "1-ips", "2-ips"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--logs", type=int, nargs="+", default=list(range(3)))
+    parser.add_argument("--propensity", choices=("draw", "conditional", "inclusion"), default="draw")
+    parser.add_argument("--cache", type=Path, help="of labels and finished runs; by default in the home")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    # Weight decay shrinks what no batch touches to denormal numbers, which a CPU computes with ten times slower.
+    torch.set_flush_denormal(True)
+    cache = (options.cache or (Home().folder or Path(".tandem")) / "benchmarks") / "two_stage_movielens"
+    name = "two_stage_movielens" + ("_reference" if options.reference else "")
+    runs = Runs(cache / f"{name}.jsonl")
+    wanted = [
+        {"objective": objective, "seed": seed, "log": log, "propensity": options.propensity}
+        for log in options.logs
+        for objective in options.objectives
+        for seed in options.seeds
+    ]
+    run_missing(runs, wanted, options, cache)
+    done = [run for run in runs if run["settings"] in wanted]
+    edges = [run for run in runs if run["settings"] in [_bounds_of(log) for log in options.logs]]
+    report(name, done, edges, options)
+
+
+def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Namespace, cache: Path) -> None:
+    """Finishes the runs that the file does not hold."""
+    missing = [settings for settings in wanted if runs.find(settings) is None]
+    logs = sorted({settings["log"] for settings in missing})
+    logs = sorted({*logs, *(log for log in options.logs if runs.find(_bounds_of(log)) is None)})
+    world = world_of(options.reference, cache) if logs else None
+    for log in logs:
+        assert world is not None
+        start = time.perf_counter()
+        logged = draw_log(world, log, options.propensity)
+        valid, test = judges_of(world, logged)
+        print(f"log {log}: {logged.log.reward.mean():.3f} liked, {time.perf_counter() - start:.1f} s", flush=True)
+        if runs.find(_bounds_of(log)) is None:
+            runs.append({"settings": _bounds_of(log), "rows": bounds(world, logged, test)})
+        for settings in (settings for settings in missing if settings["log"] == log):
+            fitted = fit_generator(world, logged, OBJECTIVES[settings["objective"]], settings["seed"], valid, test)
+            rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage}
+            runs.append({"settings": settings, "rows": rows, "epoch": fitted.epoch, "seconds": fitted.seconds})
+            shown = "  ".join(f"{k} {100 * v:.2f}" for k, v in fitted.two_stage.items())
+            print(f"{settings}: epoch {fitted.epoch}, {fitted.seconds:.0f} s, two-stage {shown}", flush=True)
+
+
+def world_of(reference: bool, cache: Path) -> World:
+    """Simulator, labels and logging policy: the released ones, or our own."""
+    folder = Path(os.environ["TANDEM_DATA"])
+    released = folder / "two-stage-reference"
+    data = read_movielens(folder / "ml-1m")
+    simulator = released_simulator(data, released) if reference else own_simulator(data, WORLD_SEED, cache)
+    simulation = simulate(data, simulator, RELEASED_CUT if reference else None, cache)
+    policy = released_policy(data, released) if reference else own_policy(data, simulation, WORLD_SEED)
+    print(f"liked {simulation.label.mean():.4f}, relevant {simulation.relevant.mean():.4f} of all pairs", flush=True)
+    return World(data, simulation, policy_logits(policy, data), released_ranker(data, released) if reference else None)
+
+
+def judges_of(world: World, logged: Logged) -> tuple[Judge, Judge]:
+    """Of validation and of test users."""
+    users = np.arange(world.data.n_users)
+    return tuple(
+        judge_of(part, world.simulation.relevant, logged.clicked, logged.ranker_logits(torch.arange(len(users))))
+        for part in (users[:N_VALID_USERS], users[N_VALID_USERS:])
+    )  # pyright: ignore[reportReturnType]
+
+
+def report(name: str, done: list[dict[str, Any]], edges: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Prints, writes and draws the table of the runs the options name."""
+    shape = (len(options.seeds), len(options.logs))
+    values = {
+        (objective, stage, metric): np.array(
+            [run["rows"][stage][metric] for run in _sorted(done) if run["settings"]["objective"] == objective]
+        ).reshape(shape)
+        for objective in options.objectives
+        for stage in STAGES
+        for metric in METRIC_NAMES
+    }
+    summary, rows = [], []
+    print(f"\n{'test users, %':<34}" + "".join(f"{metric:>15}" for metric in METRIC_NAMES))
+    for edge in edges[0]["rows"]:
+        means = {m: float(np.mean([run["rows"][edge][m] for run in edges])) for m in METRIC_NAMES}
+        print(f"{edge:<34}" + "".join(f"{100 * means[m]:15.2f}" for m in METRIC_NAMES))
+        rows += [
+            {"model": edge, "seed": None, "log": run["settings"]["log"], "metrics": run["rows"][edge]} for run in edges
+        ]
+        summary += [_entry(edge, m, means[m], None, len(edges), None, None) for m in METRIC_NAMES]
+    for stage in STAGES:
+        for objective in options.objectives:
+            cells = {m: crossed_mean(values[objective, stage, m]) for m in METRIC_NAMES}
+            print(f"{stage + ' ' + objective:<34}" + "".join(_cell(*cells[m]) for m in METRIC_NAMES))
+            for title, table in (("published", PUBLISHED), ("rerun", RERUN)):
+                told_values = [told(table, objective, stage, m) for m in METRIC_NAMES]
+                if None not in told_values:
+                    print(f"{'    ' + title:<34}" + "".join(f"{100 * (v or 0):15.2f}" for v in told_values))
+            summary += [
+                _entry(
+                    f"{stage} {objective}",
+                    m,
+                    *cells[m],
+                    values[objective, stage, m].size,
+                    told(PUBLISHED, objective, stage, m),
+                    told(RERUN, objective, stage, m) if options.reference else None,
+                )
+                for m in METRIC_NAMES
+            ]
+    rows += [
+        {
+            "model": f"{stage} {run['settings']['objective']}",
+            "seed": run["settings"]["seed"],
+            "log": run["settings"]["log"],
+        }
+        | {"metrics": run["rows"][stage], "epoch": run["epoch"], "seconds": run["seconds"]}
+        for run in done
+        for stage in STAGES
+    ]
+    paired = _paired(values, options.objectives)
+    protocol = {"propensity": options.propensity, "seeds": options.seeds, "logs": options.logs, "paired": paired}
+    write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
+    plot_runs(values, edges, FOLDER / f"{name}.png")
+
+
+def _paired(values: dict[tuple[str, str, str], np.ndarray], objectives: list[str]) -> list[dict[str, Any]]:
+    """Each objective against those before it, by seed and log."""
+    paired = []
+    print("\npaired by seed and log, percentage points")
+    for stage in STAGES:
+        for place, a in enumerate(objectives):
+            for b in objectives[:place]:
+                for metric in PAIRED_METRICS:
+                    difference, error = crossed_mean(values[a, stage, metric] - values[b, stage, metric])
+                    paired.append(
+                        {"a": f"{stage} {a}", "b": f"{stage} {b}", "metric": metric}
+                        | {"difference": difference, "std_error": error}
+                    )
+                    sure = error is not None and difference > 2 * error
+                    told_error = "" if error is None else f" ± {100 * error:.2f}"
+                    verdict = "above" if sure else "not above by two standard errors"
+                    print(f"{stage} {a} - {b}, {metric}: {100 * difference:+.2f}{told_error}  {verdict}")
+    return paired
+
+
+def _entry(
+    model: str, metric: str, mean: float, error: float | None, n: int, published: float | None, goal: float | None
+) -> dict[str, Any]:
+    """A line of the summary; a goal is reached where the mean is not below it by more than two standard errors."""
+    reached = None if goal is None else mean >= goal - 2 * (error or 0.0)
+    return {"model": model, "metric": metric, "mean": mean, "std_error": error, "n": n} | {
+        "published": published,
+        "goal": goal,
+        "reached": reached,
+    }
+
+
+def _cell(mean: float, error: float | None) -> str:
+    return f"{100 * mean:.2f}".rjust(15) if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}".rjust(15)
+
+
+def _sorted(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(done, key=lambda run: (run["settings"]["seed"], run["settings"]["log"]))
+
+
+def _bounds_of(log: int) -> dict[str, Any]:
+    return {"objective": None, "log": log}
+
+
+if __name__ == "__main__":
+    main()
