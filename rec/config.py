@@ -36,7 +36,10 @@ def default_home() -> str:
 
 
 HomePath = Annotated[str, Field(default_factory=default_home)]
-DataName = Literal["movielens-1m", "movielens-100k", "instatok", "recbole", "parquet", "csv"]
+LikesObjective = Literal["logq", "mixed_negative", "cross_entropy"]
+LoggedObjective = Literal["regression", "ips", "dr", "weighted_log_likelihood", "top_k_reinforce", "two_stage_ips"]
+Objective = LikesObjective | LoggedObjective
+DataName = Literal["movielens-1m", "movielens-100k", "instatok", "recbole", "parquet", "csv", "events"]
 
 
 class Config(BaseModel):
@@ -56,7 +59,11 @@ class ColumnsConfig(Config):
 
 
 class DataConfig(Config):
-    """Which data, and which of its rows count as liked."""
+    """Which data, and which of its rows count as liked.
+
+    Of `events`, `rewards` says what each action is worth to off-policy learning (by default 1 for positive actions, 0
+    for all others); an impression without feedback for `attribution_s` seconds is worth 0.
+    """
 
     name: Annotated[DataName, tyro.conf.arg(name="data")] = "instatok"
     path: str | None = None
@@ -64,6 +71,8 @@ class DataConfig(Config):
     timestamp_unit: Literal["s", "ms"] = "s"
     min_rating: float = 3.0
     positive_actions: tuple[str, ...] = ("watched", "liked")
+    rewards: dict[str, float] = {}
+    attribution_s: PositiveInt = 86_400
 
 
 class SplitConfig(Config):
@@ -209,11 +218,13 @@ class QueriesConfig(Config):
 class RetrieverConfig(Config):
     """The two-tower retriever and its loss.
 
+    The first three objectives learn from what was liked, the others from what was shown with which probability
+    (`off_policy`).
     `positives_per_query` positives are drawn for each moment learned from; `mixed_negatives` items are drawn uniformly
     beside each batch, for objective `mixed_negative`. `mask_known` takes no training item of a user as a negative.
     """
 
-    objective: Literal["logq", "mixed_negative", "cross_entropy"] = "mixed_negative"
+    objective: Annotated[Objective, tyro.conf.arg(prefix_name=False)] = "mixed_negative"
     user_tower: UserTowerConfig = UserTowerConfig()
     item_tower: TowerConfig = TowerConfig()
     output_dim: PositiveInt = 64
@@ -391,6 +402,7 @@ class TrainConfig(Config):
     split: SplitConfig = SplitConfig()
     encoders: EncodersConfig = EncodersConfig()
     retriever: RetrieverConfig = RetrieverConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
     index: IndexConfig = IndexConfig()
     ranker: RankerConfig = RankerConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()

@@ -22,6 +22,7 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.popularity import RecentPopularity
 from rec.retrieval.two_tower import TwoTowerSource
+from rec.retriever_fits import fit_retriever, fit_through_ranker
 from rec.runs import Runs, say
 from rec.storage import Home
 from rec.training import Fitted
@@ -45,13 +46,18 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         ensure_ray(config.training.workers)
 
     starts = ready.period_starts
-    retrievers = [runs.fit_retriever(ready, period) for period in range(len(starts) - 1)]
+    retrievers = [fit_retriever(runs, ready, period) for period in range(len(starts) - 1)]
     judged = retrievers[-1].progress
-    retrievers.append(runs.fit_retriever(ready, len(starts) - 1, epochs=judged.best_epoch))
+    retrievers.append(fit_retriever(runs, ready, len(starts) - 1, epochs=judged.best_epoch))
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
     sources = [_source(snapshot, fitted, config) for snapshot, fitted in zip(snapshots, retrievers, strict=True)]
     periods = RankingPeriods(ready, config, snapshots, sources)
     judged_model, model = RANKER_FITS[config.ranker.kind](runs, periods)
+    if config.retriever.objective == "two_stage_ips":
+        for place, ranker in ((-2, judged_model), (-1, model)):
+            known = _assemble(ready, config, snapshots[place], sources[place], ranker)
+            again = fit_through_ranker(runs, ready, len(starts) + place, retrievers[place], known)
+            sources[place] = _source(snapshots[place], again, config)
     recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
     valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))
     registry = Registry(home)
@@ -61,7 +67,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
             config=config.model_dump(mode="json"),
             seed=config.seed,
             schema_sha256=dataset.schema.sha256,
-            tables={dataset.name: dataset.sha256},
+            tables={dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}},
             metrics=valid,
             git_sha=git_sha(),
         ),

@@ -101,10 +101,7 @@ def build_retrieval_data(
         raise TrainingError("the retriever has nothing to learn from: no liked interaction before the end of training")
     index = EventIndex(events)
     found = EventIndex(liked)
-    start_ms = int(liked.timestamp.min())
-    if config.lookback_days is not None:
-        start_ms = max(start_ms, end_ms - int(config.lookback_days * DAY_MS))
-    snapshot_ms = start_ms + (end_ms - start_ms) * np.arange(config.snapshots) // config.snapshots
+    snapshot_ms = snapshot_times(liked, config, end_ms)
     queries = _queries(encoders, index, found, snapshot_ms, config, end_ms)
     return RetrievalData(
         tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
@@ -115,6 +112,14 @@ def build_retrieval_data(
         queries=queries,
         valid=valid,
     )
+
+
+def snapshot_times(liked: Interactions, config: QueriesConfig, end_ms: int) -> NDArray[np.int64]:
+    """Times at equal distances, from the first like or the beginning of the lookback until before end_ms, (S,)."""
+    start_ms = int(liked.timestamp.min())
+    if config.lookback_days is not None:
+        start_ms = max(start_ms, end_ms - int(config.lookback_days * DAY_MS))
+    return start_ms + (end_ms - start_ms) * np.arange(config.snapshots) // config.snapshots
 
 
 def build_validation(snapshot: Snapshot, liked: Interactions, *, history_length: int) -> ValidationUsers | None:

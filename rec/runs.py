@@ -2,20 +2,20 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, Self
 
+from torch import Tensor
+
 from rec.config import TrainConfig, TrainingConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError
-from rec.preparation import Prepared, history_length, snapshot_at
 from rec.ray_train import train as fit_on_ray
 from rec.ray_train import write_run_record
-from rec.retrieval_data import build_retrieval_data, build_validation
-from rec.retriever_task import RetrieverTask
 from rec.run_files import RUN_FILE
 from rec.storage import Home
 from rec.training import Fitted, TrainingTask
@@ -59,29 +59,24 @@ class Runs:
             raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
         return cls(folder, config, resumed=True)
 
-    def fit_retriever(self, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
-        """Fits the two-tower model on what is before the beginning of a period.
-
-        Stops early by what users went on to like in that period; where `epochs` is given, or the period is the test,
-        it trains that long without looking.
-        """
-        config, end_ms = self.config, ready.period_starts[period]
-        valid = None
-        if epochs is None:
-            liked = ready.split.train.between(end_ms, ready.period_starts[period + 1])
-            valid = build_validation(snapshot_at(ready, config, end_ms), liked, history_length=history_length(config))
-        train = ready.split.train
-        data = build_retrieval_data(
-            ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid
-        )
-        task = RetrieverTask(data, config.retriever, config.training.batch_size, config.seed)
-        training = config.training if epochs is None else config.training.model_copy(update={"epochs": epochs})
-        return self.fit(task, training, f"retriever-{period}")
-
-    def fit(self, task: TrainingTask, training: TrainingConfig, name: str) -> Fitted:
-        """Fits a task in a folder of the run."""
+    def fit(
+        self,
+        task: TrainingTask,
+        training: TrainingConfig,
+        name: str,
+        *,
+        init_from: Mapping[str, Tensor] | None = None,
+    ) -> Fitted:
+        """Fits a task in a folder of the run. init_from: weights to begin with."""
         say(f"fitting {name}")
-        return fit_on_ray(task, training, seed=self.config.seed, run_dir=self.folder / name, resume=self.resumed)
+        return fit_on_ray(
+            task,
+            training,
+            seed=self.config.seed,
+            run_dir=self.folder / name,
+            resume=self.resumed,
+            init_from=init_from,
+        )
 
 
 def say(message: str) -> None:

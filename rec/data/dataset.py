@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from rec.schema import FeatureSchema
+
+if TYPE_CHECKING:
+    from rec.data.rounds import Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class Dataset:
         schema: the features of users and items.
         sha256: hash of the content and row order, whatever the files it was read from.
         dropped: rows left out while reading, by reason.
+        rounds: what was shown with which probability, where the data are a service's own log.
+        tables: version of each table that was read, where tables have versions.
     """
 
     name: str
@@ -116,3 +122,5 @@ class Dataset:
     schema: FeatureSchema
     sha256: str
     dropped: dict[str, int] = field(default_factory=dict)
+    rounds: "Rounds | None" = None
+    tables: dict[str, int] = field(default_factory=dict)

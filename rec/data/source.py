@@ -8,6 +8,7 @@ import numpy as np
 
 from rec.config import DataConfig
 from rec.data.dataset import Dataset
+from rec.data.logged import read_logged
 from rec.data.movielens import read_movielens_1m, read_movielens_100k
 from rec.data.recbole import read_recbole
 from rec.data.tabular import read_csv, read_parquet
@@ -19,6 +20,7 @@ READERS: Final[Mapping[str, Callable[[DataConfig], Dataset]]] = {
     "recbole": lambda config: read_recbole(config.path or ""),
     "parquet": read_parquet,
     "csv": read_csv,
+    "events": read_logged,
 }
 
 

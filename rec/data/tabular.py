@@ -56,6 +56,28 @@ def read_csv(config: DataConfig) -> Dataset:
     return _read(config, ".csv", lambda path: read_delimited(path, delimiter=",", quoted=True), _csv_kind)
 
 
+def read_side_tables(folder: Path, config: DataConfig) -> tuple[SideTable, SideTable]:
+    """users.parquet and items.parquet of a folder; what is not there is empty.
+
+    Raises: DataError: naming file, row (from 0) and column.
+    """
+    users = _side(folder / "users.parquet", "user", config.columns.user_id, _read_parquet_table, _parquet_kind)
+    items = _side(folder / "items.parquet", "item", config.columns.item_id, _read_parquet_table, _parquet_kind)
+    return users, items
+
+
+def write_side_tables(dataset: Dataset, folder: str | Path) -> None:
+    """Write users.parquet and items.parquet, from which the same tables are read."""
+    target = Path(folder)
+    kinds: dict[str, Kind] = {feature.name: feature.kind for feature in dataset.schema.features}
+    for name, frame in (("users", dataset.users), ("items", dataset.items)):
+        about = {"kinds": {column: kinds[column] for column in frame.columns if column in kinds}}
+        table = pa.table(
+            {column: _to_arrow(frame[column], kinds.get(column, "categorical")) for column in frame.columns}
+        )
+        _write_table(table, about, target / f"{name}.parquet")
+
+
 def write_parquet(dataset: Dataset, folder: str | Path) -> None:
     """Write interactions.parquet, users.parquet and items.parquet, from which read_parquet reads the same data set."""
     target = Path(folder)
@@ -71,13 +93,7 @@ def write_parquet(dataset: Dataset, folder: str | Path) -> None:
         columns["action"] = _taken(log.actions, log.action)
     about = {"name": dataset.name, "actions": log.actions, "dropped": dataset.dropped}
     _write_table(pa.table(columns), about, target / "interactions.parquet")
-    kinds: dict[str, Kind] = {feature.name: feature.kind for feature in dataset.schema.features}
-    for name, frame in (("users", dataset.users), ("items", dataset.items)):
-        about = {"kinds": {column: kinds[column] for column in frame.columns if column in kinds}}
-        table = pa.table(
-            {column: _to_arrow(frame[column], kinds.get(column, "categorical")) for column in frame.columns}
-        )
-        _write_table(table, about, target / f"{name}.parquet")
+    write_side_tables(dataset, target)
 
 
 def _read(

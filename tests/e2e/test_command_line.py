@@ -87,6 +87,31 @@ def test_defaults_learn_a_small_noisy_checkerboard(tandem: Any, tmp_path: Path) 
     assert ndcg["two_stage"] > 0.85 * ndcg["ease"], ndcg
 
 
+def test_a_log_trains_both_stages_off_policy(tandem: Any, small_config: Path, tmp_path: Path) -> None:
+    from rec.data.events import open_events
+    from rl.config import InstaTokConfig
+    from rl.instatok import InstaTok
+    from rl.instatok.slate_log import by_category, log_slates
+
+    home, rng = str(tmp_path / "home"), np.random.default_rng(0)
+    world = InstaTok(InstaTokConfig(n_users=40, n_videos=100, seed=0))
+    policy = by_category(np.zeros(8), 30)
+    events = open_events(home)
+    log_slates(world, policy, n_sessions=300, k=4, epsilon=0.2, temperature=1.0, rng=rng).append_to(events)
+    logged = ("--data", "events", "--path", home, "--home", home, "--config", str(small_config))
+    done = tandem("train", *logged, "--objective", "two_stage_ips", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["objective"] == "two_stage_ips"
+    shown = json.loads(tandem("models", "show", "--home", home, "--json").stdout)["model"]
+    assert {table: int(shown["tables"][f"events/{table}"]) for table in events.versions()} == events.versions()
+    assert len(json.loads(tandem("recommend", "--user-id", "user-3", "--home", home, "--json").stdout)["items"]) == 10
+
+    worth = ("--rewards", "watched", "1", "skipped", "-2", "liked", "2", "other", "-0.5")
+    refused = tandem("train", *logged, "--objective", "ips", *worth, "--json")
+    assert refused.returncode == 2 and json.loads(refused.stdout)["error"]["field"] == "off_policy.min_weight"
+
+
 def test_recommend_leaves_out_what_was_seen_and_marks_strangers(
     tandem: Any, trained: tuple[str, dict[str, Any]]
 ) -> None:

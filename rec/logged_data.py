@@ -1,0 +1,127 @@
+"""What off-policy objectives learn from: what was shown to whom, with which probability, and what it earned."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rec.config import QueriesConfig
+from rec.crossfit import user_folds
+from rec.data.dataset import Dataset, Interactions
+from rec.errors import ConfigError, TrainingError
+from rec.features.as_of import EventIndex
+from rec.features.encoders import Encoders
+from rec.retrieval_data import snapshot_times
+from rec.sampling import runs
+from rec.tower_inputs import EncodedMoments, TowerTables
+
+N_FOLDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedData:
+    """Bandit rounds as arrays: one row per impression.
+
+    Attributes:
+        tables: features of users and items, and what users did.
+        moments: the users when they asked, R of them.
+        item: position of the item shown, int32, (R,).
+        propensity: of the item at its position, given those above it, float64, (R,).
+        reward: float32, (R,).
+        banned_start, banned: items that could not be shown at the position: (R + 1,) and (nnz,).
+        fold: of the user, for cross-fitting, (R,).
+        train, valid: rows to learn from, and later ones to judge by, positions.
+    """
+
+    tables: TowerTables
+    moments: EncodedMoments
+    item: NDArray[np.int32]
+    propensity: NDArray[np.float64]
+    reward: NDArray[np.float32]
+    banned_start: NDArray[np.int64]
+    banned: NDArray[np.int32]
+    fold: NDArray[np.int64]
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+
+    def without_fold(self, fold: int) -> "LoggedData":
+        """The same rounds, of which those of a fold's users are not learned from."""
+        return replace(self, train=self.train[self.fold[self.train] != fold], valid=self.valid[:0])
+
+
+def build_logged_data(
+    dataset: Dataset,
+    encoders: Encoders,
+    liked: Interactions,
+    config: QueriesConfig,
+    *,
+    end_ms: int,
+    valid_until_ms: int | None = None,
+) -> LoggedData:
+    """The rounds of requests before end_ms, and those from then until valid_until_ms to judge by.
+
+    An item cannot be shown again below itself. Where fewer items were eligible than the catalogue then still held, what
+    the user had liked before could not be shown either, as serving does.
+
+    Args: dataset: with rounds. encoders: fitted. liked: what histories and as-of features are made of; nothing of it at
+        or after end_ms is looked at, but in the states of rounds to judge by.
+    Raises: ConfigError: when the data hold no rounds. TrainingError: when none of them is before end_ms.
+    """
+    rounds = dataset.rounds
+    if rounds is None:
+        raise ConfigError(
+            f"{dataset.name} data do not say with which probability anything was shown, which off-policy objectives "
+            "need; take --data events, or an objective of likes: mixed_negative, logq, cross_entropy",
+            field="retriever.objective",
+        )
+    until_ms = end_ms if valid_until_ms is None else valid_until_ms
+    rounds = rounds.take(rounds.timestamp < until_ms)
+    if not (rounds.timestamp < end_ms).any():
+        raise TrainingError(f"the retriever has nothing to learn from: no round of the log is before {end_ms} ms")
+    index = EventIndex(liked.before(until_ms))
+    snapshot_ms = snapshot_times(liked.before(end_ms), config, end_ms)
+    user = _positions(liked.user_ids, rounds.user_id)
+    item = _positions(liked.item_ids, rounds.item_id)
+    closed = rounds.n_eligible < liked.n_items - rounds.position
+    banned_start, banned = _banned(index, user, item, rounds.timestamp, rounds.request, closed)
+    later = rounds.timestamp >= end_ms
+    return LoggedData(
+        tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
+        moments=EncodedMoments.at(encoders, index, user, rounds.timestamp, snapshot_ms),
+        item=item,
+        propensity=rounds.propensity,
+        reward=rounds.reward.astype(np.float32),
+        banned_start=banned_start,
+        banned=banned,
+        fold=user_folds(rounds.user_id, N_FOLDS),
+        train=np.flatnonzero(~later),
+        valid=np.flatnonzero(later),
+    )
+
+
+def _positions(vocabulary: NDArray[np.object_], ids: NDArray[Any]) -> NDArray[np.int32]:
+    return pd.Index(vocabulary).get_indexer(pd.Index(ids)).astype(np.int32)
+
+
+def _banned(
+    index: EventIndex,
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    at_ms: NDArray[np.int64],
+    request: NDArray[np.int32],
+    closed: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Items above each round in its slate, and where `closed` those the user had liked: (R + 1,) and (nnz,)."""
+    rows = np.arange(len(item))
+    begins = np.append(True, request[1:] != request[:-1])
+    top = np.maximum.accumulate(np.where(begins, rows, 0))
+    prefix_row, prefix = runs(top, rows)
+    indptr, liked = index.seen(user[closed], at_ms[closed])
+    row = np.append(prefix_row, np.repeat(rows[closed], np.diff(indptr)))
+    others = np.append(item[prefix], liked)
+    kept = others != item[row]
+    row, others = row[kept], others[kept]
+    order = np.argsort(row, kind="stable")
+    return np.searchsorted(row[order], np.arange(len(item) + 1)), others[order].astype(np.int32)

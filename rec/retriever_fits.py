@@ -1,0 +1,133 @@
+"""Fitting retrievers on what is before a time: from what was liked, or from what was shown and what it earned."""
+
+from dataclasses import replace
+from typing import Final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.config import LikesObjective, TrainConfig
+from rec.errors import ConfigError
+from rec.logged_data import N_FOLDS, LoggedData, build_logged_data
+from rec.models.two_tower import TwoTower, item_vectors, user_vectors
+from rec.models.weights import put_weights
+from rec.off_policy_task import OffPolicyTask, RewardModel
+from rec.preparation import Prepared, history_length, snapshot_at
+from rec.recommender import Recommender
+from rec.retrieval_data import build_retrieval_data, build_validation
+from rec.retriever_task import RetrieverTask
+from rec.runs import Runs
+from rec.state import Candidates
+from rec.training import Fitted, TrainingTask
+
+LIKES: Final = get_args(LikesObjective)
+BLOCK: Final = 64
+
+
+def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
+    """Fits the two-tower model on what is before the beginning of a period.
+
+    Stops early by what happened in that period; where `epochs` is given, or the period is the test, it trains that long
+    without looking. For two_stage_ips it is the first of two fits, by ips: a ranker has to be known before the second.
+    """
+    config = runs.config
+    judged = epochs is None
+    training = config.training if epochs is None else config.training.model_copy(update={"epochs": epochs})
+    name = f"retriever-{period}"
+    if config.retriever.objective in LIKES:
+        task: TrainingTask = _likes_task(ready, config, period, judged=judged)
+    else:
+        task = _logged_task(ready, config, period, judged=judged)
+        if config.retriever.objective == "two_stage_ips":
+            task = replace(task, config=config.retriever.model_copy(update={"objective": "ips"}))
+        if config.retriever.objective == "dr":
+            task = replace(task, reward_model=_fit_reward_model(runs, task, name))
+    return runs.fit(task, training, name)
+
+
+def fit_through_ranker(runs: Runs, ready: Prepared, period: int, first: Fitted, recommender: Recommender) -> Fitted:
+    """Fits the two-tower model again by two_stage_ips, beginning with the weights of the first fit.
+
+    Every user's ranking of the whole catalogue is that of the recommender's ranker at the beginning of the period.
+    """
+    task = _logged_task(ready, runs.config, period, judged=False)
+    task = replace(task, ranker_logits=ranker_logits(recommender))
+    return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
+
+
+def ranker_logits(recommender: Recommender) -> NDArray[np.float32]:
+    """The ranker's score of every item for every user of the bundle, (U, N)."""
+    snapshot = recommender.snapshot
+    n_users, n_items = len(snapshot.user_ids), recommender.n_items
+    logits = np.empty((n_users, n_items), np.float32)
+    for start in range(0, n_users, BLOCK):
+        users = np.arange(start, min(start + BLOCK, n_users))
+        states = snapshot.user_states(users)
+        items = np.tile(np.arange(n_items, dtype=np.int32), (len(users), 1))
+        scores = recommender.source.scores(states, items)
+        logits[users] = recommender.ranker.score_many(states, Candidates(items, scores, recommender.source.name))
+    return logits
+
+
+def _likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:
+    train, end_ms = ready.split.train, ready.period_starts[period]
+    valid = None
+    if judged:
+        liked = train.between(end_ms, ready.period_starts[period + 1])
+        valid = build_validation(snapshot_at(ready, config, end_ms), liked, history_length=history_length(config))
+    data = build_retrieval_data(
+        ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid
+    )
+    return RetrieverTask(data, config.retriever, config.training.batch_size, config.seed)
+
+
+def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> OffPolicyTask:
+    data = build_logged_data(
+        ready.dataset,
+        ready.encoders,
+        ready.split.train,
+        config.retriever.queries,
+        end_ms=ready.period_starts[period],
+        valid_until_ms=ready.period_starts[period + 1] if judged else None,
+    )
+    _refuse_rewards(data, config)
+    return OffPolicyTask(data, config.retriever, config.off_policy, config.training.batch_size, config.seed)
+
+
+def _refuse_rewards(data: LoggedData, config: TrainConfig) -> None:
+    """Rewards that an objective cannot learn from, before any training."""
+    objective, lowest = config.retriever.objective, float(data.reward.min())
+    if lowest >= 0 or objective in ("regression", "dr"):
+        return
+    if objective == "weighted_log_likelihood":
+        raise ConfigError(
+            f"weighted_log_likelihood needs rewards of at least 0, found {lowest:g}; take ips or dr",
+            field="data.rewards",
+        )
+    if config.off_policy.min_weight > 0:
+        raise ConfigError(
+            f"rewards below 0 (found {lowest:g}) diverge with a floor under weights; set off_policy.min_weight to 0",
+            field="off_policy.min_weight",
+        )
+
+
+def _fit_reward_model(runs: Runs, task: OffPolicyTask, name: str) -> RewardModel:
+    """Regressions of the reward, each on the users of the other folds."""
+    data, config = task.data, runs.config
+    regressing = config.retriever.model_copy(update={"objective": "regression"})
+    users = np.empty((len(data.item), regressing.output_dim), np.float32)
+    items = []
+    latest = int(data.moments.snapshot.max())
+    for fold in range(N_FOLDS):
+        part = replace(task, data=data.without_fold(fold), config=regressing)
+        fitted = runs.fit(part, config.training, f"{name}-rewards-{fold}")
+        model = TwoTower(regressing, data.tables.specs)
+        put_weights(model, fitted.weights)
+        rows = np.flatnonzero(data.fold == fold)
+        user = data.moments.user[rows]
+        features = {key: values[user] for key, values in data.tables.users.items()}
+        features |= {key: values[rows] for key, values in data.moments.features.items()}
+        users[rows] = user_vectors(model, features, task.inputs.history(rows))
+        at = {key: values[latest] for key, values in data.tables.item_as_of.items()}
+        items.append(item_vectors(model, {**data.tables.items, **at}))
+    return RewardModel(users, np.stack(items))

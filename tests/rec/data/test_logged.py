@@ -1,0 +1,55 @@
+"""A service's log as a data set."""
+
+import numpy as np
+import pytest
+
+from rec.config import DataConfig
+from rec.data.events import open_events
+from rec.data.logged import NO_FEEDBACK, read_logged
+from rec.data.tabular import write_side_tables
+from rec.errors import DataError
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok
+from rl.instatok.slate_log import by_category, log_slates
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logged")
+    world = InstaTok(InstaTokConfig(n_users=20, n_videos=60, seed=0))
+    rng = np.random.default_rng(0)
+    policy = by_category(np.zeros(8), 20)
+    log = log_slates(world, policy, n_sessions=60, k=4, epsilon=0.1, temperature=1.0, rng=rng)
+    log.append_to(open_events(str(folder)))
+    write_side_tables(world.dataset(n_sessions=2), folder / "events")
+    return folder, log
+
+
+def test_every_impression_is_an_interaction_and_a_round(home):
+    folder, log = home
+    dataset = read_logged(DataConfig(name="events", path=str(folder)))
+    assert dataset.rounds is not None
+    assert len(dataset.interactions) == len(dataset.rounds) == log.impressions.num_rows
+    frame = dataset.interactions.to_frame()
+    assert (frame["action"] == NO_FEEDBACK).sum() == log.impressions.num_rows - log.feedback.num_rows
+    assert frame["timestamp"].is_monotonic_increasing
+    # By default what was watched or liked earns 1.
+    assert dataset.rounds.reward.sum() == frame["action"].isin(["watched", "liked"]).sum()
+    assert {"category", "age"} <= {feature.name for feature in dataset.schema.features}
+    assert (
+        len(dataset.items) == 60 and dataset.sha256 == read_logged(DataConfig(name="events", path=str(folder))).sha256
+    )
+
+
+def test_rewards_are_those_configured(home):
+    worth = {"watched": 1.0, "liked": 2.0, "skipped": -2.0, "other": -0.5}
+    dataset = read_logged(DataConfig(name="events", path=str(home[0]), rewards=worth))
+    actions = home[1].feedback["action"].to_pylist()
+    assert dataset.rounds is not None
+    assert dataset.rounds.reward.sum() == pytest.approx(sum(worth[action] for action in actions))
+
+
+def test_an_empty_log_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match="holds no impression") as caught:
+        read_logged(DataConfig(name="events", path=str(tmp_path)))
+    assert "impressions" in caught.value.file

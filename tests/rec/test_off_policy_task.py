@@ -1,0 +1,211 @@
+"""Learning from logged rounds: a world whose users want every second item, shown at random and unevenly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+import torch
+
+from rec.config import OffPolicyConfig, QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
+from rec.data.dataset import Dataset, Interactions
+from rec.data.rounds import Lists, Requests, Rounds
+from rec.errors import ConfigError, TrainingError
+from rec.features.encoders import Encoders
+from rec.logged_data import build_logged_data
+from rec.off_policy_task import NEVER, OffPolicyTask, RewardModel
+from rec.schema import FeatureSchema
+from rec.training import Worker, fit
+
+DAY_MS = 86_400_000
+N_USERS, N_ITEMS, N_REQUESTS = 60, 40, 24
+CUT_MS = 80 * DAY_MS
+CONFIG = RetrieverConfig(
+    objective="ips",
+    user_tower=UserTowerConfig(embedding_dim=8, hidden=(16,), history_windows=(20,)),
+    item_tower=TowerConfig(embedding_dim=8, hidden=(16,)),
+    output_dim=8,
+    softmax_temperature=0.1,
+    queries=QueriesConfig(snapshots=4, min_batches=1),
+)
+
+
+def _world(slate: int = 1) -> Dataset:
+    """Slates of different items drawn one after the other by popularity, which says nothing about what users want."""
+    rng = np.random.default_rng(0)
+    popularity = np.linspace(1, 6, N_ITEMS)
+    n = N_USERS * N_REQUESTS
+    user = np.repeat(np.arange(N_USERS), N_REQUESTS)
+    at_ms = rng.integers(DAY_MS, 100 * DAY_MS, n)
+    left = np.tile(popularity, (n, 1))
+    items, propensities = np.empty((n, slate), np.int64), np.empty((n, slate))
+    for position in range(slate):
+        p = left / left.sum(axis=1, keepdims=True)
+        items[:, position] = [rng.choice(N_ITEMS, p=row) for row in p]
+        propensities[:, position] = p[np.arange(n), items[:, position]]
+        left[np.arange(n), items[:, position]] = 0
+    user_ids = np.array([f"u{number}" for number in range(N_USERS)], dtype=object)
+    item_ids = np.array([f"i{number}" for number in range(N_ITEMS)], dtype=object)
+    request = np.repeat(np.arange(n), slate).astype(np.int32)
+    item = items.ravel()
+    reward = ((user[request] + item) % 2 == 0).astype(float)
+    position = np.tile(np.arange(slate), n).astype(np.int16)
+    names, nothing = np.array([str(row) for row in range(n)], dtype=object), Lists(np.zeros(n + 1, int), np.zeros(0))
+    requests = Requests(
+        names, user_ids[user], at_ms, np.zeros(n), np.ones(n), np.full(n, slate, np.int16), nothing,
+        np.zeros(n, bool), nothing, nothing,
+    )  # fmt: skip
+    text = np.full(len(request), "x", dtype=object)
+    rounds = Rounds(
+        request, user_ids[user[request]], item_ids[item], position, propensities.ravel(), reward, at_ms[request],
+        np.int64(N_ITEMS) - position, text, text, text, requests,
+    )  # fmt: skip
+    liked = np.flatnonzero(reward)
+    order = liked[np.argsort(at_ms[request[liked]], kind="stable")]
+    interactions = Interactions(
+        user_ids, item_ids, user[request[order]].astype(np.int32), item[order].astype(np.int32), at_ms[request[order]]
+    )
+    frames = pd.DataFrame({"user_id": user_ids}), pd.DataFrame({"item_id": item_ids})
+    return Dataset("logged", interactions, *frames, FeatureSchema(), "0", rounds=rounds)
+
+
+def _task(dataset: Dataset, objective: str = "ips", **settings) -> OffPolicyTask:
+    encoders = Encoders.fit(dataset, dataset.interactions.before(CUT_MS))
+    data = build_logged_data(
+        dataset, encoders, dataset.interactions, CONFIG.queries, end_ms=CUT_MS, valid_until_ms=100 * DAY_MS
+    )
+    config = CONFIG.model_copy(update={"objective": objective})
+    task = OffPolicyTask(data, config, OffPolicyConfig(n_slates=20, slate_size=5, **settings), batch_size=256, seed=0)
+    if objective == "two_stage_ips":
+        # A ranker that knows nothing: what it is given decides.
+        task = replace(task, ranker_logits=np.zeros((N_USERS, N_ITEMS), np.float32))
+    if objective == "dr":
+        users, items = np.zeros((len(data.item), 8), np.float32), np.zeros((2, N_ITEMS, 8), np.float32)
+        task = replace(task, reward_model=RewardModel(users, items))
+    return task
+
+
+@pytest.fixture(scope="module")
+def world() -> Dataset:
+    return _world()
+
+
+def _true_value(task: OffPolicyTask, weights) -> float:
+    """Expected reward of the policy's first item, over the later rounds."""
+    model = task.build_model()
+    model.load_state_dict(weights)
+    model.eval()
+    rows, device = task.data.valid, torch.device("cpu")
+    with torch.inference_mode():
+        vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), 3, device))
+        logits = task._logits(model.embed_users(task.inputs.users(rows, device)), vectors, rows)
+    wanted = (task.data.moments.user[rows][:, None] + np.arange(N_ITEMS)) % 2 == 0
+    return float((logits.softmax(dim=1).numpy() * wanted).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    "objective", ["regression", "ips", "dr", "weighted_log_likelihood", "top_k_reinforce", "two_stage_ips"]
+)
+def test_every_objective_learns_what_users_want(world, objective):
+    task = _task(world, objective)
+    training = TrainingConfig(workers=0, epochs=40, batch_size=256, learning_rate=0.02, patience=40)
+    fitted = fit(task, training, seed=0)
+    value = _true_value(task, fitted.weights)
+    # Whatever does not look at the user earns half.
+    assert value > 0.8, f"{objective}: {value:.3f}"
+    # The estimate on later rounds, by which epochs are compared, is near the truth.
+    assert abs(fitted.progress.best["snips"] - value) < 0.1
+
+
+def test_what_comes_later_changes_nothing(world):
+    rounds, rng = world.rounds, np.random.default_rng(1)
+    later = np.flatnonzero(rounds.timestamp >= CUT_MS)
+    reward = rounds.reward.copy()
+    reward[later] = rng.permutation(reward[later])
+    item_id = rounds.item_id.copy()
+    item_id[later] = rng.permutation(item_id[later])
+    log = world.interactions
+    item = log.item.copy()
+    item[log.timestamp >= CUT_MS] = rng.permutation(item[log.timestamp >= CUT_MS])
+    changed = replace(
+        world, rounds=replace(rounds, reward=reward, item_id=item_id), interactions=replace(log, item=item)
+    )
+    first, second = _task(world), _task(changed)
+    for batch, other in zip(first.plan(0), second.plan(0), strict=True):
+        np.testing.assert_array_equal(batch.rows, other.rows)
+        torch.manual_seed(0)
+        model = first.build_model()
+        assert torch.equal(first.loss(model, batch, Worker()), second.loss(model, other, Worker()))
+
+
+def test_items_above_cannot_be_shown_again_and_the_shown_one_can():
+    task = _task(_world(slate=3))
+    model, device = task.build_model(), torch.device("cpu")
+    rows = task.data.train[:200]
+    vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), 0, device))
+    logits = task._logits(model.embed_users(task.inputs.users(rows, device)), vectors, rows)
+    never = logits.detach().numpy() == NEVER
+    np.testing.assert_array_equal(never.sum(axis=1), np.tile([0, 1, 2], 200)[: len(rows)])
+    assert not never[np.arange(len(rows)), task.data.item[rows]].any()
+
+
+def test_every_round_is_learned_from_as_often_as_any_other(world):
+    task = _task(world)
+    plans = [task.plan(epoch) for epoch in range(400)]
+    assert all(len(batch.rows) for plan in plans for batch in plan)
+    rows = np.concatenate([batch.rows for plan in plans for batch in plan])
+    times = np.bincount(rows, minlength=len(task.data.item))
+    assert times[task.data.valid].sum() == 0
+    assert times.sum() == 400 * len(task.data.train)
+    assert np.abs(times[task.data.train] / 400 - 1).max() < 0.15
+
+
+def test_data_without_propensities_and_logs_without_past_are_refused(world):
+    encoders = Encoders.fit(world, world.interactions)
+    with pytest.raises(ConfigError, match="with which probability"):
+        build_logged_data(replace(world, rounds=None), encoders, world.interactions, CONFIG.queries, end_ms=CUT_MS)
+    with pytest.raises(TrainingError, match="no round of the log is before"):
+        build_logged_data(world, encoders, world.interactions, CONFIG.queries, end_ms=1)
+
+
+def test_two_workers_have_the_gradient_of_one(ray_session, world, tmp_path):
+    tasks = [_task(world, objective) for objective in ("ips", "dr", "two_stage_ips")]
+    whole = tasks[0].plan(0)[0]
+    batches = [whole, replace(whole, rows=whole.rows[:7])]
+
+    # Nested, so that it travels by value: workers cannot import test modules.
+    @ray.remote(num_cpus=1, max_calls=1)
+    def gradients(rank: int, tasks, batches, file: str):
+        import torch
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+
+        from rec.training import Worker
+
+        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+        found = []
+        for task in tasks:
+            torch.manual_seed(0)
+            model = DistributedDataParallel(task.build_model())
+            for batch in batches:
+                model.zero_grad()
+                task.loss(model, batch, Worker(rank, 2)).backward()
+                found.append({name: p.grad.numpy() for name, p in model.module.named_parameters()})
+        dist.destroy_process_group()
+        return found
+
+    file = str(tmp_path / "meeting")
+    both = ray.get([gradients.remote(rank, tasks, batches, file) for rank in range(2)])
+    cases = [(task, batch) for task in tasks for batch in batches]
+    for (task, batch), *shared in zip(cases, *both, strict=True):
+        torch.manual_seed(0)
+        model = task.build_model()
+        task.loss(model, batch, Worker()).backward()
+        alone = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+        largest = max(np.abs(gradient).max() for gradient in alone.values())
+        assert largest > 0
+        for found in shared:
+            for name, gradient in alone.items():
+                scale = max(np.abs(gradient).max(), 1e-2 * largest)
+                assert np.abs(found[name] - gradient).max() / scale <= 1e-5, (task.config.objective, name)
