@@ -11,6 +11,7 @@ from rec.config import Config
 Kind = Literal["categorical", "numeric", "multi_hot", "vector", "text"]
 Side = Literal["user", "item", "context"]
 
+MAX_ID_LENGTH: Final = 256
 RESERVED: Final = frozenset({"user_id", "item_id", "timestamp", "rating", "action", "history", "seen", "title"})
 
 

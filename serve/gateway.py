@@ -100,9 +100,10 @@ class Gateway:
         return await self._stages.item(item_id)
 
     async def check(self) -> None:
-        """Sends a request of nobody through the stages that read the model; raises whatever they raise."""
+        """Sends a request of nobody through all stages; raises whatever they raise."""
         states = await self._stages.hydrate([NOBODY], [[]])
-        await self._stages.rank(states, await self._stages.retrieve(states, 1))
+        candidates = await self._stages.retrieve(states, 1)
+        await self._stages.select(states, candidates, await self._stages.rank(states, candidates), 1)
 
     def models(self) -> ModelsResponse:
         """The version that answers, and all that are published; reads the registry."""

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from rec.schema import MAX_ID_LENGTH
+
 MAX_ITEMS: Final = 100
 MAX_EXCLUDED: Final = 1_000
 
@@ -14,7 +16,7 @@ def _finite(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return context
 
 
-Id = Annotated[str, Field(min_length=1, max_length=256)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
 class RecommendRequest(BaseModel):

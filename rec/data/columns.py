@@ -10,6 +10,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from rec.errors import DataError
+from rec.schema import MAX_ID_LENGTH
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
@@ -84,7 +85,7 @@ def ids(raw: RawTable, name: str, *, pattern: str | None = None) -> tuple[NDArra
     """A column of ids: its distinct values as strings, in order of first appearance, and the code of each row.
 
     Args: pattern: a regular expression every id has to match.
-    Raises: DataError: for a missing or empty id, one that does not match, or a column of neither strings nor integers.
+    Raises: DataError: for an id that is missing, too long or does not match, or a column of neither strings nor integers.
     """
     column = raw.column(name)
     if pa.types.is_integer(column.type):
@@ -101,6 +102,9 @@ def ids(raw: RawTable, name: str, *, pattern: str | None = None) -> tuple[NDArra
     missing = np.array([value is None or not value.strip() for value in values], dtype=bool)
     if missing.any():
         raw.refuse(missing[codes], name, "every row needs an id")
+    long = np.array([len(value or "") > MAX_ID_LENGTH for value in values], dtype=bool)
+    if long.any():
+        raw.refuse(long[codes], name, f"an id has at most {MAX_ID_LENGTH} characters; shorten it")
     if pattern is not None:
         bad = ~flags(pc.match_substring_regex(encoded.dictionary, pattern))
         if bad.any():

@@ -29,6 +29,14 @@ def refused(config: DataConfig) -> DataError:
     return caught.value
 
 
+def test_ids_that_no_request_could_carry_are_refused(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text(f"user_id,item_id,timestamp\na,x,1\n{'b' * 257},x,2\n")
+    with pytest.raises(DataError, match="at most 256 characters") as caught:
+        read_csv(DataConfig(name="csv", path=str(file)))
+    assert caught.value.row == 3 and caught.value.column == "user_id"
+
+
 def test_csv_reads_times_in_seconds_and_in_milliseconds(tmp_path: Path) -> None:
     config = csv_of(tmp_path, LOG)
     log = read_csv(config).interactions
