@@ -2,7 +2,13 @@
 
 from rec.ope.estimate import Estimate, Interval, Terms
 from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS
-from rec.ope.evaluation import IntervalSettings, evaluate, evaluate_difference, evaluate_slates
+from rec.ope.evaluation import (
+    IntervalSettings,
+    evaluate,
+    evaluate_difference,
+    evaluate_slate_difference,
+    evaluate_slates,
+)
 from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS
 from rec.ope.support import OverlapWarning
@@ -20,5 +26,6 @@ __all__ = [
     "Terms",
     "evaluate",
     "evaluate_difference",
+    "evaluate_slate_difference",
     "evaluate_slates",
 ]

@@ -121,18 +121,11 @@ def evaluate_slates(
     """
     settings = interval or IntervalSettings()
     _known(estimators, SLATE_ESTIMATORS)
-    if settings.method == "empirical_bernstein":
-        raise ConfigError(
-            "there is no empirical Bernstein interval for slates; take normal or bootstrap", field="method"
-        )
+    _refuse_bernstein(settings)
     found: dict[str, Estimate] = {}
-    by_kind: dict[bool, _Overlap] = {}
     for name in estimators:
-        marginal = "position_wise" in name
-        if marginal not in by_kind:
-            weights = slates.marginal_weights if marginal else cascade_weights(slates)[:, -1:]
-            by_kind[marginal] = _Overlap.of(weights, slates.codes(), slates.support, min_ess)
-        found[name] = _estimate(SLATE_ESTIMATORS[name](slates), name, by_kind[marginal], settings, None, rng)
+        overlap = _Overlap.of(_slate_weights(slates, name), slates.codes(), slates.support, min_ess)
+        found[name] = _estimate(SLATE_ESTIMATORS[name](slates), name, overlap, settings, None, rng)
     return found
 
 
@@ -165,11 +158,30 @@ def evaluate_difference(
     """
     settings = interval or IntervalSettings()
     _known([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
-    if settings.method == "empirical_bernstein":
-        raise ConfigError("there is no empirical Bernstein interval for differences", field="method")
+    _refuse_bernstein(settings)
     _refuse_unpaired(challenger, champion)
     one, other = (_Overlap.of(side.weights, side.codes(), side.support, min_ess) for side in (challenger, champion))
     ours, theirs = (terms_of(side, estimator, parameter=parameter) for side in (challenger, champion))
+    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
+
+
+def evaluate_slate_difference(
+    challenger: LoggedSlates,
+    champion: LoggedSlates,
+    estimator: str = "cascade_dr",
+    *,
+    rng: np.random.Generator,
+    interval: IntervalSettings | None = None,
+    min_ess: float = MIN_ESS,
+) -> Estimate:
+    """How much more the challenger is worth a slate than the champion; as `evaluate_difference`."""
+    settings = interval or IntervalSettings()
+    _known([estimator], SLATE_ESTIMATORS)
+    _refuse_bernstein(settings)
+    _refuse_unpaired(challenger, champion)
+    sides = (challenger, champion)
+    one, other = (_Overlap.of(_slate_weights(s, estimator), s.codes(), s.support, min_ess) for s in sides)
+    ours, theirs = (SLATE_ESTIMATORS[estimator](side) for side in sides)
     return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
 
 
@@ -262,19 +274,31 @@ def _bounds(name: str, settings: IntervalSettings, parameter: float | None) -> t
     )
 
 
+def _slate_weights(slates: LoggedSlates, estimator: str) -> Floats:
+    """What decides how much a slate counts: its weights at all positions, or that of the whole slate."""
+    return slates.marginal_weights if "position_wise" in estimator else cascade_weights(slates)[:, -1:]
+
+
+def _refuse_bernstein(settings: IntervalSettings) -> None:
+    if settings.method == "empirical_bernstein":
+        raise ConfigError(
+            "slates and differences have no empirical Bernstein interval; take normal or bootstrap", field="method"
+        )
+
+
 def _known(names: Sequence[str] | Mapping[str, Any], known: Sequence[str] | Mapping[str, Any]) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(f"no estimator {name!r} here; there are {', '.join(known)}", field="estimators")
 
 
-def _refuse_unpaired(challenger: LoggedActions, champion: LoggedActions) -> None:
+def _refuse_unpaired(challenger: LoggedActions | LoggedSlates, champion: LoggedActions | LoggedSlates) -> None:
     for name in ("rewards", "propensities"):
         a, b = getattr(challenger, name), getattr(champion, name)
         if a.shape != b.shape:
             raise DataError(f"a paired difference needs the same rows on both sides; found {len(a)} and {len(b)}")
         if (a != b).any():
-            row = int(np.argmax(a != b))
+            row = int(np.argwhere(a != b)[0][0])
             raise DataError(
                 f"a paired difference needs the same rows on both sides; found {a[row]} and {b[row]}",
                 row=row,

@@ -5,7 +5,6 @@ from typing import Final
 
 import lightgbm
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rec.crossfit import Rows, cross_fitted
@@ -17,7 +16,8 @@ FitRewards = Callable[[Floats, Floats], Predict]
 FitActionRewards = Callable[[Floats, NDArray[np.int64], Floats, int], Predict]
 
 _L2: Final = 1.0
-_LBFGS_STEPS: Final = 100
+_NEWTON_STEPS: Final = 100
+_CONVERGED: Final = 1e-9
 _BOOSTING_ROUNDS: Final = 100
 _BOOSTED: Final = {
     "learning_rate": 0.05,
@@ -69,7 +69,7 @@ def ridge_per_action(context: Floats, actions: NDArray[np.int64], rewards: Float
 
 
 def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Floats, n_actions: int) -> Predict:
-    """A logistic regression on the context for each action, all fitted at once by L-BFGS.
+    """A logistic regression on the context for each action.
 
     Minimises the sum of cross-entropies plus half the squared deviations of weights from 0, and of intercepts from that
     of the mean reward, so an action never logged predicts the mean reward.
@@ -87,24 +87,43 @@ def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Fl
             column="reward",
         )
     design = _standardised(context)
-    inputs = torch.from_numpy(design(context))
-    shown, wanted = torch.from_numpy(actions), torch.from_numpy(rewards)
+    inputs = design(context)
     mean = float(np.clip(rewards.mean(), 1e-6, 1 - 1e-6))
     base = float(np.log(mean / (1 - mean)))
-    weights = torch.zeros((n_actions, inputs.shape[1]), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_LBFGS_STEPS, line_search_fn="strong_wolfe")
+    weights = np.zeros((n_actions, inputs.shape[1]))
+    for action in np.unique(actions):
+        rows = actions == action
+        weights[action] = _newton(inputs[rows], rewards[rows], base)
+    return lambda others: _sigmoid(base + design(others) @ weights.T)
 
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        logits = base + (inputs * weights[shown]).sum(dim=1)
-        errors = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-        total = (errors + 0.5 * _L2 * weights.square().sum()) / len(wanted)
-        total.backward()
-        return total
 
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    fitted = weights.detach().numpy()
-    return lambda others: 1 / (1 + np.exp(-(base + design(others) @ fitted.T)))
+def _newton(inputs: Floats, rewards: Floats, base: float) -> Floats:
+    """Weights that minimise the penalised cross-entropy of sigmoid(base + inputs @ weights), (F,).
+
+    Newton's steps, halved until they improve; the objective is strictly convex, so they end at its minimum.
+    """
+
+    def objective(at: Floats) -> float:
+        logits = base + inputs @ at
+        return float((np.logaddexp(0, logits) - rewards * logits).sum() + 0.5 * _L2 * at @ at)
+
+    weights = np.zeros(inputs.shape[1])
+    reached = objective(weights)
+    for _ in range(_NEWTON_STEPS):
+        p = _sigmoid(base + inputs @ weights)
+        gradient = inputs.T @ (p - rewards) + _L2 * weights
+        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + _L2 * np.eye(len(weights))
+        step = np.linalg.solve(curvature, gradient)
+        while (found := objective(weights - step)) > reached and np.abs(step).max() > _CONVERGED:
+            step = step / 2
+        weights, reached = weights - step, found
+        if np.abs(step).max() <= _CONVERGED:
+            break
+    return weights
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
 
 REWARD_MODELS: Final[dict[str, FitRewards]] = {"ridge": ridge, "logistic": logistic, "boosted": boosted}

@@ -57,6 +57,17 @@ def test_ridge_of_many_rows_is_least_squares():
     np.testing.assert_allclose(predicted[:, 0], rewards, atol=2e-3)
 
 
+def test_logistic_regression_is_at_its_minimum():
+    # Weights are penalised by 1, so at the minimum they are minus the gradient of the sum of cross-entropies.
+    rng = np.random.default_rng(5)
+    x, rewards = rng.normal(size=(500, 1)), rng.integers(0, 2, 500).astype(float)
+    inputs = np.column_stack([(x - x.mean(axis=0)) / x.std(axis=0), np.ones(500)])
+    p = logistic_per_action(x, np.zeros(500, int), rewards, 1)(x)[:, 0]
+    logits, mean = np.log(p / (1 - p)), rewards.mean()
+    weights, *_ = np.linalg.lstsq(inputs, logits - np.log(mean / (1 - mean)), rcond=None)
+    np.testing.assert_allclose(inputs.T @ (p - rewards) + weights, 0, atol=1e-6)
+
+
 def test_logistic_regression_refuses_rewards_that_are_no_shares():
     with pytest.raises(DataError, match="found -2") as refused:
         logistic_per_action(np.zeros((3, 1)), np.zeros(3, int), np.array([0.0, 1.0, -2.0]), 1)

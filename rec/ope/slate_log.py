@@ -1,0 +1,288 @@
+"""Our own log as slates for the estimators: what was shown, and what another policy would have shown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.crossfit import Rows, cross_fitted, user_folds
+from rec.data.rounds import Lists, Rounds
+from rec.errors import DataError
+from rec.ope.estimate import Floats
+from rec.ope.logged import LoggedSlates
+from rec.ope.reward_model import ridge
+from rec.ope.support import refuse_unsupported
+from rec.policy import position_probabilities, slate_propensities
+
+Positions = NDArray[np.int64]
+
+N_FOLDS: Final = 5
+# An item's mean reward counts the overall mean as so many rounds more.
+_PRIOR_ROUNDS: Final = 20.0
+# Between a logged propensity and what the logged scores say it was.
+_TOLERANCE: Final = 1e-6
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SlatePolicy:
+    """What a policy ranks for Q requests, and how it draws slates from that; see `rec.policy`.
+
+    Attributes:
+        candidates: item codes, distinct in a row, -1 for none, (Q, M).
+        scores: (Q, M).
+        epsilon, temperature: of each request, (Q,).
+    """
+
+    candidates: Positions
+    scores: Floats
+    epsilon: Floats
+    temperature: Floats
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SlateLog:
+    """Q requests whose candidates and whole slates are known; items are numbered.
+
+    Attributes:
+        item_ids: by code, sorted, (N,).
+        user_id, request_id, policy_version: (Q,).
+        slate: item codes, -1 after the end, (Q, K).
+        rewards, propensities: NaN after the end, (Q, K).
+        n_eligible: 0 after the end, (Q, K).
+        logging: the policy that drew them.
+        history: item ids the user had taken, oldest first.
+        n_without: requests left out, because their candidates were not logged or part of their slate is missing.
+    """
+
+    item_ids: NDArray[np.object_]
+    user_id: NDArray[np.object_]
+    request_id: NDArray[np.object_]
+    policy_version: NDArray[np.object_]
+    slate: Positions
+    rewards: Floats
+    propensities: Floats
+    n_eligible: Positions
+    logging: SlatePolicy
+    history: list[NDArray[Any]]
+    n_without: int
+
+    def __len__(self) -> int:
+        return len(self.slate)
+
+    def codes(self, item_ids: Sequence[Sequence[str]] | Lists) -> Positions:
+        """Lists of items as codes, padded by -1; items that are nowhere in the log get codes of their own, (Q, M)."""
+        lists = [np.asarray(item_ids[row], dtype=object) for row in range(len(item_ids))]
+        flat = np.concatenate([*lists, np.zeros(0, dtype=object)]).astype(str)
+        known = np.minimum(np.searchsorted(self.item_ids.astype(str), flat), max(len(self.item_ids) - 1, 0))
+        _, elsewhere = np.unique(flat, return_inverse=True)
+        found = np.where(self.item_ids[known].astype(str) == flat, known, len(self.item_ids) + elsewhere)
+        return _padded(found, [len(items) for items in lists], -1)
+
+
+def slate_log(rounds: Rounds) -> SlateLog:
+    """The requests of a log that can be evaluated, checked against what the log says of its own policy.
+
+    Raises: DataError: when no request has its candidates logged; when the propensities of a request are not those of
+        its candidates, scores, epsilon and temperature, as where a rule that is not in the log decided.
+    """
+    requests = rounds.requests
+    shown = np.bincount(rounds.request, minlength=len(requests))
+    last = np.full(len(requests), -1)
+    np.maximum.at(last, rounds.request, rounds.position)
+    asked = shown > 0
+    whole = np.flatnonzero(asked & requests.has_candidates & (last + 1 == shown))
+    if not len(whole):
+        raise DataError(
+            f"no request of {int(asked.sum())} has its candidates logged and its whole slate: candidates and their "
+            "scores say what another policy would have shown; log them for a sample of the requests at least",
+            file="requests",
+            column="candidates",
+        )
+    row_of = np.full(len(requests), -1)
+    row_of[whole] = np.arange(len(whole))
+    kept = rounds.take(row_of[rounds.request] >= 0)
+    rows, k = row_of[kept.request], int(last[whole].max()) + 1
+    listed = [requests.candidates[request].astype(str) for request in whole]
+    item_ids = np.unique(np.concatenate([kept.item_id.astype(str), *listed]))
+    lengths = [len(items) for items in listed]
+    scores = np.concatenate([requests.candidate_scores[request] for request in whole])
+
+    def by_position(values: NDArray[Any], empty: Any) -> NDArray[Any]:
+        table = np.full((len(whole), k), empty, dtype=np.asarray(values).dtype)
+        table[rows, kept.position] = values
+        return table
+
+    first = np.searchsorted(rows, np.arange(len(whole)))
+    log = SlateLog(
+        item_ids=item_ids.astype(object),
+        user_id=requests.user_id[whole],
+        request_id=requests.request_id[whole],
+        policy_version=kept.policy_version[first],
+        slate=by_position(np.searchsorted(item_ids, kept.item_id.astype(str)), -1),
+        rewards=by_position(kept.reward, np.nan),
+        propensities=by_position(kept.propensity, np.nan),
+        n_eligible=by_position(kept.n_eligible, 0),
+        logging=SlatePolicy(
+            candidates=_padded(np.searchsorted(item_ids, np.concatenate(listed)), lengths, -1),
+            scores=_padded(scores, lengths, 0.0),
+            epsilon=requests.epsilon[whole],
+            temperature=requests.temperature[whole],
+        ),
+        history=[requests.history[request] for request in whole],
+        n_without=int(asked.sum()) - len(whole),
+    )
+    _check_reproduced(log)
+    return log
+
+
+def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
+    """With which probability a policy shows each logged item, given the items above it; NaN after the end, (Q, K)."""
+    found = np.empty(log.slate.shape)
+    for rows, epsilon, temperature in _drawn_alike(policy):
+        found[rows] = slate_propensities(
+            policy.scores[rows],
+            policy.candidates[rows],
+            log.slate[rows],
+            log.n_eligible[rows],
+            epsilon=epsilon,
+            temperature=temperature,
+        )
+    return found
+
+
+def logged_slates(log: SlateLog, target: SlatePolicy) -> LoggedSlates:
+    """The log with a target policy's probabilities and a reward model's predictions.
+
+    The reward model only sharpens `cascade_dr`; nothing depends on its being right.
+
+    Raises: SupportError: when too much of what the target shows could never have been logged.
+    """
+    column = columns_of(target.candidates, log.slate)
+    model = cross_fitted(user_folds(log.user_id, N_FOLDS), _reward_model(log, target, column))
+    m = target.candidates.shape[1]
+    by_candidate, elsewhere, by_position = model[:, :m], model[:, m], model[:, m + 1 :]
+    at_column = np.take_along_axis(by_candidate, np.maximum(column, 0), axis=1)
+    q_logged = by_position + np.where(column >= 0, at_column, elsewhere[:, None])
+    q_target, supported = np.empty_like(q_logged), np.empty_like(q_logged)
+    drawable = _drawable(log, target)
+    for k in range(log.slate.shape[1]):
+        p = _chances(target, log, k)
+        q_target[:, k] = by_position[:, k] + (p * by_candidate).sum(axis=1) + (1 - p.sum(axis=1)) * elsewhere
+        supported[:, k] = np.where(log.logging.epsilon > 0, 1.0, np.where(drawable, p, 0.0).sum(axis=1))
+    return LoggedSlates(
+        rewards=log.rewards,
+        propensities=log.propensities,
+        target_p=shown_probabilities(target, log),
+        clusters=log.user_id,
+        q_logged=q_logged,
+        q_target=q_target,
+        support=refuse_unsupported(supported[log.slate >= 0]),
+    )
+
+
+def columns_of(table: Positions, wanted: Positions) -> Positions:
+    """Where each item of `wanted` (Q, J) stands in the same row of `table` (Q, M), whose items differ; -1: nowhere."""
+    width = int(max(table.max(initial=0), wanted.max(initial=0))) + 1
+    row = np.arange(len(table))[:, None] * width
+    keys = np.where(table >= 0, row + table, -1).reshape(-1)
+    order = keys.argsort(kind="stable")
+    asked = np.where(wanted >= 0, row + wanted, -2)
+    place = order[np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)]
+    return np.where(keys[place] == asked, place % table.shape[1], -1)
+
+
+def _check_reproduced(log: SlateLog) -> None:
+    again = shown_probabilities(log.logging, log)
+    wrong = np.abs(again - log.propensities) > _TOLERANCE
+    if wrong.any():
+        row, position = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{int(wrong.any(axis=1).sum())} of {len(log)} requests have other propensities than their candidates, "
+            f"scores, epsilon and temperature make; first: request {log.request_id[row]!r} position {position}, "
+            f"{log.propensities[row, position]:.3g} where {again[row, position]:.3g} follows. Leave out requests in "
+            "which a rule decided that is not in the log, such as a cap by creator",
+            file="impressions",
+            column="propensity",
+        )
+
+
+def _drawn_alike(policy: SlatePolicy) -> list[tuple[Positions, float, float]]:
+    """Rows of equal epsilon and temperature, with these."""
+    pairs, which = np.unique(np.stack([policy.epsilon, policy.temperature], axis=1), axis=0, return_inverse=True)
+    rows = [np.flatnonzero(which.reshape(-1) == number) for number in range(len(pairs))]
+    return [(own, float(e), float(t)) for own, (e, t) in zip(rows, pairs.tolist(), strict=True)]
+
+
+def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
+    """Probability of each of a policy's candidates at position k below the items logged above it, (Q, M)."""
+    shown_above = np.zeros(policy.candidates.shape, dtype=bool)
+    column = columns_of(policy.candidates, log.slate[:, :k]) if k else np.zeros((len(log), 0), np.int64)
+    rows, above = np.nonzero(column >= 0)
+    shown_above[rows, column[rows, above]] = True
+    remain = (policy.candidates >= 0) & ~shown_above & (log.slate[:, k] >= 0)[:, None]
+    p = np.zeros(policy.scores.shape)
+    for rows, epsilon, temperature in _drawn_alike(policy):
+        eligible = np.maximum(log.n_eligible[rows, k], remain[rows].sum(axis=1))
+        p[rows], _ = position_probabilities(
+            policy.scores[rows], remain[rows], eligible, epsilon=epsilon, temperature=temperature
+        )
+    return p
+
+
+def _drawable(log: SlateLog, target: SlatePolicy) -> NDArray[np.bool_]:
+    """Which of the target's candidates the logging policy's softmax could have drawn first, (Q, M)."""
+    scores = np.where(log.logging.candidates >= 0, log.logging.scores, -np.inf)
+    best = scores == scores.max(axis=1, keepdims=True)
+    listed = np.where(best | (log.logging.temperature > 0)[:, None], log.logging.candidates, -1)
+    return columns_of(listed, target.candidates) >= 0
+
+
+def _reward_model(log: SlateLog, target: SlatePolicy, column: Positions) -> Callable[[Rows, Rows], Floats]:
+    """Fits on some requests and predicts others: of each target candidate, of any other item, and by position.
+
+    A position's gain to the slate's end is the mean reward there, plus a ridge regression of the deviation from it on
+    the target's score, the logged score and the item's mean deviation, plus the mean of what was earned below.
+
+    Args: column: of the shown items among the target's candidates, (Q, K).
+    Returns: a function whose answers are (own, M + 1 + K).
+    """
+    same = columns_of(log.logging.candidates, target.candidates)
+    logged_score = np.where(same >= 0, np.take_along_axis(log.logging.scores, np.maximum(same, 0), axis=1), 0.0)
+    n_codes = int(max(log.slate.max(), target.candidates.max(initial=0))) + 1
+
+    def features(rows: Positions, columns: Positions, item_mean: Floats) -> Floats:
+        return np.stack([target.scores[rows, columns], logged_score[rows, columns], item_mean], axis=-1)
+
+    def fit_predict(others: Rows, own: Rows) -> Floats:
+        rows, k = np.nonzero(log.slate[others] >= 0)
+        rows = others[rows]
+        reward, item = log.rewards[rows, k], log.slate[rows, k]
+        here = np.bincount(k, reward, log.slate.shape[1]) / np.maximum(np.bincount(k, minlength=log.slate.shape[1]), 1)
+        below = np.nan_to_num(log.rewards[others])[:, ::-1].cumsum(axis=1)[:, ::-1].mean(axis=0)
+        deviation = reward - here[k]
+        total, count = np.bincount(item, deviation, n_codes), np.bincount(item, minlength=n_codes) + _PRIOR_ROUNDS
+        listed = column[rows, k] >= 0
+        without_own = (total[item] - deviation) / (count[item] - 1)
+        known = features(rows[listed], column[rows, k][listed], without_own[listed])
+        predict = ridge(known, deviation[listed]) if listed.any() else lambda asked: np.zeros(len(asked))
+        elsewhere = deviation[~listed].sum() / ((~listed).sum() + _PRIOR_ROUNDS)
+        candidates = target.candidates[own]
+        columns = np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape)
+        asked = features(own[:, None], columns, (total / count)[np.maximum(candidates, 0)])
+        by_candidate = predict(asked.reshape(-1, asked.shape[-1])).reshape(candidates.shape)
+        to_the_end = here + np.append(below[1:], 0.0)
+        rest = np.column_stack([np.full(len(own), elsewhere), np.broadcast_to(to_the_end, (len(own), len(to_the_end)))])
+        return np.concatenate([np.where(candidates >= 0, by_candidate, 0.0), rest], axis=1)
+
+    return fit_predict
+
+
+def _padded(values: NDArray[Any], lengths: Sequence[int], empty: Any) -> NDArray[Any]:
+    """Lists that follow each other in `values` as rows of one table."""
+    table = np.full((len(lengths), max([*lengths, 1])), empty, dtype=np.asarray(values).dtype)
+    table[np.arange(table.shape[1]) < np.asarray(lengths)[:, None]] = values
+    return table

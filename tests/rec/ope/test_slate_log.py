@@ -1,0 +1,147 @@
+"""Our own log as slates: InstaTok's, where the truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rec.data.rounds import join_rounds
+from rec.errors import DataError, SupportError
+from rec.ope import evaluate_slate_difference, evaluate_slates
+from rec.ope.slate_log import columns_of, logged_slates, shown_probabilities, slate_log
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok
+from rl.instatok.slate_log import REWARD_OF, by_category, log_slates
+
+K = 3
+NOW = 2**50
+
+
+@pytest.fixture(scope="module")
+def world():
+    return InstaTok(InstaTokConfig(n_users=200, n_videos=60, seed=4))
+
+
+def tables(world, *, epsilon=0.3, temperature=0.2, seed=0, **more):
+    rng = np.random.default_rng(seed)
+    given = {"n_sessions": 600, "k": K, "epsilon": epsilon, "temperature": temperature, "max_requests": 1}
+    return log_slates(world, by_category(world.watch_p, 12), rng=rng, **(given | more))
+
+
+def read(found):
+    rounds = join_rounds(found.requests, found.impressions, found.feedback, rewards=REWARD_OF, now_ms=NOW)
+    return slate_log(rounds)
+
+
+@pytest.fixture(scope="module")
+def log(world):
+    return read(tables(world))
+
+
+def with_(policy, *, epsilon, temperature):
+    n = len(policy.epsilon)
+    return replace(policy, epsilon=np.full(n, epsilon), temperature=np.full(n, temperature))
+
+
+def test_the_logging_policy_itself_is_worth_what_was_earned(log):
+    earned = np.nansum(log.rewards, axis=1)
+    for name, found in evaluate_slates(
+        logged_slates(log, log.logging), ["cascade", "sn_cascade"], rng=np.random.default_rng(0)
+    ).items():
+        assert found.value == pytest.approx(earned.mean()), name
+        assert found.ess == pytest.approx(len(log))
+        assert found.support == 1.0
+
+
+def test_the_reward_model_adds_nothing_on_average(world):
+    """Given what stands above, the mean of w q_logged is q_target: what cascade_dr subtracts it adds again."""
+    log = read(tables(world, n_sessions=4000))
+    slates = logged_slates(log, with_(log.logging, epsilon=0.1, temperature=0.15))
+    above = np.concatenate([np.ones((len(slates), 1)), slates.weights.cumprod(axis=1)[:, :-1]], axis=1)
+    added = above * (slates.weights * slates.q_logged - slates.q_target)
+    assert (np.abs(added.mean(axis=0)) < 4 * added.std(axis=0) / np.sqrt(len(added))).all()
+    assert slates.q_logged.std() > 0.1
+
+
+def test_estimates_from_another_policys_log_hold_what_the_target_earns(world, log):
+    target = with_(log.logging, epsilon=0.1, temperature=0.1)
+    played = np.nansum(read(tables(world, epsilon=0.1, temperature=0.1, seed=9, n_sessions=20_000)).rewards, axis=1)
+    found = evaluate_slates(
+        logged_slates(log, target), ["cascade", "sn_cascade", "cascade_dr"], rng=np.random.default_rng(0)
+    )
+    for name, estimate in found.items():
+        assert abs(estimate.value - played.mean()) < 3 * estimate.std_error, name
+    assert found["cascade_dr"].std_error < found["cascade"].std_error
+
+
+def test_a_challenger_is_compared_request_by_request(log):
+    champion = with_(log.logging, epsilon=0.3, temperature=0.2)
+    challenger = with_(log.logging, epsilon=0.3, temperature=0.15)
+    sides = [logged_slates(log, policy) for policy in (challenger, champion)]
+    difference = evaluate_slate_difference(*sides, rng=np.random.default_rng(0))
+    alone = evaluate_slates(sides[0], ["cascade_dr"], rng=np.random.default_rng(0))["cascade_dr"]
+    own = evaluate_slates(sides[1], ["cascade_dr"], rng=np.random.default_rng(0))["cascade_dr"]
+    assert difference.value == pytest.approx(alone.value - own.value)
+    assert difference.std_error < 0.7 * alone.std_error
+    assert difference.estimator == "cascade_dr difference"
+
+
+def test_without_epsilon_only_what_could_be_logged_is_estimated(world):
+    log = read(tables(world, epsilon=0.0))
+    sharper = logged_slates(log, with_(log.logging, epsilon=0.0, temperature=0.1))
+    assert sharper.support == pytest.approx(1.0)
+    with pytest.raises(SupportError, match="Log with epsilon > 0"):
+        logged_slates(log, with_(log.logging, epsilon=0.3, temperature=0.2))
+
+
+def test_greedy_logs_support_no_softmax(world):
+    log = read(tables(world, epsilon=0.0, temperature=0.0))
+    with pytest.raises(SupportError):
+        logged_slates(log, with_(log.logging, epsilon=0.0, temperature=0.2))
+
+
+def test_candidates_that_were_not_logged_leave_nothing_to_estimate(world):
+    with pytest.raises(DataError, match="candidates and their scores"):
+        read(tables(world, log_candidates=False))
+
+
+def test_requests_without_candidates_are_left_out_and_counted(world):
+    found, bare = tables(world), tables(world, log_candidates=False, seed=1)
+    both = [pa.concat_tables([getattr(found, name), getattr(bare, name)]) for name in ("requests", "impressions")]
+    rounds = join_rounds(*both, pa.concat_tables([found.feedback, bare.feedback]), rewards=REWARD_OF, now_ms=NOW)
+    log = slate_log(rounds)
+    assert len(log) == found.requests.num_rows
+    assert log.n_without == bare.requests.num_rows
+
+
+def test_propensities_that_the_log_does_not_explain_are_refused(world):
+    found = tables(world)
+    propensity = found.impressions["propensity"].to_numpy().copy()
+    propensity[7] *= 0.5
+    column = found.impressions.column_names.index("propensity")
+    changed = found.impressions.set_column(column, found.impressions.schema.field("propensity"), pa.array(propensity))
+    rounds = join_rounds(found.requests, changed, found.feedback, rewards=REWARD_OF, now_ms=NOW)
+    with pytest.raises(DataError, match="1 of 600 requests have other propensities") as refused:
+        slate_log(rounds)
+    assert refused.value.column == "propensity"
+
+
+def test_items_elsewhere_get_codes_of_their_own(log):
+    known = str(log.item_ids[3])
+    codes = log.codes([[known, "new-b"], ["new-a", "new-b", known]])
+    assert codes[0, 0] == codes[1, 2] == 3
+    assert codes[0, 1] == codes[1, 1] >= len(log.item_ids)
+    assert codes[1, 0] not in (codes[0, 1], -1)
+    assert codes[0, 2] == -1
+
+
+def test_columns_of_an_item_in_its_own_row():
+    table = np.array([[5, 2, -1], [2, 7, 5]])
+    np.testing.assert_array_equal(
+        columns_of(table, np.array([[2, 5, 7, -1], [2, 5, 7, 0]])), [[1, 0, -1, -1], [0, 2, 1, -1]]
+    )
+
+
+def test_probabilities_are_those_that_were_logged(log):
+    np.testing.assert_allclose(shown_probabilities(log.logging, log), log.propensities)
