@@ -85,7 +85,7 @@ def ids(raw: RawTable, name: str, *, pattern: str | None = None) -> tuple[NDArra
     """A column of ids: its distinct values as strings, in order of first appearance, and the code of each row.
 
     Args: pattern: a regular expression every id has to match.
-    Raises: DataError: for an id that is missing, too long or does not match, or a column of neither strings nor integers.
+    Raises: DataError: for an id missing, too long or unlike the pattern, or a column of neither strings nor integers.
     """
     column = raw.column(name)
     if pa.types.is_integer(column.type):
