@@ -16,78 +16,70 @@ def slate_objective(
     uniforms: Tensor,
     *,
     alpha: float,
-    items: Tensor | None,
+    first: Tensor | None,
 ) -> Tensor:
     """mean_t(q_t) log p(a) + alpha mean_t(q_t * sum over slate t without a of log p), the gradient through log p alone.
 
     Slate t is the action a and K - 1 columns drawn with replacement; q_t is a's share of the ranker's softmax over it.
     Source: Ma et al. (2020), algorithm 1, doi:10.1145/3366423.3380130.
 
-    Args: log_p: log probabilities of C columns, (B, C). draw_logits: log weights by which columns are drawn, (B, C).
+    Args: log_p: log probabilities of C columns, (B, C). draw_logits: columns are drawn by their softmax, (B, C).
         ranker_logits: (B, C). actions: column of a, (B,). uniforms: numbers in [0, 1) to draw with, (B, T, K - 1).
-        alpha: weight of the items beside a. items: which item a column is, equal ones neighbours, (B, C) or (1, C),
-        when a slate holds an item once; None when it holds what was drawn as often as it was drawn.
+        alpha: weight of the items beside a. first: the first column that holds the same item as this one, (B, C) or
+        (1, C), where a slate holds an item once; None where it holds what was drawn as often as it was drawn.
     Returns: one per row, (B,).
     """
     with torch.no_grad():
-        columns = draw_slates(draw_logits, uniforms)
+        weights = draw_logits.softmax(dim=1)
+        lead = ranker_logits - at_columns(ranker_logits, actions).unsqueeze(1)
+    if log_p.device.type == "cpu":
+        from rec.losses.slate_loop import SlateObjective
+
+        odds = lead.to(log_p.dtype).exp_()
+        return SlateObjective.apply(log_p, weights, odds, actions, uniforms, alpha, first)  # pyright: ignore
+    return whole_tensor_objective(log_p, weights, lead, actions, uniforms, alpha=alpha, first=first)
+
+
+def whole_tensor_objective(
+    log_p: Tensor,
+    weights: Tensor,
+    lead: Tensor,
+    actions: Tensor,
+    uniforms: Tensor,
+    *,
+    alpha: float,
+    first: Tensor | None,
+) -> Tensor:
+    """`slate_objective` in operations on whole tensors, for devices that a compiled loop does not run on.
+
+    Args: as of `slate_objective`; weights: by which columns are drawn, (B, C). lead: the ranker's logit of each column
+        over that of the action, (B, C).
+    """
+    with torch.no_grad():
+        columns = draw(weights, uniforms)
+        repeated = None
+        if first is not None:
+            drawn = first.expand_as(log_p).gather(1, columns.flatten(1)).view(columns.shape)
+            columns = drawn.sort(dim=2).values
+            repeated = columns == at_columns(first.expand_as(log_p), actions).view(-1, 1, 1)
+            repeated[..., 1:] |= columns[..., 1:] == columns[..., :-1]
         flat = columns.flatten(1)
-        lead = ranker_logits.gather(1, flat) - ranker_logits.gather(1, actions.unsqueeze(1))
-        lead = lead.to(log_p.dtype).view(columns.shape)
-        repeated = None if items is None else _repeated(columns, actions, items.expand_as(log_p))
+        leads = lead.gather(1, flat).view(columns.shape).to(log_p.dtype)
+        share = 1 / (1 + (leads if repeated is None else leads.masked_fill(repeated, -math.inf)).exp().sum(dim=2))
+        credit = (share * (alpha / columns.shape[1])).unsqueeze(2).expand_as(columns)
         if repeated is not None:
-            lead = lead.masked_fill_(repeated, -math.inf)
-        share = 1 / (1 + lead.exp_().sum(dim=2))
-        counted = share.unsqueeze(2).expand_as(columns) * (alpha / columns.shape[1])
-        if repeated is not None:
-            counted = counted.masked_fill_(repeated, 0)
-    beside = (counted.flatten(1) * log_p.gather(1, flat)).sum(dim=1)
+            credit = credit.masked_fill(repeated, 0)
+    beside = (credit.flatten(1) * log_p.gather(1, flat)).sum(dim=1)
     return share.mean(dim=1) * at_columns(log_p, actions) + beside
 
 
-def draw_slates(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Columns drawn independently from softmax(logits), each slate in descending order; none of logit -inf is drawn.
+def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Columns drawn in proportion to their weights: the first whose cumulated weight reaches 1 - u of the row's.
 
-    Args: logits: (B, C). uniforms: independent numbers in [0, 1), one per draw, (B, T, M).
-    Returns: columns, (B, T, M).
+    Args: weights: at least 0, not all 0, (B, C). uniforms: one number in [0, 1) per draw, (B, T, M).
+    Returns: columns, none of weight 0, (B, T, M).
     """
-    largest = logits.amax(dim=1, keepdim=True)
-    cdf = (logits - largest).exp().cumsum(dim=1)
-    points = descending_uniforms(uniforms.to(cdf.dtype)).flatten(1) * cdf[:, -1:]
-    return inverse_cdf(cdf, points).view(uniforms.shape)
-
-
-def descending_uniforms(uniforms: Tensor) -> Tensor:
-    """Independent uniform numbers made into the descending order statistics of as many, over the last axis.
-
-    The largest of m is V^(1/m), the next one that times V^(1/(m - 1)), and so on: no sorting is needed.
-    Source: Lurie and Hartley (1972), doi:10.1080/00031305.1972.10478940.
-
-    Args: uniforms: in [0, 1), (..., M).
-    Returns: in (0, 1], (..., M).
-    """
-    ranks = torch.arange(uniforms.shape[-1], 0, -1, dtype=uniforms.dtype, device=uniforms.device)
-    return (1 - uniforms).log_().div_(ranks).cumsum(dim=-1).exp_()
-
-
-def inverse_cdf(cdf: Tensor, points: Tensor) -> Tensor:
-    """The first column of each row whose cumulated weight reaches the point.
-
-    Args: cdf: ascending, (B, C). points: in (0, cdf[:, -1]], (B, M).
-    Returns: columns, (B, M).
-    """
-    if cdf.device.type != "cpu":
-        return torch.searchsorted(cdf, points)
-    from rec.losses.cdf_search import search
-
-    found = torch.empty(points.shape, dtype=torch.int64)
-    search(cdf.numpy(), points.numpy(), found.numpy())
-    return found
-
-
-def _repeated(columns: Tensor, actions: Tensor, items: Tensor) -> Tensor:
-    """Which draws are the action's item, or that of the draw before in a sorted slate, (B, T, M)."""
-    drawn = items.gather(1, columns.flatten(1)).view(columns.shape)
-    repeated = drawn == at_columns(items, actions).view(-1, 1, 1)
-    repeated[..., 1:] |= drawn[..., 1:] == drawn[..., :-1]
-    return repeated
+    cumulated = weights.cumsum(dim=1).double()
+    points = (1 - uniforms.double()).flatten(1) * cumulated[:, -1:]
+    # Weights that are no numbers find the end; their row's log probabilities are none either, and say so.
+    return torch.searchsorted(cumulated, points).clamp_(max=weights.shape[1] - 1).view(uniforms.shape)

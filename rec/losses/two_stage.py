@@ -82,12 +82,12 @@ def two_stage_ips(
     columns = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
     objective = slate_objective(
         log_p,
-        log_p.detach() / slate_temperature,
+        logits.detach() / slate_temperature,
         ranker_logits.detach(),
         actions,
         checked_uniforms(uniforms, (len(logits), n_slates, slate_size - 1), generator, logits.device),
         alpha=alpha,
-        items=columns if duplicates == "drop" else None,
+        first=columns if duplicates == "drop" else None,
     )
     return -batch_mean(rewards * weights * objective, total)
 
@@ -105,4 +105,6 @@ def checked_uniforms(
     if uniforms is None:
         return torch.rand(shape, generator=generator, device=device)
     check_shape("uniforms", uniforms, *shape)
+    if uniforms.numel() and not (uniforms.amin() >= 0 and uniforms.amax() < 1):
+        raise ValueError(f"uniforms must lie in [0, 1); found {uniforms.amin():g} to {uniforms.amax():g}")
     return uniforms
