@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from rec.config import Config, DataConfig, EvaluationConfig, HomePath, Seed, TrainConfig
-from rec.errors import ConfigError
+from rec.config import Config, DataConfig, EvaluationConfig, HomePath, OpeConfig, Seed, TrainConfig
+from rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
     from rec.registry import Registry
+    from rl.instatok import InstaTok
     from serve.config import ServeConfig
 
 Answer = Mapping[str, Any]
@@ -73,9 +74,14 @@ class ImportOptions(Config):
 
 
 class GenerateOptions(Config):
-    """A world of short videos and its viewers, written as Parquet."""
+    """A world of short videos and its viewers, written as Parquet.
+
+    `kind` interactions: what viewers did with videos they came across. `kind` events: a service's log of slates with
+    their propensities, by a policy that prefers some categories for everybody, below the home `out`.
+    """
 
     out: str
+    kind: Literal["interactions", "events"] = "interactions"
     n_users: PositiveInt = 200
     n_videos: PositiveInt = 3000
     n_sessions: PositiveInt = 2000
@@ -107,6 +113,12 @@ class DemoOptions(Config):
     n_sessions: PositiveInt = 500
     workers: NonNegativeInt = 2
     seed: Seed = 0
+
+
+class OpeOptions(OpeConfig):
+    """Which log and policy; `home` is where events and models are."""
+
+    home: HomePath
 
 
 class ReportOptions(Config):
@@ -199,10 +211,33 @@ def _generate(options: GenerateOptions) -> Answer:
     from rl.instatok import InstaTok
 
     world = InstaTok(InstaTokConfig(n_users=options.n_users, n_videos=options.n_videos, seed=options.seed))
+    if options.kind == "events":
+        return _generate_log(world, options)
     dataset = world.dataset(n_sessions=options.n_sessions)
     write_parquet(dataset, options.out)
     print(f"wrote {options.out}")
     return {"out": options.out, **summary(dataset)}
+
+
+def _generate_log(world: "InstaTok", options: GenerateOptions) -> Answer:
+    import numpy as np
+
+    from rec.data.events import FOLDER, open_events
+    from rec.data.source import summary
+    from rec.data.tabular import write_side_tables
+    from rl.instatok.slate_log import by_category, log_slates
+    from rl.instatok.world import CATEGORIES
+
+    events = open_events(options.out)
+    if any(version is not None for version in events.versions().values()):
+        raise DataError("there is a log already; name another folder", file=events.uri("requests"))
+    rng = np.random.default_rng(options.seed)
+    policy = by_category(rng.normal(size=len(CATEGORIES)), min(50, world.n_items))
+    log = log_slates(world, policy, n_sessions=options.n_sessions, k=5, epsilon=0.1, temperature=1.0, rng=rng)
+    write_side_tables(world.dataset(n_sessions=1), Path(options.out) / FOLDER)
+    log.append_to(events)
+    print(f"wrote {options.out}/{FOLDER}")
+    return {"out": options.out, **summary(read(DataConfig(name="events", path=options.out)))}
 
 
 def _models_list(options: ModelsOptions) -> Answer:
@@ -280,6 +315,12 @@ def _serve(options: "ServeConfig") -> Answer:
     return {}
 
 
+def _ope(options: OpeOptions) -> Answer:
+    from rec.cli.ope import run_ope
+
+    return run_ope(options, options.home)
+
+
 def _report(options: ReportOptions) -> Answer:
     from rec.report import write_report
 
@@ -298,6 +339,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "data generate": Command("write a generated world of short videos as Parquet", lambda: GenerateOptions, _generate),
     "train": Command("train retriever and ranker, and publish them as a bundle", lambda: TrainOptions, _train),
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, _evaluate),
+    "ope": Command("estimate what a policy would earn, from the log of another", lambda: OpeOptions, _ope),
     "recommend": Command("recommend items to one user", lambda: RecommendOptions, _recommend),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
     "models list": Command("list the published models", lambda: ModelsOptions, _models_list),

@@ -89,15 +89,13 @@ def test_defaults_learn_a_small_noisy_checkerboard(tandem: Any, tmp_path: Path) 
 
 def test_a_log_trains_both_stages_off_policy(tandem: Any, small_config: Path, tmp_path: Path) -> None:
     from rec.data.events import open_events
-    from rl.config import InstaTokConfig
-    from rl.instatok import InstaTok
-    from rl.instatok.slate_log import by_category, log_slates
 
-    home, rng = str(tmp_path / "home"), np.random.default_rng(0)
-    world = InstaTok(InstaTokConfig(n_users=40, n_videos=100, seed=0))
-    policy = by_category(np.zeros(8), 30)
+    home = str(tmp_path / "home")
+    world = ("--kind", "events", "--n-users", "40", "--n-videos", "100", "--n-sessions", "300")
+    assert tandem("data", "generate", "--out", home, *world).returncode == 0
+    again = tandem("data", "generate", "--out", home, *world, "--json")
+    assert again.returncode == 2 and "requests" in json.loads(again.stdout)["error"]["file"]
     events = open_events(home)
-    log_slates(world, policy, n_sessions=300, k=4, epsilon=0.2, temperature=1.0, rng=rng).append_to(events)
     logged = ("--data", "events", "--path", home, "--home", home, "--config", str(small_config))
     done = tandem("train", *logged, "--objective", "two_stage_ips", "--json")
     assert done.returncode == 0, done.stderr
