@@ -1,39 +1,26 @@
 """Logs of others as rows for the estimators: a table with named columns, or Open Bandit Pipeline's dict."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from rec.config import OpeColumns
 from rec.errors import DataError
 from rec.ope.estimate import Floats
 from rec.ope.logged import LoggedActions
 from rec.ope.support import support_share
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class FrameColumns:
-    """What the columns of a table are called; None for what it does not have."""
-
-    reward: str = "reward"
-    propensity: str = "propensity"
-    target_p: str = "target_p"
-    user_id: str | None = "user_id"
-    q_logged: str | None = None
-    q_target: str | None = None
-
-
-def from_frame(frame: pd.DataFrame, columns: FrameColumns | None = None) -> LoggedActions:
+def from_frame(frame: pd.DataFrame, columns: OpeColumns | None = None) -> LoggedActions:
     """Rounds of a table, one row each.
 
     Raises: DataError: naming column and row, for a column that is missing, or a value that is no finite number or
         (user_id) missing. SupportError: for a value that is no probability.
     """
-    names = columns or FrameColumns()
+    names = columns or OpeColumns()
     q_logged, q_target = (None if name is None else _numbers(frame, name) for name in (names.q_logged, names.q_target))
     return LoggedActions(
         rewards=_numbers(frame, names.reward),
@@ -119,7 +106,8 @@ def from_obp(
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     if name not in frame.columns:
         raise DataError(
-            f"there is no such column; the table has {', '.join(map(str, frame.columns))}: name the right one",
+            f"there is no such column; the table has {', '.join(map(str, frame.columns))}: name the right one "
+            "(or None, where users and predictions are not known)",
             column=name,
         )
     return frame[name]

@@ -95,6 +95,7 @@ def slate_log(rounds: Rounds) -> SlateLog:
     np.maximum.at(last, rounds.request, rounds.position)
     asked = shown > 0
     whole = np.flatnonzero(asked & requests.has_candidates & (last + 1 == shown))
+    chosen: list[int] = whole.tolist()
     if not len(whole):
         raise DataError(
             f"no request of {int(asked.sum())} has its candidates logged and its whole slate: candidates and their "
@@ -106,10 +107,10 @@ def slate_log(rounds: Rounds) -> SlateLog:
     row_of[whole] = np.arange(len(whole))
     kept = rounds.take(row_of[rounds.request] >= 0)
     rows, k = row_of[kept.request], int(last[whole].max()) + 1
-    listed = [requests.candidates[request].astype(str) for request in whole]
+    listed = [requests.candidates[request].astype(str) for request in chosen]
     item_ids = np.unique(np.concatenate([kept.item_id.astype(str), *listed]))
     lengths = [len(items) for items in listed]
-    scores = np.concatenate([requests.candidate_scores[request] for request in whole])
+    scores = np.concatenate([requests.candidate_scores[request] for request in chosen])
 
     def by_position(values: NDArray[Any], empty: Any) -> NDArray[Any]:
         table = np.full((len(whole), k), empty, dtype=np.asarray(values).dtype)
@@ -132,7 +133,7 @@ def slate_log(rounds: Rounds) -> SlateLog:
             epsilon=requests.epsilon[whole],
             temperature=requests.temperature[whole],
         ),
-        history=[requests.history[request] for request in whole],
+        history=[requests.history[request] for request in chosen],
         n_without=int(asked.sum()) - len(whole),
     )
     _check_reproduced(log)

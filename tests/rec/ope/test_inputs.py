@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rec.config import OpeColumns
 from rec.errors import DataError, SupportError
 from rec.ope.estimators import dr, ips
-from rec.ope.inputs import FrameColumns, from_frame, from_obp
+from rec.ope.inputs import from_frame, from_obp
 
 N, ACTIONS, POSITIONS = 40, 5, 3
 
@@ -101,7 +102,7 @@ def frame():
     )
 
 
-COLUMNS = FrameColumns(reward="r", propensity="p", target_p="t", user_id="who", q_logged="q", q_target="qt")
+COLUMNS = OpeColumns(reward="r", propensity="p", target_p="t", user_id="who", q_logged="q", q_target="qt")
 
 
 def test_a_tables_rows(frame):

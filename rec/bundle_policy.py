@@ -1,0 +1,34 @@
+"""What a bundle would rank for the requests of a log."""
+
+import numpy as np
+
+from rec.ope.slate_log import SlateLog, SlatePolicy
+from rec.recommender import Recommender
+
+# Requests ranked at once.
+_BLOCK = 256
+
+
+def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, temperature: float) -> SlatePolicy:
+    """The candidates and scores of a bundle for each logged request, to be drawn from as given.
+
+    What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
+    which is not shown again.
+    """
+    known = np.array([recommender.user_known(str(user_id)) for user_id in log.user_id])
+    item_ids: list[list[str]] = [[] for _ in range(len(log))]
+    scores = np.zeros((len(log), recommender.config.ranker.n_candidates))
+    for group in (np.flatnonzero(known), np.flatnonzero(~known)):
+        for start in range(0, len(group), _BLOCK):
+            rows: list[int] = group[start : start + _BLOCK].tolist()
+            users = [str(log.user_id[row]) for row in rows]
+            states = recommender.hydrate(users, exclude=[[str(item) for item in log.history[row]] for row in rows])
+            candidates = recommender.retrieve(states)
+            ranked = recommender.rank(states, candidates)
+            for place, row in enumerate(rows):
+                found = candidates.items[place] >= 0
+                item_ids[row] = recommender.item_ids[candidates.items[place][found]].tolist()
+                scores[row, : found.sum()] = ranked[place][found]
+    codes = log.codes(item_ids)
+    n = len(log)
+    return SlatePolicy(codes, scores[:, : codes.shape[1]], np.full(n, epsilon), np.full(n, temperature))

@@ -1,0 +1,120 @@
+"""`tandem ope` as a user runs it: on the service's log, and on a table."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rec.config import load_config
+from rec.data.events import EventTables
+from rec.storage import Home
+from rl.config import InstaTokConfig
+from rl.instatok import ACTIONS, REWARDS, InstaTok
+from rl.instatok.slate_log import by_category, log_slates
+
+WORTH = [text for action, reward in zip(ACTIONS, REWARDS, strict=True) for text in (action, str(float(reward)))]
+
+
+@pytest.fixture(scope="module")
+def home(trained: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A home with the bundle and a log of slates from the world it was trained on."""
+    folder = tmp_path_factory.mktemp("ope") / "home"
+    shutil.copytree(Path(trained[0]) / "models", folder / "models")
+    world = InstaTok(load_config(InstaTokConfig, Path(trained[0]).parent / "world.yaml"))
+    log = log_slates(
+        world,
+        by_category(world.watch_p, 30),
+        n_sessions=900,
+        k=3,
+        epsilon=0.5,
+        temperature=0.5,
+        rng=np.random.default_rng(0),
+        max_requests=1,
+        policy_version="first",
+    )
+    log.append_to(EventTables(Home(str(folder))))
+    return str(folder)
+
+
+def estimates_of(done: Any) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert (answer["command"], answer["ok"]) == ("ope", True)
+    return answer
+
+
+def test_the_logged_policy_under_another_temperature(tandem: Any, home: str, tmp_path: Path) -> None:
+    plot = tmp_path / "ope.html"
+    done = tandem("ope", "--home", home, "--rewards", *WORTH, "--temperature", "0.3", "--plot", str(plot), "--json")
+    answer = estimates_of(done)
+    assert answer["target"] == "logged" and answer["logging_versions"] == ["first"]
+    assert list(answer["estimates"]) == ["cascade", "sn_cascade", "cascade_dr"]
+    for estimate in answer["estimates"].values():
+        assert list(estimate) == (
+            "value std_error interval n n_clusters ess max_weight support estimator".split()
+        )  # fmt: skip
+        assert estimate["n"] == 900 and estimate["n_clusters"] == 80 and estimate["support"] == 1.0
+        assert estimate["value"] > answer["logged_value"]
+    assert "cascade_dr" in plot.read_text(encoding="utf-8")
+    assert "http://cdn" not in plot.read_text(encoding="utf-8")[:2000]
+
+
+def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
+    done = tandem("ope", "--home", home, "--rewards", *WORTH, "--plot", "None", "--estimators", "cascade", "--json")
+    answer = estimates_of(done)
+    assert answer["estimates"]["cascade"]["value"] == pytest.approx(answer["logged_value"])
+    assert answer["warnings"] == []
+
+
+def test_a_bundle_ranks_anew(tandem: Any, home: str, trained: tuple[str, dict[str, Any]]) -> None:
+    done = tandem("ope", "--home", home, "--rewards", *WORTH, "--target", "current", "--temperature", "3.0",
+                  "--epsilon", "0.8", "--plot", "None", "--json")  # fmt: skip
+    answer = estimates_of(done)
+    assert answer["target"] == trained[1]["version"]
+    found = answer["estimates"]["cascade_dr"]
+    assert 0 < found["ess"] < 900 and found["support"] == 1.0
+    # Half of what is drawn is uniform in either policy: their values cannot lie far apart.
+    assert abs(found["value"] - answer["logged_value"]) < 1.5
+
+
+def test_what_is_missing_is_said(tandem: Any, home: str, tmp_path: Path) -> None:
+    done = tandem("ope", "--home", home, "--json")
+    assert done.returncode == 2 and "--rewards watched 1" in done.stderr
+    done = tandem("ope", "--home", home, "--rewards", "watched", "1", "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["error"]["column"] == "action"
+    done = tandem("ope", "--home", str(tmp_path / "nowhere"), "--rewards", *WORTH, "--json")
+    assert done.returncode == 2 and json.loads(done.stdout)["error"]["type"] == "DataError"
+    done = tandem("ope", "--home", home, "--rewards", *WORTH, "--estimators", "ips", "--json")
+    assert done.returncode == 2 and "there are position_wise" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_of_rounds(tandem: Any, tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    p, target_p = rng.uniform(0.2, 0.8, (2, 400))
+    frame = pd.DataFrame(
+        {"who": rng.integers(0, 90, 400), "earned": rng.integers(0, 2, 400), "propensity": p, "target_p": target_p}
+    )
+    file = tmp_path / f"rounds.{kind}"
+    frame.to_csv(file, index=False) if kind == "csv" else frame.to_parquet(file)
+    names = ("--columns.user-id", "who", "--columns.reward", "earned")
+    answer = estimates_of(tandem("ope", "--table", str(file), *names, "--plot", "None", "--json"))
+    assert list(answer["estimates"]) == ["ips", "snips", "clipped_ips"]
+    assert answer["estimates"]["ips"]["value"] == pytest.approx((target_p / p * frame.earned).mean())
+    assert answer["estimates"]["ips"]["n_clusters"] == frame.who.nunique()
+    bounded = ("--interval", "empirical_bernstein", "--reward-range", "0", "1", "--weight-bound", "4")
+    wide = estimates_of(
+        tandem("ope", "--table", str(file), *names, *bounded, "--estimators", "ips", "--plot", "None", "--json")
+    )
+    assert wide["estimates"]["ips"]["interval"]["method"] == "empirical_bernstein"
+
+    frame.loc[7, "propensity"] = 0
+    frame.to_csv(file, index=False) if kind == "csv" else frame.to_parquet(file)
+    done = tandem("ope", "--table", str(file), *names, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2
+    assert (error["type"], error["row"], error["column"]) == ("SupportError", 7, "propensity")
