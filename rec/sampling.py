@@ -106,18 +106,21 @@ def runs(start: NDArray[np.integer], end: NDArray[np.integer]) -> tuple[NDArray[
     return owner, np.arange(len(owner)) + offset
 
 
-def row_uniforms(seed: Sequence[int], rows: slice, n: int) -> NDArray[np.float32]:
+def row_uniforms(
+    seed: Sequence[int], rows: slice, n: int, dtype: type[np.float32 | np.float64] = np.float32
+) -> NDArray[np.floating]:
     """N uniform numbers for each row of a global batch, the same whichever worker computes the row.
 
     The generator counts, so that one can begin at any row without drawing what is before it.
     Source: Salmon et al. (2011), Philox, doi:10.1145/2063384.2063405.
 
     Args: seed: what tells this batch from others, such as seed, epoch and step. rows: start and stop of the worker's
-        rows. n: numbers of each row.
+        rows. n: numbers of each row. dtype: float32, or float64 where 24 bits are too few.
     Returns: in [0, 1), (rows, n).
     """
-    # One count gives four numbers of 64 bits, that is eight of 32.
-    counts = -(-n // 8)
+    # One count gives 256 bits.
+    per_count = 32 // np.dtype(dtype).itemsize
+    counts = -(-n // per_count)
     bits = np.random.Philox(np.random.SeedSequence(seed)).advance(rows.start * counts)
-    numbers = np.random.Generator(bits).random((rows.stop - rows.start, 8 * counts), dtype=np.float32)
+    numbers = np.random.Generator(bits).random((rows.stop - rows.start, per_count * counts), dtype=dtype)
     return numbers[:, :n]

@@ -6,6 +6,7 @@ from typing import Final
 from torch import Tensor
 
 from rec.losses.off_policy import dr, ips, regression, top_k_reinforce, weighted_log_likelihood
+from rec.losses.sampled import sampled_ips, sampled_two_stage_ips
 from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
 from rec.losses.two_stage import two_stage_ips
 
@@ -30,6 +31,8 @@ __all__ = [
     "mixed_log_q",
     "mixed_negative",
     "regression",
+    "sampled_ips",
+    "sampled_two_stage_ips",
     "top_k_reinforce",
     "two_stage_ips",
     "weighted_log_likelihood",

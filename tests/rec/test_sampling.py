@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from rec.sampling import Groups, draw_within, grouped_batches, row_uniforms, run_mass, runs, systematic_sample
 from rec.training import Worker
@@ -60,11 +61,13 @@ def test_runs_are_laid_end_to_end():
     np.testing.assert_array_equal(place, [5, 6, 2])
 
 
-def test_a_rows_uniform_numbers_are_the_same_whichever_worker_draws_them():
-    whole = row_uniforms([3, 1], slice(0, 40), 13)
-    parts = [row_uniforms([3, 1], Worker(rank, 3).part(40), 13) for rank in range(3)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_rows_uniform_numbers_are_the_same_whichever_worker_draws_them(dtype):
+    whole = row_uniforms([3, 1], slice(0, 40), 13, dtype)
+    parts = [row_uniforms([3, 1], Worker(rank, 3).part(40), 13, dtype) for rank in range(3)]
+    assert whole.dtype == dtype
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert not np.isin(whole, row_uniforms([3, 2], slice(0, 40), 13)).any()
+    assert not np.isin(whole, row_uniforms([3, 2], slice(0, 40), 13, dtype)).any()
     assert row_uniforms([3, 1], slice(5, 5), 13).shape == (0, 13)
 
 

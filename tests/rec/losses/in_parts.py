@@ -1,5 +1,6 @@
 """The gradient that a worker has of its part of a batch: python in_parts.py RANK WORLD MEETING_FILE OUTPUT_FILE."""
 
+import math
 import sys
 
 import numpy as np
@@ -7,7 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rec.losses import dr, ips, regression, top_k_reinforce, two_stage_ips, weighted_log_likelihood
+from rec.losses import (
+    dr,
+    ips,
+    regression,
+    sampled_two_stage_ips,
+    top_k_reinforce,
+    two_stage_ips,
+    weighted_log_likelihood,
+)
 from rec.sampling import row_uniforms
 from rec.training import Worker
 
@@ -22,6 +31,7 @@ def gradients(worker: Worker) -> dict[str, np.ndarray]:
     propensities = 0.02 + 0.9 * torch.rand(N_ROWS, generator=generator)
     # All the clicks but one are on one worker.
     rewards = torch.tensor([1.0, 0, 2, 1, 0, 1, 0, 0, 0, 0, 0.5, 0, 0])
+    draws = torch.randint(N_ITEMS, (N_ROWS, 5), generator=generator)
     weight = torch.randn(N_ITEMS, N_ITEMS, generator=generator)
     found = {}
 
@@ -70,6 +80,24 @@ def gradients(worker: Worker) -> dict[str, np.ndarray]:
                     total=total,
                 ),
             )
+        add(
+            "sampled_two_stage_ips",
+            n,
+            lambda vectors, rows, total: sampled_two_stage_ips(
+                vectors,
+                ranker.__getitem__,
+                actions[rows],
+                propensities[rows],
+                draws[rows],
+                torch.full((len(vectors), draws.shape[1]), -math.log(N_ITEMS)),
+                lambda ids: ids.float(),
+                rewards=rewards[rows],
+                n_slates=N_SLATES,
+                slate_size=SLATE_SIZE,
+                uniforms=uniforms(rows),
+                total=total,
+            ),
+        )
         add(
             "dr",
             n,
