@@ -85,6 +85,7 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> E
     from rec.data.events import EventTables
     from rec.data.rounds import read_rounds
     from rec.ope import evaluate_slates
+    from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates, slate_log
     from rec.recommender import Recommender
     from rec.storage import Home
@@ -117,8 +118,13 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> E
         ranked = bundle_policy(recommender, log, epsilon=0.0, temperature=0.0)
         target, name = replace(ranked, **drawn), recommender.version
     estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
-    slates = logged_slates(log, target)
-    estimates = evaluate_slates(slates, estimators, rng=np.random.default_rng(options.seed), interval=settings)
+    rng = np.random.default_rng(options.seed)
+    marginals = None
+    if any("position_wise" in estimator for estimator in estimators):
+        ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (logging, target))
+        marginals = (ours, theirs)
+    slates = logged_slates(log, target, marginals=marginals)
+    estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
     answer = {
         "target": name,
         "logging_versions": sorted(set(log.policy_version.tolist())),

@@ -155,10 +155,15 @@ def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
     return found
 
 
-def logged_slates(log: SlateLog, target: SlatePolicy) -> LoggedSlates:
+def logged_slates(
+    log: SlateLog, target: SlatePolicy, *, marginals: tuple[Floats, Floats] | None = None
+) -> LoggedSlates:
     """The log with a target policy's probabilities and a reward model's predictions.
 
     The reward model only sharpens `cascade_dr`; nothing depends on its being right.
+
+    Args: marginals: of the logged items under the logging and under the target policy, (Q, K) each, for the
+        position-wise form; `rec.ope.marginals` estimates them.
 
     Raises: SupportError: when too much of what the target shows could never have been logged.
     """
@@ -181,6 +186,8 @@ def logged_slates(log: SlateLog, target: SlatePolicy) -> LoggedSlates:
         clusters=log.user_id,
         q_logged=q_logged,
         q_target=q_target,
+        marginal_propensities=None if marginals is None else marginals[0],
+        marginal_target_p=None if marginals is None else marginals[1],
         support=refuse_unsupported(supported[log.slate >= 0]),
     )
 

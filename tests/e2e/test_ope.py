@@ -70,6 +70,17 @@ def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
     assert answer["warnings"] == []
 
 
+def test_position_wise_takes_marginals(tandem: Any, home: str) -> None:
+    events = EventTables(Home(home)).read("requests")
+    times = np.sort(events["timestamp"].to_numpy())
+    done = tandem("ope", "--home", home, "--rewards", *WORTH, "--estimators", "position_wise", "--plot", "None",
+                  "--until-ms", str(times[60]), "--json")  # fmt: skip
+    answer = estimates_of(done)
+    assert answer["n_requests"] == 60
+    # Marginals are averages over sampled slates, so they agree up to their noise.
+    assert answer["estimates"]["position_wise"]["value"] == pytest.approx(answer["logged_value"], abs=0.1)
+
+
 def test_a_bundle_ranks_anew(tandem: Any, home: str, trained: tuple[str, dict[str, Any]]) -> None:
     done = tandem("ope", "--home", home, "--rewards", *WORTH, "--target", "current", "--temperature", "3.0",
                   "--epsilon", "0.8", "--plot", "None", "--json")  # fmt: skip
