@@ -148,9 +148,13 @@ class TaskConfig(Config):
 
 
 class LambdaMARTConfig(Config):
-    """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10."""
+    """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10.
+
+    Validation periods are short and noisy, so at least `min_trees` are kept, whatever they say.
+    """
 
     trees: PositiveInt = 150
+    min_trees: PositiveInt = 60
     patience: PositiveInt = 30
     learning_rate: PositiveFloat = 0.1
     num_leaves: Annotated[int, Field(ge=2)] = 15

@@ -70,7 +70,7 @@ def fit_lambdamart(
     """Grows trees on the first task's labels.
 
     With `valid`, if that holds a query, it stops once the validation NDCG has not risen for `config.patience` trees
-    and keeps the best number; without, it grows `trees`, or config.trees.
+    and keeps the best number of them, `config.min_trees` at least; without, it grows `trees`, or config.trees.
 
     Args:
         data: this worker's queries.
@@ -104,17 +104,27 @@ def fit_lambdamart(
     train_set = _lightgbm_dataset(data)
     if valid is not None and len(valid.groups) == 0:
         valid = None
+    curve: dict[str, dict[str, list[float]]] = {}
+    watching = [
+        lightgbm.early_stopping(max(config.patience, config.min_trees), verbose=False),
+        lightgbm.record_evaluation(curve),
+    ]
     booster = lightgbm.train(
         parameters,
         train_set,
         num_boost_round=trees or config.trees,
         valid_sets=None if valid is None else [_lightgbm_dataset(valid, reference=train_set)],
         valid_names=None if valid is None else ["valid"],
-        callbacks=None if valid is None else [lightgbm.early_stopping(config.patience, verbose=False)],
+        callbacks=None if valid is None else watching,
+        # Else LightGBM drops the trees after the best, of which some may be kept.
+        keep_training_booster=True,
     )
-    grown = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
-    ndcg = None if valid is None else float(booster.best_score["valid"]["ndcg@10"])
-    return LambdaMARTFit(LambdaMART(booster), grown, ndcg)
+    grown, ndcg = booster.current_iteration(), None
+    if valid is not None:
+        grown = max(booster.best_iteration, min(config.min_trees, grown))
+        ndcg = float(curve["valid"]["ndcg@10"][grown - 1])
+    kept = lightgbm.Booster(model_str=booster.model_to_string(num_iteration=grown))
+    return LambdaMARTFit(LambdaMART(kept), grown, ndcg)
 
 
 def _lightgbm_dataset(data: RankingData, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
