@@ -23,7 +23,7 @@ from rec.losses.logged import (
     logged_weights,
     refuse,
 )
-from rec.losses.slates import slate_objective
+from rec.losses.slates import rewarded_slate_objective
 from rec.losses.two_stage import Duplicates, checked_uniforms
 from rec.weights import Total
 
@@ -119,7 +119,8 @@ def sampled_two_stage_ips(
     )
     ranker_logits = ranker(ids).detach()
     check_shape("the ranker's logits", ranker_logits, *ids.shape)
-    objective = slate_objective(
+    objective = rewarded_slate_objective(
+        rewards,
         log_p,
         logits.detach() / slate_temperature + correction,
         ranker_logits,
@@ -128,7 +129,7 @@ def sampled_two_stage_ips(
         alpha=alpha,
         first=_first_column(ids) if duplicates == "drop" else None,
     )
-    return -batch_mean(rewards * weights * objective, total)
+    return -batch_mean(weights * objective, total)
 
 
 def _scored(

@@ -40,6 +40,37 @@ def slate_objective(
     return whole_tensor_objective(log_p, weights, lead, actions, uniforms, alpha=alpha, first=first)
 
 
+def rewarded_slate_objective(
+    rewards: Tensor,
+    log_p: Tensor,
+    draw_logits: Tensor,
+    ranker_logits: Tensor,
+    actions: Tensor,
+    uniforms: Tensor,
+    *,
+    alpha: float,
+    first: Tensor | None,
+) -> Tensor:
+    """`slate_objective` times the rewards, without slates for rows whose reward is 0: in most logs, nearly all rows.
+
+    Args: rewards: (B,). The others as of `slate_objective`.
+    Returns: one per row, (B,).
+    """
+    rows = rewards.nonzero().squeeze(1)
+    if len(rows) == len(rewards):
+        return rewards * slate_objective(log_p, draw_logits, ranker_logits, actions, uniforms, alpha=alpha, first=first)
+    found = slate_objective(
+        log_p[rows],
+        draw_logits[rows],
+        ranker_logits[rows],
+        actions[rows],
+        uniforms[rows],
+        alpha=alpha,
+        first=first if first is None or len(first) == 1 else first[rows],
+    )
+    return torch.zeros_like(rewards).index_put((rows,), rewards[rows] * found)
+
+
 def whole_tensor_objective(
     log_p: Tensor,
     weights: Tensor,

@@ -16,7 +16,7 @@ from rec.losses.logged import (
     in_float,
     logged_weights,
 )
-from rec.losses.slates import slate_objective
+from rec.losses.slates import rewarded_slate_objective
 from rec.weights import Total
 
 Duplicates = Literal["drop", "keep"]
@@ -80,7 +80,8 @@ def two_stage_ips(
         total=total,
     )
     columns = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
-    objective = slate_objective(
+    objective = rewarded_slate_objective(
+        rewards,
         log_p,
         logits.detach() / slate_temperature,
         ranker_logits.detach(),
@@ -89,7 +90,7 @@ def two_stage_ips(
         alpha=alpha,
         first=columns if duplicates == "drop" else None,
     )
-    return -batch_mean(rewards * weights * objective, total)
+    return -batch_mean(weights * objective, total)
 
 
 def checked_uniforms(

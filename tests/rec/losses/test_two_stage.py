@@ -93,6 +93,30 @@ def test_with_duplicates_dropped_a_long_slate_holds_the_whole_catalogue():
     torch.testing.assert_close(found, -expected.mean())
 
 
+def test_rows_without_a_reward_leave_the_others_as_they_are():
+    logits, actions, propensities, ranker, rewards = _log()
+    rewards = rewards.abs() * torch.tensor([1, 0, 1, 1, 0, 0])
+    clicked = rewards > 0
+    uniforms = torch.rand(6, 20, 3, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for rows in (slice(None), clicked):
+        moved = logits.clone().requires_grad_()
+        given = moved[rows], actions[rows], propensities[rows], ranker[rows]
+        options = {"rewards": rewards[rows], "uniforms": uniforms[rows], "n_slates": 20, "slate_size": 4}
+        loss = two_stage_ips(*given, **options)
+        (loss * len(rewards[rows])).backward()
+        gradients.append(moved.grad)
+    torch.testing.assert_close(*gradients)
+    assert (gradients[0][~clicked] == 0).all() and (gradients[0][clicked] != 0).any(1).all()
+
+
+def test_a_batch_without_any_reward_teaches_nothing():
+    logits, actions, propensities, ranker, rewards = _log()
+    loss = two_stage_ips(logits.requires_grad_(), actions, propensities, ranker, rewards=0 * rewards)
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()
+
+
 def test_draws_repeat_with_the_generator_and_follow_the_uniforms():
     logits, actions, propensities, ranker, _ = _log()
 
