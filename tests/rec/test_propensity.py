@@ -1,0 +1,112 @@
+"""A behaviour policy fitted to a log whose propensities are known."""
+
+import numpy as np
+import pytest
+
+from rec.crossfit import user_folds
+from rec.errors import DataError
+from rec.ope import LoggedActions
+from rec.ope.estimators import snips
+from rec.propensity import PropensityWarning, calibrate, estimate_propensities
+
+N, ITEMS = 6000, 8
+
+
+@pytest.fixture(scope="module")
+def log():
+    """Users of two rows each; the logging policy is a softmax of the context; rewards follow the context too."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(N // 2), 2)
+    context = rng.normal(size=(N, 3))
+    logits = context @ rng.normal(size=(3, ITEMS)) + rng.normal(size=ITEMS)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    items = (p.cumsum(axis=1) > rng.random((N, 1))).argmax(axis=1)
+    return users, context, p, items
+
+
+def estimate(log, **more):
+    users, context, _, items = log
+    with pytest.warns(PropensityWarning, match="not logged") as told:
+        found = estimate_propensities(items, users, ITEMS, **({"context": context} | more))
+    assert "knew more than the model reads" in str(told[0].message)
+    return found
+
+
+def test_the_right_family_finds_the_propensities(log):
+    _, _, p, items = log
+    found = estimate(log)
+    truth = p[np.arange(N), items]
+    assert np.corrcoef(np.log(found.propensities), np.log(truth))[0, 1] > 0.95
+    best = -np.log(truth).mean()
+    assert best - 0.01 < found.calibration.log_loss < best + 0.02
+    assert found.calibration.log_loss < found.calibration.popularity_log_loss - 0.2
+    assert found.calibration.ece < 0.05
+    assert found.calibration.mean_inverse == pytest.approx(1, abs=0.2)
+
+
+def test_what_a_model_cannot_see_biases_the_estimate(log):
+    """Popularity is calibrated on average and yet wrong, where policy and reward both follow the context."""
+    _, _, p, items = log
+    reward, uniform, truth = p[np.arange(N), items], np.full(N, 1 / ITEMS), 1 / ITEMS
+    errors = {}
+    for name, propensities in (
+        ("logged", p[np.arange(N), items]),
+        ("softmax", estimate(log).propensities),
+        ("popularity", estimate(log, kind="popularity").propensities),
+    ):
+        errors[name] = abs(snips(LoggedActions(reward, propensities, uniform)).value - truth)
+    assert errors["logged"] < 0.01 and errors["softmax"] < 0.02
+    assert errors["popularity"] > 0.05
+    assert estimate(log, kind="popularity").calibration.ece < 0.05
+
+
+@pytest.mark.parametrize("kind", ["softmax", "popularity"])
+def test_a_users_fold_does_not_predict_itself(log, kind):
+    users, context, _, items = log
+    folds = user_folds(users, 5)
+    others_of_fold = (folds == folds[users == 12][0]) & (users != 12)
+    changed = np.where(others_of_fold, (items + 1) % ITEMS, items)
+    before, after = (estimate((users, context, None, shown), kind=kind).propensities for shown in (items, changed))
+    np.testing.assert_array_equal(before[users == 12], after[users == 12])
+    elsewhere = folds != folds[users == 12][0]
+    assert (before[elsewhere] != after[elsewhere]).all()
+
+
+def test_positions_have_shares_of_their_own():
+    rng = np.random.default_rng(1)
+    positions = rng.integers(0, 2, 4000)
+    items = np.where(positions == 0, rng.integers(0, 2, 4000), rng.integers(2, 4, 4000))
+    with pytest.warns(PropensityWarning):
+        found = estimate_propensities(items, np.arange(4000), 4, positions=positions, kind="popularity")
+    np.testing.assert_allclose(found.propensities, 0.5, atol=0.04)
+
+
+def test_calibration_worked_example():
+    # Two rows of two items: p .25 and .75; the first row shows the unlikely one, the second the likely one.
+    p = np.array([[0.25, 0.75], [0.25, 0.75]])
+    found = calibrate(p, np.array([0, 1]), np.array([0.5, 0.5]), n_bins=2)
+    assert found.log_loss == pytest.approx(-(np.log(0.25) + np.log(0.75)) / 2)
+    assert found.popularity_log_loss == pytest.approx(np.log(2))
+    assert found.mean_inverse == pytest.approx((4 + 4 / 3) / 2 / 2)
+    assert sum(one.n for one in found.bins) == 4
+    # Expected of the bins: .25 + .25 = .5 and .75 (the first of two), then .75; seen: 1, 0 or 1.
+    assert sum(one.predicted * one.n for one in found.bins) == pytest.approx(2)
+    assert sum(one.observed * one.n for one in found.bins) == pytest.approx(2)
+
+
+def test_right_probabilities_have_no_calibration_error_but_noise(log):
+    _, _, p, items = log
+    found = calibrate(p, items, p[np.arange(N), items])
+    assert found.ece < 0.04
+    wrong = calibrate(p**2 / (p**2).sum(axis=1, keepdims=True), items, p[np.arange(N), items])
+    assert wrong.ece > 0.2
+    assert wrong.log_loss > found.log_loss
+
+
+def test_what_is_no_item_or_has_no_context_is_refused():
+    users = np.arange(10)
+    with pytest.raises(DataError, match=r"0\.\.3") as refused:
+        estimate_propensities(np.array([0, 1, 2, 9, 0, 0, 0, 0, 0, 0]), users, 4, kind="popularity")
+    assert (refused.value.row, refused.value.column) == (3, "item")
+    with pytest.raises(DataError, match="take popularity"):
+        estimate_propensities(np.zeros(10, int), users, 4)
