@@ -62,8 +62,8 @@ def _of_request(
 ) -> Floats:
     """Of items (K,) in one request whose candidates are 0..M-1 of n_items; (K,)."""
     k = len(items)
-    ids = np.arange(len(scores))
-    candidates, ranked = (np.broadcast_to(values, (n_prefixes, len(values))) for values in (ids, scores))
+    candidates = np.broadcast_to(np.arange(len(scores)), (n_prefixes, len(scores)))
+    ranked = np.broadcast_to(scores, (n_prefixes, len(scores)))
     eligible = Eligible.everything(n_prefixes, n_items)
     drawn = sample_slate(ranked, candidates, eligible, k, epsilon=epsilon, temperature=temperature, rng=rng)
     found = np.zeros(k)

@@ -18,7 +18,7 @@ def log():
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(N // 2), 2)
     context = rng.normal(size=(N, 3))
-    logits = context @ rng.normal(size=(3, ITEMS)) + rng.normal(size=ITEMS)
+    logits = 0.5 * (context @ rng.normal(size=(3, ITEMS)) + rng.normal(size=ITEMS))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     items = (p.cumsum(axis=1) > rng.random((N, 1))).argmax(axis=1)
     return users, context, p, items
@@ -39,7 +39,7 @@ def test_the_right_family_finds_the_propensities(log):
     assert np.corrcoef(np.log(found.propensities), np.log(truth))[0, 1] > 0.95
     best = -np.log(truth).mean()
     assert best - 0.01 < found.calibration.log_loss < best + 0.02
-    assert found.calibration.log_loss < found.calibration.popularity_log_loss - 0.2
+    assert found.calibration.log_loss < found.calibration.popularity_log_loss - 0.05
     assert found.calibration.ece < 0.05
     assert found.calibration.mean_inverse == pytest.approx(1, abs=0.2)
 
@@ -56,7 +56,7 @@ def test_what_a_model_cannot_see_biases_the_estimate(log):
     ):
         errors[name] = abs(snips(LoggedActions(reward, propensities, uniform)).value - truth)
     assert errors["logged"] < 0.01 and errors["softmax"] < 0.02
-    assert errors["popularity"] > 0.05
+    assert errors["popularity"] > 0.03
     assert estimate(log, kind="popularity").calibration.ece < 0.05
 
 
