@@ -94,10 +94,10 @@ class Registry:
         return [version for version in named if _manifest_name(version) in found]
 
     def entries(self) -> list[ModelEntry]:
-        """All published versions with their manifests, oldest first; a damaged one is listed with its problem, and so is
-        a CURRENT one that is not there.
+        """All published versions with their manifests, oldest first; damaged ones are listed with their problem.
 
-        None of them is the current one when CURRENT is damaged; `current` says so.
+        So is a version that CURRENT names and that is not there. None is the current one when CURRENT is damaged;
+        `current` says so.
         """
         current = self._readable_current()
         entries: list[ModelEntry] = []
