@@ -35,10 +35,10 @@ from two_stage.logged import Logged, World, draw_log, own_policy, policy_logits,
 from two_stage.movielens import read_movielens
 from two_stage.plot import plot_runs
 from two_stage.published import PUBLISHED, RERUN, told
+from two_stage.recipes import N_VALID_USERS, RECIPES
 from two_stage.runs import Runs
 from two_stage.simulation import RELEASED_CUT, own_simulator, released_simulator, simulate
 from two_stage.summary import crossed_mean
-from two_stage.training import N_VALID_USERS, OBJECTIVES, fit_generator
 
 from rec.storage import Home
 
@@ -51,7 +51,7 @@ def main() -> None:
     """Runs what is missing, and prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", action="store_true", help="the authors' simulator, ranker and logging policy")
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=["ce", "1-ips", "2-ips"])
+    parser.add_argument("--objectives", nargs="+", choices=RECIPES, default=["ce", "1-ips", "2-ips"])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--logs", type=int, nargs="+", default=list(range(3)))
     parser.add_argument("--propensity", choices=("draw", "conditional", "inclusion"), default="draw")
@@ -91,8 +91,8 @@ def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Name
         if runs.find(_bounds_of(log)) is None:
             runs.append({"settings": _bounds_of(log), "rows": bounds(world, logged, test)})
         for settings in (settings for settings in missing if settings["log"] == log):
-            fitted = fit_generator(world, logged, OBJECTIVES[settings["objective"]], settings["seed"], valid, test)
-            rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage}
+            fitted = RECIPES[settings["objective"]](world, logged, settings["seed"], valid, test)
+            rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage, "two-stage, valid": fitted.valid}
             runs.append({"settings": settings, "rows": rows, "epoch": fitted.epoch, "seconds": fitted.seconds})
             shown = "  ".join(f"{k} {100 * v:.2f}" for k, v in fitted.two_stage.items())
             print(f"{settings}: epoch {fitted.epoch}, {fitted.seconds:.0f} s, two-stage {shown}", flush=True)
@@ -189,7 +189,7 @@ def _paired(values: dict[tuple[str, str, str], np.ndarray], objectives: list[str
                     )
                     sure = error is not None and difference > 2 * error
                     told_error = "" if error is None else f" ± {100 * error:.2f}"
-                    verdict = "above" if sure else "not above by two standard errors"
+                    verdict = "one run" if error is None else "above" if sure else "not above by two standard errors"
                     print(f"{stage} {a} - {b}, {metric}: {100 * difference:+.2f}{told_error}  {verdict}")
     return paired
 

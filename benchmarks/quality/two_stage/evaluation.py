@@ -24,12 +24,14 @@ class Judge:
         relevant: (B, N).
         clicked: clicked in the log, (B, N).
         ranker_logits: (B, N).
+        metrics: what lists are judged by.
     """
 
     users: Tensor
     relevant: Tensor
     clicked: Tensor
     ranker_logits: Tensor
+    metrics: tuple[str, ...] = METRIC_NAMES
 
     def one_stage(self, scores: Tensor) -> dict[str, float]:
         """The items of the highest scores, (B, N)."""
@@ -48,7 +50,7 @@ class Judge:
         """Mean of each metric over the users; lists (B, LIST_LENGTH)."""
         hit = self.relevant.gather(1, lists).numpy()
         n_relevant = self.relevant.sum(dim=1).numpy()
-        names = {name: parse_metric(name) for name in METRIC_NAMES}
+        names = {name: parse_metric(name) for name in self.metrics}
         return {name: float(METRICS[kind](hit, n_relevant, k).mean()) for name, (kind, k) in names.items()}
 
     def unclicked_of(self, lists: Tensor, length: int) -> Tensor:

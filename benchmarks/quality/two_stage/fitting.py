@@ -22,9 +22,9 @@ def new_model(kind: Callable[[MovieLens], nn.Module], data: MovieLens, seed: int
         return kind(data)
 
 
-def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+def optimizer(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> torch.optim.Optimizer:
     """Adagrad as in the paper."""
-    return torch.optim.Adagrad(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=True)
+    return torch.optim.Adagrad(model.parameters(), lr=LEARNING_RATE, weight_decay=weight_decay, foreach=True)
 
 
 def fit_pairs(
@@ -35,18 +35,22 @@ def fit_pairs(
     *,
     epochs: int,
     rng: np.random.Generator | None,
+    weight: Tensor | None = None,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> Iterator[int]:
     """Binary cross-entropy in batches; yields the number of steps done, after each step.
 
     Args: score: logits of a batch of the inputs. liked: 0 or 1, (n,). rng: shuffles each epoch; None keeps the order.
-        What is left of an epoch after its last whole batch is not used.
+        weight: of each row's error, (n,). What is left of an epoch after its last whole batch is not used.
     """
-    optimize = optimizer(model)
+    optimize = optimizer(model, weight_decay)
     steps = 0
     for _ in range(epochs):
         order = torch.arange(len(liked)) if rng is None else torch.from_numpy(rng.permutation(len(liked)))
         for batch in order[: len(order) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE):
-            loss = functional.binary_cross_entropy_with_logits(score(*(part[batch] for part in inputs)), liked[batch])
+            logits = score(*(part[batch] for part in inputs))
+            weights = None if weight is None else weight[batch]
+            loss = functional.binary_cross_entropy_with_logits(logits, liked[batch], weights)
             optimize.zero_grad()
             loss.backward()
             optimize.step()

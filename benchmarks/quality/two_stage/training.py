@@ -4,22 +4,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from rec.data.bandit import BanditLog
 from rec.losses import cross_entropy as full_cross_entropy
 from rec.losses import ips, two_stage_ips
 from two_stage.evaluation import Judge
-from two_stage.fitting import BATCH_SIZE, new_model, optimizer
-from two_stage.logged import Logged, World
-from two_stage.models import Generator
+from two_stage.exact import exact_two_stage_ips
+from two_stage.fitting import BATCH_SIZE, optimizer
 
 EPOCHS: Final = 20
-N_VALID_USERS: Final = 2000
-CHECKED: Final = "precision@10"
 PAPER_WEIGHTS: Final = {"min_weight": 0.01, "max_weight": 10.0, "self_normalize": True, "normalize_over": "clicked"}
 
 # Of logits, actions, propensities, the ranker's logits, and a generator of draws.
@@ -51,7 +51,41 @@ def two_stage(
     return two_stage_ips(logits, actions, propensities, ranker_logits, generator=draws, **(paper | settings))
 
 
-OBJECTIVES: Final[dict[str, Objective]] = {"ce": ce, "1-ips": one_stage, "2-ips": two_stage}
+def exact(
+    logits: Tensor, actions: Tensor, propensities: Tensor, ranker_logits: Tensor, draws: torch.Generator
+) -> Tensor:
+    """`two_stage` with the mean over all slates in place of 100 drawn ones; an item may stand in a slate twice."""
+    return exact_two_stage_ips(
+        logits, actions, propensities, ranker_logits, slate_size=31, slate_temperature=math.e, alpha=1e-2
+    )
+
+
+OBJECTIVES: Final[dict[str, Objective]] = {
+    "ce": ce,
+    "1-ips": one_stage,
+    "2-ips": two_stage,
+    "2-ips, 10 slates": partial(two_stage, n_slates=10),
+    "2-ips, exact": exact,
+    "2-ips, alpha 0": partial(two_stage, alpha=0.0),
+    "2-ips, alpha .1": partial(two_stage, alpha=0.1),
+    "2-ips, temperature 1": partial(two_stage, slate_temperature=1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Clicks:
+    """The rounds that were clicked, in the order of the log.
+
+    Attributes:
+        context, action: rows and columns of the labels, (n,).
+        propensity: (n,).
+        ranker_logits: of all items, by context, (B,) to (B, N).
+    """
+
+    context: Tensor
+    action: Tensor
+    propensity: Tensor
+    ranker_logits: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +93,48 @@ class Fitted:
     """A generator as of its best epoch.
 
     Attributes:
-        epoch: best by two-stage CHECKED on validation users, counted from 1.
-        valid, one_stage, two_stage: metrics; the latter two on test users.
+        epoch: best by its two-stage metric on validation contexts, counted from 1; None where all are used.
+        valid: two-stage metrics on validation contexts.
+        one_stage, two_stage: metrics on test contexts.
         seconds: of fitting and validation.
     """
 
-    epoch: int
+    epoch: int | None
     valid: dict[str, float]
     one_stage: dict[str, float]
     two_stage: dict[str, float]
     seconds: float
 
 
-def fit_generator(world: World, logged: Logged, objective: Objective, seed: int, valid: Judge, test: Judge) -> Fitted:
-    """Fits on the clicked rounds of all users, in the order of the log, and keeps the best epoch.
+def clicks_of(log: BanditLog, propensity: NDArray[np.float64], ranker_logits: Callable[[Tensor], Tensor]) -> Clicks:
+    """The clicked rounds of a log whose propensities are (n,)."""
+    rows = np.flatnonzero(log.reward > 0)
+    context, action = torch.from_numpy(log.context[rows]), torch.from_numpy(log.action[rows])
+    return Clicks(context, action, torch.from_numpy(propensity[rows]).float(), ranker_logits)
+
+
+def fit_generator(
+    generator: nn.Module, clicks: Clicks, objective: Objective, seed: int, valid: Judge, test: Judge, checked: str
+) -> Fitted:
+    """Fits a generator, of contexts (B,) to logits (B, N), and keeps the epoch best by `checked` on `valid`.
 
     As in the released code the rounds are not shuffled, and what is left after the last whole batch is not used.
     """
     start = time.perf_counter()
-    clicks = np.flatnonzero(logged.log.reward > 0)
-    user, action = torch.from_numpy(logged.log.context[clicks]), torch.from_numpy(logged.log.action[clicks])
-    propensity = torch.from_numpy(logged.propensity[clicks]).float()
-    generator = new_model(Generator, world.data, seed)
     draws = torch.Generator().manual_seed(seed)
     optimize = optimizer(generator)
-    best_epoch, best_valid, best_weights = 0, {CHECKED: -1.0}, {}
+    best_epoch, best_valid, best_weights = 0, {checked: -1.0}, {}
     for epoch in range(1, EPOCHS + 1):
-        for batch in torch.arange(len(clicks) // BATCH_SIZE * BATCH_SIZE).view(-1, BATCH_SIZE):
-            logits = generator(user[batch])
-            ranker_logits = logged.ranker_logits(user[batch])
-            loss = objective(logits, action[batch], propensity[batch], ranker_logits, draws)
+        for batch in torch.arange(len(clicks.action) // BATCH_SIZE * BATCH_SIZE).view(-1, BATCH_SIZE):
+            context = clicks.context[batch]
+            ranker_logits = clicks.ranker_logits(context)
+            loss = objective(generator(context), clicks.action[batch], clicks.propensity[batch], ranker_logits, draws)
             optimize.zero_grad()
             loss.backward()
             optimize.step()
         with torch.no_grad():
             reached = valid.two_stage(generator(valid.users))
-        if reached[CHECKED] > best_valid[CHECKED]:
+        if reached[checked] > best_valid[checked]:
             weights = {name: value.clone() for name, value in generator.state_dict().items()}
             best_epoch, best_valid, best_weights = epoch, reached, weights
     seconds = time.perf_counter() - start
