@@ -87,10 +87,13 @@ def test_a_killed_worker_is_replaced_and_two_workers_learn_what_one_does(ray_ses
     # Long epochs, so that the kill falls into the middle of one.
     task = _task(checkerboard, epoch_share=30)
     killed: list[int] = []
+    first_workers: set[int] = set()
+    last_workers: set[int] = set()
     first_epoch = threading.Event()
 
     def kill() -> None:
         first_epoch.wait()
+        first_workers.update(worker.pid for worker in _training_workers())
         victim = _training_workers()[0]
         time.sleep(0.3)
         killed.append(victim.pid)
@@ -103,10 +106,13 @@ def test_a_killed_worker_is_replaced_and_two_workers_learn_what_one_does(ray_ses
     def on_epoch(metrics):
         seen.append(metrics)
         first_epoch.set()
+        last_workers.clear()
+        last_workers.update(worker.pid for worker in _training_workers())
 
     fitted = train(task, config, seed=0, run_dir=tmp_path / "killed", on_epoch=on_epoch)
     thread.join()
     assert killed and not psutil.pid_exists(killed[0])
+    assert len(first_workers) == 2 and last_workers - first_workers, "nobody took the dead worker's place"
     assert fitted.progress.epoch == 3 and fitted.progress.finished
     assert seen[-1]["epoch"] == 3
     assert list((tmp_path / "killed").glob("events.out.tfevents.*"))
@@ -123,7 +129,7 @@ def test_a_killed_worker_is_replaced_and_two_workers_learn_what_one_does(ray_ses
 
 
 @pytest.mark.slow
-def test_workers_that_keep_dying_end_in_an_error_that_says_so(ray_session, checkerboard, tmp_path):
+def test_a_loss_that_diverges_on_workers_is_an_error_that_says_what_to_do(ray_session, checkerboard, tmp_path):
     config = HERE.model_copy(update={"workers": 2, "max_failures": 0, "learning_rate": 1e30, "schedule": "constant"})
     with pytest.raises(TrainingError, match=r"lower training\.learning_rate"):
         train(_task(checkerboard), config, seed=0, run_dir=tmp_path / "broken", on_epoch=lambda metrics: None)
