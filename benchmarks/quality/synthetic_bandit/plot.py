@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 LINES: Final = {
     ("regression", "argmax_value"): "regression, greedy",
     ("ips", "value"): "IPS gradient",
-    ("dr", "value"): "DR gradient",
+    ("dr", "value"): "DR gradient, weights capped as chosen",
+    ("dr uncapped", "value"): "DR gradient, uncapped",
     ("logistic regression per action", "argmax_value"): "logistic regression per action, greedy",
     ("uniform", "value"): "uniform",
 }
@@ -24,6 +25,8 @@ def plot_sweep(sweep: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for (model, metric), label in LINES.items():
         rows = [row for row in sweep if (row["model"], row["metric"]) == (model, metric)]
+        if not rows:
+            continue
         sizes = [row["n_actions"] for row in rows]
         means = [row["mean"] / oracle[row["n_actions"]] for row in rows]
         bars = [2 * (row["std_error"] or 0.0) / oracle[row["n_actions"]] for row in rows]
