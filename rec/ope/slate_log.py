@@ -21,7 +21,7 @@ Positions = NDArray[np.int64]
 N_FOLDS: Final = 5
 # An item's mean reward counts the overall mean as so many rounds more.
 _PRIOR_ROUNDS: Final = 20.0
-# Between a logged propensity and what the logged scores say it was.
+# Between a logged propensity and what the logged scores say it was, as a share of the latter.
 _TOLERANCE: Final = 1e-6
 
 
@@ -205,7 +205,7 @@ def columns_of(table: Positions, wanted: Positions) -> Positions:
 
 def _check_reproduced(log: SlateLog) -> None:
     again = shown_probabilities(log.logging, log)
-    wrong = np.abs(again - log.propensities) > _TOLERANCE
+    wrong = np.abs(again - log.propensities) > _TOLERANCE * again
     if wrong.any():
         row, position = np.argwhere(wrong)[0]
         raise DataError(

@@ -127,6 +127,23 @@ def test_propensities_that_the_log_does_not_explain_are_refused(world):
     assert refused.value.column == "propensity"
 
 
+def test_a_wrong_propensity_is_refused_however_small(world):
+    """One of 1e-8, as an injected item has among a million eligible ones, matters as much as one of .1."""
+    found = tables(world)
+    rounds = join_rounds(found.requests, found.impressions, found.feedback, rewards=REWARD_OF, now_ms=NOW)
+    requests = replace(rounds.requests, epsilon=np.full(len(rounds.requests), 0.01))
+    rounds = replace(rounds, requests=requests, n_eligible=1_000_000 - rounds.position.astype(np.int64))
+    log = read(found)
+    again = replace(log, n_eligible=np.where(log.slate >= 0, 1_000_000 - np.arange(K), 0))
+    right = shown_probabilities(with_(log.logging, epsilon=0.01, temperature=0.2), again)[log.slate >= 0]
+    assert right.min() < 1.1e-8
+    slate_log(replace(rounds, propensity=right))
+    wrong = right.copy()
+    wrong[right.argmin()] *= 2
+    with pytest.raises(DataError, match="1 of 600 requests have other propensities"):
+        slate_log(replace(rounds, propensity=wrong))
+
+
 def test_items_elsewhere_get_codes_of_their_own(log):
     known = str(log.item_ids[3])
     codes = log.codes([[known, "new-b"], ["new-a", "new-b", known]])
