@@ -11,7 +11,7 @@ from rec.config import QueriesConfig
 from rec.crossfit import user_folds
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import ConfigError, TrainingError
-from rec.features.as_of import EventIndex
+from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
 from rec.retrieval_data import snapshot_times
 from rec.sampling import runs
@@ -32,6 +32,7 @@ class LoggedData:
         reward: float32, (R,).
         banned_start, banned: items that could not be shown at the position: (R + 1,) and (nnz,).
         fold: of the user, for cross-fitting, (R,).
+        at_ms: of the request, (R,).
         train, valid: rows to learn from, and later ones to judge by, positions.
     """
 
@@ -43,8 +44,13 @@ class LoggedData:
     banned_start: NDArray[np.int64]
     banned: NDArray[np.int32]
     fold: NDArray[np.int64]
+    at_ms: NDArray[np.int64]
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
+
+    def since(self, start_ms: int) -> "LoggedData":
+        """The same rounds, of which those before a time are not learned from."""
+        return replace(self, train=self.train[self.at_ms[self.train] >= start_ms], valid=self.valid[:0])
 
     def without_fold(self, fold: int) -> "LoggedData":
         """The same rounds, of which those of a fold's users are not learned from."""
@@ -60,14 +66,15 @@ def build_logged_data(
     end_ms: int,
     valid_until_ms: int | None = None,
 ) -> LoggedData:
-    """The rounds of requests before end_ms, and those from then until valid_until_ms to judge by.
+    """The rounds whose rewards were final before end_ms, and those from then until valid_until_ms to judge by.
 
-    An item cannot be shown again below itself. Where fewer items were eligible than the catalogue then still held, what
-    the user had liked before could not be shown either, as serving does.
+    A reward is final when the attribution window of its request has closed: what people did later is not looked at.
+    An item cannot be shown again below itself. Where fewer items were eligible than there are beside those above, what
+    the user had liked before is taken to be what could not be shown, as serving does.
 
     Args: dataset: with rounds. encoders: fitted. liked: what histories and as-of features are made of; nothing of it at
         or after end_ms is looked at, but in the states of rounds to judge by.
-    Raises: ConfigError: when the data hold no rounds. TrainingError: when none of them is before end_ms.
+    Raises: ConfigError: when the data hold no rounds. TrainingError: when none of them was final before end_ms.
     """
     rounds = dataset.rounds
     if rounds is None:
@@ -77,16 +84,23 @@ def build_logged_data(
             field="retriever.objective",
         )
     until_ms = end_ms if valid_until_ms is None else valid_until_ms
-    rounds = rounds.take(rounds.timestamp < until_ms)
-    if not (rounds.timestamp < end_ms).any():
-        raise TrainingError(f"the retriever has nothing to learn from: no round of the log is before {end_ms} ms")
+    start_ms = 0 if config.lookback_days is None else end_ms - int(config.lookback_days * DAY_MS)
+    window_ms = round(rounds.attribution_s * 1000)
+    final_ms = rounds.timestamp + window_ms
+    train = (rounds.timestamp >= start_ms) & (final_ms <= end_ms)
+    kept = train | ((rounds.timestamp >= end_ms) & (final_ms <= until_ms))
+    rounds, train = rounds.take(kept), train[kept]
+    if not train.any():
+        raise TrainingError(
+            f"the retriever has nothing to learn from: no reward of the log was final before {end_ms} ms, "
+            f"{rounds.attribution_s:g} s after its request"
+        )
     index = EventIndex(liked.before(until_ms))
     snapshot_ms = snapshot_times(liked.before(end_ms), config, end_ms)
     user = _positions(liked.user_ids, rounds.user_id)
     item = _positions(liked.item_ids, rounds.item_id)
     closed = rounds.n_eligible < liked.n_items - rounds.position
     banned_start, banned = _banned(index, user, item, rounds.timestamp, rounds.request, closed)
-    later = rounds.timestamp >= end_ms
     return LoggedData(
         tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
         moments=EncodedMoments.at(encoders, index, user, rounds.timestamp, snapshot_ms),
@@ -96,8 +110,9 @@ def build_logged_data(
         banned_start=banned_start,
         banned=banned,
         fold=user_folds(rounds.user_id, N_FOLDS),
-        train=np.flatnonzero(~later),
-        valid=np.flatnonzero(later),
+        at_ms=rounds.timestamp,
+        train=np.flatnonzero(train),
+        valid=np.flatnonzero(~train),
     )
 
 

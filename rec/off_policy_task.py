@@ -14,6 +14,7 @@ from rec.config import OffPolicyConfig, RetrieverConfig
 from rec.logged_data import LoggedData
 from rec.losses import dr, ips, regression, top_k_reinforce, two_stage_ips, weighted_log_likelihood
 from rec.models.two_tower import TwoTower
+from rec.models.weights import put_weights
 from rec.sampling import Groups, grouped_batches, row_uniforms, runs
 from rec.tower_inputs import TowerInputs
 from rec.training import Worker
@@ -38,11 +39,26 @@ class LoggedBatch:
 class RewardModel:
     """Predicted rewards of all items, for each round by a two-tower model that did not learn from its user.
 
-    Attributes: users: (R, D). items: of the model of each fold, (F, N, D).
+    Attributes: users: embedded by that model, (R, D). weights: of the model of each fold.
     """
 
     users: NDArray[np.float32]
-    items: NDArray[np.float32]
+    weights: tuple[dict[str, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RankerTables:
+    """The ranker's scores of all items, as of the beginning of the period in which a round was.
+
+    Attributes: logits: (P, U, N). starts: where the periods begin, ascending, (P,).
+    """
+
+    logits: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    def of(self, users: NDArray[np.int32], at_ms: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores for users at times, none before the first period, (B, N)."""
+        return self.logits[np.searchsorted(self.starts, at_ms, side="right") - 1, users]
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class OffPolicyTask:
     """What the two-tower model learns from logged rounds; a `rec.training.TrainingTask`.
 
     Attributes:
-        ranker_logits: the ranker's score of every item for every user, (U, N); two_stage_ips needs it.
+        ranker: two_stage_ips needs it.
         reward_model: dr needs it.
     """
 
@@ -59,7 +75,7 @@ class OffPolicyTask:
     off_policy: OffPolicyConfig
     batch_size: int
     seed: int
-    ranker_logits: NDArray[np.float32] | None = None
+    ranker: RankerTables | None = None
     reward_model: RewardModel | None = None
 
     @property
@@ -94,7 +110,7 @@ class OffPolicyTask:
         )
         logits = self._logits(users, worker.gather(vectors)[:n_items], rows)
         total = worker.total if worker.world > 1 else None
-        return self._objective(logits, rows, batch.seed, part, total)
+        return self._objective(logits, rows, batch, part, total)
 
     def validate(self, model: TwoTower, device: torch.device) -> dict[str, float]:
         """Estimated reward of the policy on later rounds, and how many of them it rests on."""
@@ -118,6 +134,17 @@ class OffPolicyTask:
         return TowerInputs(self.data.tables, self.data.moments, self.config)
 
     @cached_property
+    def _reward_models(self) -> list[TwoTower]:
+        assert self.reward_model is not None
+        models = []
+        for weights in self.reward_model.weights:
+            with torch.random.fork_rng(devices=[]):
+                model = self.build_model()
+            put_weights(model, weights)
+            models.append(model.eval())
+        return models
+
+    @cached_property
     def _groups(self) -> Groups:
         return Groups.of(self.data.moments.snapshot[self.data.train], np.ones(len(self.data.train)))
 
@@ -129,7 +156,7 @@ class OffPolicyTask:
         return logits.index_put((self._tensor(owner, logits.device), banned), logits.new_tensor(NEVER))
 
     def _objective(
-        self, logits: Tensor, rows: NDArray[np.int64], seed: tuple[int, ...], part: slice, total: Any
+        self, logits: Tensor, rows: NDArray[np.int64], batch: LoggedBatch, part: slice, total: Any
     ) -> Tensor:
         device, settings = logits.device, self.off_policy
         actions = self._tensor(self.data.item[rows].astype(np.int64), device)
@@ -144,41 +171,49 @@ class OffPolicyTask:
             case "ips":
                 return ips(logits, actions, propensities, **floored)
             case "dr":
-                return dr(logits, actions, propensities, rewards, self._predicted(rows, device), **weighting)
+                return dr(
+                    logits, actions, propensities, rewards, self._predicted(rows, batch.snapshot, device), **weighting
+                )
             case "weighted_log_likelihood":
                 return weighted_log_likelihood(logits, actions, propensities, **clicked)
             case "top_k_reinforce":
                 return top_k_reinforce(logits, actions, propensities, slate_size=settings.slate_size, **floored)
             case "two_stage_ips":
-                assert self.ranker_logits is not None
+                assert self.ranker is not None
+                ranked = self.ranker.of(self.data.moments.user[rows], self.data.at_ms[rows])
                 shape = (settings.n_slates, settings.slate_size - 1)
                 return two_stage_ips(
                     logits,
                     actions,
                     propensities,
-                    self._tensor(self.ranker_logits[self.data.moments.user[rows]], device),
+                    self._tensor(ranked, device),
                     n_slates=settings.n_slates,
                     slate_size=settings.slate_size,
                     alpha=settings.alpha,
                     slate_temperature=settings.slate_temperature,
-                    uniforms=self._tensor(row_uniforms(seed, part, shape[0] * shape[1]).reshape(-1, *shape), device),
+                    uniforms=self._tensor(
+                        row_uniforms(batch.seed, part, shape[0] * shape[1]).reshape(-1, *shape), device
+                    ),
                     **floored,
                 )
         raise AssertionError(f"{self.config.objective} learns from likes")
 
-    @property
+    @cached_property
     def _error(self) -> Any:
-        within = (self.data.reward >= 0) & (self.data.reward <= 1)
+        rewards = self.data.reward[self.data.train]
+        within = (rewards >= 0) & (rewards <= 1)
         return "logistic" if within.all() else "squared"
 
-    def _predicted(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Predicted rewards of all items, (B, N)."""
+    @torch.no_grad()
+    def _predicted(self, rows: NDArray[np.int64], snapshot: int, device: torch.device) -> Tensor:
+        """Predicted rewards of all items as they were known at a snapshot, (B, N)."""
         assert self.reward_model is not None
         users, fold = self._tensor(self.reward_model.users[rows], device), self.data.fold[rows]
         predicted = users.new_empty((len(rows), self.data.tables.n_items))
-        for place, vectors in enumerate(self.reward_model.items):
+        items = self.inputs.items(np.arange(self.data.tables.n_items), snapshot, device)
+        for place, model in enumerate(self._reward_models):
             own = self._tensor(np.flatnonzero(fold == place), device)
-            predicted[own] = users[own] @ self._tensor(vectors, device).T
+            predicted[own] = users[own] @ model.to(device).embed_items(items).T
         predicted /= self.config.softmax_temperature
         return predicted.sigmoid() if self._error == "logistic" else predicted
 

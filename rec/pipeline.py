@@ -54,9 +54,10 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     periods = RankingPeriods(ready, config, snapshots, sources)
     judged_model, model = RANKER_FITS[config.ranker.kind](runs, periods)
     if config.retriever.objective == "two_stage_ips":
-        for place, ranker in ((-2, judged_model), (-1, model)):
-            known = _assemble(ready, config, snapshots[place], sources[place], ranker)
-            again = fit_through_ranker(runs, ready, len(starts) + place, retrievers[place], known)
+        first = list(zip(snapshots, sources, strict=True))
+        for place, ranker in ((len(starts) - 2, judged_model), (len(starts) - 1, model)):
+            earlier = [_assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
+            again = fit_through_ranker(runs, ready, place, retrievers[place], earlier)
             sources[place] = _source(snapshots[place], again, config)
     recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
     valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))

@@ -1,5 +1,6 @@
 """Fitting retrievers on what is before a time: from what was liked, or from what was shown and what it earned."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -7,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.config import LikesObjective, TrainConfig
-from rec.errors import ConfigError
+from rec.errors import ConfigError, TrainingError
 from rec.logged_data import N_FOLDS, LoggedData, build_logged_data
-from rec.models.two_tower import TwoTower, item_vectors, user_vectors
+from rec.models.two_tower import TwoTower, user_vectors
 from rec.models.weights import put_weights
-from rec.off_policy_task import OffPolicyTask, RewardModel
+from rec.off_policy_task import OffPolicyTask, RankerTables, RewardModel
 from rec.preparation import Prepared, history_length, snapshot_at
 from rec.recommender import Recommender
 from rec.retrieval_data import build_retrieval_data, build_validation
@@ -45,13 +46,26 @@ def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | Non
     return runs.fit(task, training, name)
 
 
-def fit_through_ranker(runs: Runs, ready: Prepared, period: int, first: Fitted, recommender: Recommender) -> Fitted:
+def fit_through_ranker(
+    runs: Runs, ready: Prepared, period: int, first: Fitted, earlier: Sequence[Recommender]
+) -> Fitted:
     """Fits the two-tower model again by two_stage_ips, beginning with the weights of the first fit.
 
-    Every user's ranking of the whole catalogue is that of the recommender's ranker at the beginning of the period.
+    It learns from the rounds of the periods before the one given. What the ranker makes of a candidate is as of the
+    beginning of the round's own period, when the answer to the round was not known.
+
+    Args: first: the fit by ips. earlier: what was known at the beginning of each period before, with the ranker.
     """
     task = _logged_task(ready, runs.config, period, judged=False)
-    task = replace(task, ranker_logits=ranker_logits(recommender))
+    starts = np.array([recommender.snapshot.at_ms for recommender in earlier])
+    data = task.data.since(int(starts[0]))
+    if not len(data.train):
+        raise TrainingError(
+            "two_stage_ips has nothing to learn from: no reward after the ranker's first period began is final yet; "
+            "give more data, or begin earlier with ranker.period_fractions"
+        )
+    tables = RankerTables(np.stack([ranker_logits(recommender) for recommender in earlier]), starts)
+    task = replace(task, data=data, ranker=tables)
     return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
 
 
@@ -82,6 +96,12 @@ def _likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bo
 
 
 def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> OffPolicyTask:
+    if ready.split.cut_ms is None:
+        raise ConfigError(
+            f"off-policy objectives need a split in time, which {config.split.kind} is not: its held-out rows lie "
+            "among the rounds learned from; take global_temporal",
+            field="split.kind",
+        )
     data = build_logged_data(
         ready.dataset,
         ready.encoders,
@@ -116,8 +136,7 @@ def _fit_reward_model(runs: Runs, task: OffPolicyTask, name: str) -> RewardModel
     data, config = task.data, runs.config
     regressing = config.retriever.model_copy(update={"objective": "regression"})
     users = np.empty((len(data.item), regressing.output_dim), np.float32)
-    items = []
-    latest = int(data.moments.snapshot.max())
+    weights = []
     for fold in range(N_FOLDS):
         part = replace(task, data=data.without_fold(fold), config=regressing)
         fitted = runs.fit(part, config.training, f"{name}-rewards-{fold}")
@@ -128,6 +147,5 @@ def _fit_reward_model(runs: Runs, task: OffPolicyTask, name: str) -> RewardModel
         features = {key: values[user] for key, values in data.tables.users.items()}
         features |= {key: values[rows] for key, values in data.moments.features.items()}
         users[rows] = user_vectors(model, features, task.inputs.history(rows))
-        at = {key: values[latest] for key, values in data.tables.item_as_of.items()}
-        items.append(item_vectors(model, {**data.tables.items, **at}))
-    return RewardModel(users, np.stack(items))
+        weights.append(fitted.weights)
+    return RewardModel(users, tuple(weights))

@@ -31,7 +31,7 @@ NO_FEEDBACK: Final = "no_feedback"
 def read_logged(config: DataConfig) -> Dataset:
     """The data set of a log: its rounds, and as interactions the latest feedback on each impression.
 
-    An impression that got none in time is an interaction of action `no_feedback`, at the time of its request.
+    An impression that got none in time is an interaction of action `no_feedback`, at the time when that was clear.
 
     Raises: DataError: naming table, row and column; also for a log without an impression that is old enough.
     """
@@ -69,7 +69,7 @@ def read_logged(config: DataConfig) -> Dataset:
                 {
                     "user_id": ignored.user_id,
                     "item_id": ignored.item_id,
-                    "timestamp": ignored.timestamp,
+                    "timestamp": ignored.timestamp + config.attribution_s * 1000,
                     "action": NO_FEEDBACK,
                 }
             ),
@@ -97,12 +97,15 @@ def rewards_of(feedback: pa.Table, config: DataConfig) -> Mapping[str, float]:
 
 
 def _latest_feedback(rounds: Rounds, feedback: pa.Table) -> pd.DataFrame:
-    """The latest feedback on each impression that is a round, with its user, by time."""
+    """The feedback that decided the reward of each round that got any, with its user, by time."""
     given = feedback.select(["request_id", "item_id", "action", "timestamp", "event_id"]).to_pandas()
-    latest = given.sort_values(["timestamp", "event_id"]).drop_duplicates(["request_id", "item_id"], keep="last")
     request_id, item_id = _keys(rounds)
-    shown = pd.DataFrame({"request_id": request_id, "item_id": item_id, "user_id": rounds.user_id})
-    return latest.merge(shown, on=["request_id", "item_id"])
+    shown = pd.DataFrame(
+        {"request_id": request_id, "item_id": item_id, "user_id": rounds.user_id, "asked_at": rounds.timestamp}
+    )
+    given = given.merge(shown, on=["request_id", "item_id"])
+    in_time = given[given["timestamp"] - given["asked_at"] <= rounds.attribution_s * 1000]
+    return in_time.sort_values(["timestamp", "event_id"]).drop_duplicates(["request_id", "item_id"], keep="last")
 
 
 def _keys(rows: Rounds | pd.DataFrame) -> tuple[NDArray, NDArray]:

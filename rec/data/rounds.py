@@ -83,6 +83,7 @@ class Rounds:
         source, arm, policy_version: (R,).
         requests: what they belong to.
         dropped: rows of the log that are in no round, by reason.
+        attribution_s: seconds after a request at which its rewards are final.
     """
 
     request: NDArray[np.int32]
@@ -98,13 +99,14 @@ class Rounds:
     policy_version: Strings
     requests: Requests
     dropped: dict[str, int] = field(default_factory=dict)
+    attribution_s: float = ATTRIBUTION_S
 
     def __len__(self) -> int:
         return len(self.request)
 
     def take(self, rows: Rows) -> "Rounds":
         """The rounds of a mask or of positions, with the same requests."""
-        per_round = [name for name in self.__slots__ if name not in ("requests", "dropped")]
+        per_round = [name for name in self.__slots__ if name not in ("requests", "dropped", "attribution_s")]
         return replace(self, **{name: getattr(self, name)[rows] for name in per_round})
 
 
@@ -201,6 +203,7 @@ def join_rounds(
         policy_version=_strings(requests["policy_version"])[request],
         requests=_requests(requests),
         dropped={reason: count for reason, count in dropped.items() if count},
+        attribution_s=attribution_s,
     )
 
 

@@ -14,7 +14,7 @@ from rec.data.rounds import Lists, Requests, Rounds
 from rec.errors import ConfigError, TrainingError
 from rec.features.encoders import Encoders
 from rec.logged_data import build_logged_data
-from rec.off_policy_task import NEVER, OffPolicyTask, RewardModel
+from rec.off_policy_task import NEVER, OffPolicyTask, RankerTables, RewardModel
 from rec.schema import FeatureSchema
 from rec.training import Worker, fit
 
@@ -59,7 +59,7 @@ def _world(slate: int = 1) -> Dataset:
     text = np.full(len(request), "x", dtype=object)
     rounds = Rounds(
         request, user_ids[user[request]], item_ids[item], position, propensities.ravel(), reward, at_ms[request],
-        np.int64(N_ITEMS) - position, text, text, text, requests,
+        np.int64(N_ITEMS) - position, text, text, text, requests, attribution_s=0,
     )  # fmt: skip
     liked = np.flatnonzero(reward)
     order = liked[np.argsort(at_ms[request[liked]], kind="stable")]
@@ -79,10 +79,10 @@ def _task(dataset: Dataset, objective: str = "ips", **settings) -> OffPolicyTask
     task = OffPolicyTask(data, config, OffPolicyConfig(n_slates=20, slate_size=5, **settings), batch_size=256, seed=0)
     if objective == "two_stage_ips":
         # A ranker that knows nothing: what it is given decides.
-        task = replace(task, ranker_logits=np.zeros((N_USERS, N_ITEMS), np.float32))
+        task = replace(task, ranker=RankerTables(np.zeros((1, N_USERS, N_ITEMS), np.float32), np.zeros(1, int)))
     if objective == "dr":
-        users, items = np.zeros((len(data.item), 8), np.float32), np.zeros((2, N_ITEMS, 8), np.float32)
-        task = replace(task, reward_model=RewardModel(users, items))
+        weights = task.build_model().state_dict()
+        task = replace(task, reward_model=RewardModel(np.zeros((len(data.item), 8), np.float32), (weights, weights)))
     return task
 
 
@@ -165,7 +165,7 @@ def test_data_without_propensities_and_logs_without_past_are_refused(world):
     encoders = Encoders.fit(world, world.interactions)
     with pytest.raises(ConfigError, match="with which probability"):
         build_logged_data(replace(world, rounds=None), encoders, world.interactions, CONFIG.queries, end_ms=CUT_MS)
-    with pytest.raises(TrainingError, match="no round of the log is before"):
+    with pytest.raises(TrainingError, match="was final before"):
         build_logged_data(world, encoders, world.interactions, CONFIG.queries, end_ms=1)
 
 
@@ -209,3 +209,38 @@ def test_two_workers_have_the_gradient_of_one(ray_session, world, tmp_path):
             for name, gradient in alone.items():
                 scale = max(np.abs(gradient).max(), 1e-2 * largest)
                 assert np.abs(found[name] - gradient).max() / scale <= 1e-5, (task.config.objective, name)
+
+
+def test_rewards_that_were_not_final_by_then_are_not_learned_from(world):
+    rounds = world.rounds
+    late = replace(world, rounds=replace(rounds, attribution_s=86_400.0))
+    data = _task(late).data
+    assert (data.at_ms[data.train] + DAY_MS <= CUT_MS).all() and len(data.train)
+    assert (data.at_ms[data.valid] >= CUT_MS).all() and (data.at_ms[data.valid] + DAY_MS <= 100 * DAY_MS).all()
+    within = (rounds.timestamp > CUT_MS - DAY_MS) & (rounds.timestamp < CUT_MS)
+    assert within.any() and len(data.train) == (rounds.timestamp <= CUT_MS - DAY_MS).sum()
+
+
+def test_predicted_rewards_are_those_of_the_model_of_the_rows_fold(world):
+    task = _task(world, "dr")
+    models = []
+    for fold in range(2):
+        torch.manual_seed(fold)
+        models.append(task.build_model().eval())
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=(len(task.data.item), 8)).astype(np.float32)
+    task = replace(task, reward_model=RewardModel(users, tuple(model.state_dict() for model in models)))
+    rows, device = task.data.train[::20], torch.device("cpu")
+    assert set(task.data.fold[rows]) == {0, 1}
+    for snapshot in (0, 3):
+        items = [model.embed_items(task.inputs.items(np.arange(N_ITEMS), snapshot, device)) for model in models]
+        expected = [torch.from_numpy(users[row]) @ items[task.data.fold[row]].T for row in rows]
+        predicted = task._predicted(rows, snapshot, device)
+        torch.testing.assert_close(predicted, (torch.stack(expected) / 0.1).sigmoid())
+
+
+def test_a_reward_model_learns_from_other_users_only(world):
+    data = _task(world).data
+    for fold in (0, 1):
+        part = data.without_fold(fold)
+        assert not (part.fold[part.train] == fold).any() and len(part.train)
