@@ -174,11 +174,11 @@ def logged_slates(
     at_column = np.take_along_axis(by_candidate, np.maximum(column, 0), axis=1)
     q_logged = by_position + np.where(column >= 0, at_column, elsewhere[:, None])
     q_target, supported = np.empty_like(q_logged), np.empty_like(q_logged)
-    drawable = _drawable(log, target)
+    in_logging = columns_of(log.logging.candidates, target.candidates)
     for k in range(log.slate.shape[1]):
         p = _chances(target, log, k)
         q_target[:, k] = by_position[:, k] + (p * by_candidate).sum(axis=1) + (1 - p.sum(axis=1)) * elsewhere
-        supported[:, k] = np.where(log.logging.epsilon > 0, 1.0, np.where(drawable, p, 0.0).sum(axis=1))
+        supported[:, k] = _supported(log, k, p, in_logging)
     return LoggedSlates(
         rewards=log.rewards,
         propensities=log.propensities,
@@ -241,12 +241,16 @@ def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
     return p
 
 
-def _drawable(log: SlateLog, target: SlatePolicy) -> NDArray[np.bool_]:
-    """Which of the target's candidates the logging policy's softmax could have drawn first, (Q, M)."""
-    scores = np.where(log.logging.candidates >= 0, log.logging.scores, -np.inf)
-    best = scores == scores.max(axis=1, keepdims=True)
-    listed = np.where(best | (log.logging.temperature > 0)[:, None], log.logging.candidates, -1)
-    return columns_of(listed, target.candidates) >= 0
+def _supported(log: SlateLog, k: int, p: Floats, in_logging: Positions) -> Floats:
+    """The share of a target's choices at position k that the logging policy could have made there, (Q,).
+
+    Args: p: of the target's candidates, (Q, M). in_logging: where they stand among the logged candidates, (Q, M).
+    """
+    logged = _chances(log.logging, log, k)
+    drawable = (in_logging >= 0) & (np.take_along_axis(logged, np.maximum(in_logging, 0), axis=1) > 0)
+    # Where no candidate remains the logging policy draws uniformly from everything eligible.
+    draws_any = (log.logging.epsilon > 0) | (logged.sum(axis=1) == 0)
+    return np.where(draws_any, 1.0, np.where(drawable, p, 0.0).sum(axis=1))
 
 
 def _reward_model(log: SlateLog, target: SlatePolicy, column: Positions) -> Callable[[Rows, Rows], Floats]:

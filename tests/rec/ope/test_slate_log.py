@@ -101,6 +101,25 @@ def test_greedy_logs_support_no_softmax(world):
         logged_slates(log, with_(log.logging, epsilon=0.0, temperature=0.2))
 
 
+@pytest.mark.parametrize("n_candidates", [12, 2])
+def test_a_greedy_log_supports_its_own_policy_at_every_position(world, n_candidates):
+    """Below the best the second best is drawn; below all candidates, anything eligible."""
+    found = log_slates(
+        world,
+        by_category(world.watch_p, n_candidates),
+        rng=np.random.default_rng(0),
+        n_sessions=600,
+        k=K,
+        epsilon=0.0,
+        temperature=0.0,
+        max_requests=1,
+    )
+    log = read(found)
+    own = logged_slates(log, log.logging)
+    assert own.support == 1.0
+    np.testing.assert_allclose(own.target_p, log.propensities)
+
+
 def test_candidates_that_were_not_logged_leave_nothing_to_estimate(world):
     with pytest.raises(DataError, match="candidates and their scores"):
         read(tables(world, log_candidates=False))
