@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rec.errors import ConfigError
 from rec.ope.slate_log import SlateLog, SlatePolicy
 from rec.recommender import Recommender
 
@@ -9,11 +10,28 @@ from rec.recommender import Recommender
 _BLOCK = 256
 
 
+def first_fair_ms(recommender: Recommender, since_ms: int | None) -> int:
+    """From when on requests can tell what a bundle is worth: those it was trained before, or later ones if asked.
+
+    Of earlier requests it knows the answers: it does not rank what was taken then, and its models learned the rewards.
+
+    Raises: ConfigError: when since_ms is before the bundle's snapshot.
+    """
+    known_until = recommender.snapshot.at_ms
+    if since_ms is not None and since_ms < known_until:
+        raise ConfigError(
+            f"bundle {recommender.version} knows what happened before {known_until} ms, so only later requests can "
+            f"judge it; found {since_ms}: leave since_ms out, or give {known_until} or more",
+            field="since_ms",
+        )
+    return known_until if since_ms is None else since_ms
+
+
 def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, temperature: float) -> SlatePolicy:
     """The candidates and scores of a bundle for each logged request, to be drawn from as given.
 
     What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
-    which is not shown again.
+    which is not shown again. Requests from before `first_fair_ms` would flatter or wrong it.
     """
     known = np.array([recommender.user_known(str(user_id)) for user_id in log.user_id])
     item_ids: list[list[str]] = [[] for _ in range(len(log))]

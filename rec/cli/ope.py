@@ -81,7 +81,7 @@ def _of_table(options: OpeConfig, home: str, settings: "IntervalSettings") -> Ev
 def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> Evaluated:
     from dataclasses import replace
 
-    from rec.bundle_policy import bundle_policy
+    from rec.bundle_policy import bundle_policy, first_fair_ms
     from rec.data.events import EventTables
     from rec.data.rounds import read_rounds
     from rec.ope import evaluate_slates
@@ -94,27 +94,33 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> E
         raise ConfigError(
             "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
         )
+    recommender = None
+    if options.target != LOGGED_POLICY:
+        recommender = Recommender.load(home, None if options.target == "current" else options.target)
+    since_ms = options.since_ms if recommender is None else first_fair_ms(recommender, options.since_ms)
     rounds = read_rounds(
         EventTables(Home(home)),
         rewards=options.rewards,
         now_ms=int(time.time() * 1000),
         attribution_s=options.attribution_s,
-        since_ms=options.since_ms,
+        since_ms=since_ms,
         until_ms=options.until_ms,
         young="none",
     )
     if not len(rounds):
-        raise DataError("the log holds no impression that is old enough to be judged", file=home)
+        later = (
+            "" if recommender is None else f", of a request at or after {since_ms} ms: a bundle knows the earlier ones"
+        )
+        raise DataError(f"the log holds no impression that is old enough to be judged{later}", file=home)
     log = slate_log(rounds)
     logging, n = log.logging, len(log)
     drawn = {
         "epsilon": logging.epsilon if options.epsilon is None else np.full(n, options.epsilon),
         "temperature": logging.temperature if options.temperature is None else np.full(n, options.temperature),
     }
-    if options.target == LOGGED_POLICY:
+    if recommender is None:
         target, name = replace(logging, **drawn), LOGGED_POLICY
     else:
-        recommender = Recommender.load(home, None if options.target == "current" else options.target)
         ranked = bundle_policy(recommender, log, epsilon=0.0, temperature=0.0)
         target, name = replace(ranked, **drawn), recommender.version
     estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")

@@ -11,6 +11,7 @@ import pytest
 
 from rec.config import load_config
 from rec.data.events import EventTables
+from rec.recommender import Recommender
 from rec.storage import Home
 from rl.config import InstaTokConfig
 from rl.instatok import ACTIONS, REWARDS, InstaTok
@@ -90,6 +91,29 @@ def test_a_bundle_ranks_anew(tandem: Any, home: str, trained: tuple[str, dict[st
     assert 0 < found["ess"] < 900 and found["support"] == 1.0
     # Half of what is drawn is uniform in either policy: their values cannot lie far apart.
     assert abs(found["value"] - answer["logged_value"]) < 1.5
+
+
+def test_a_bundle_is_judged_by_later_requests_only(tandem: Any, home: str) -> None:
+    at_ms = Recommender.load(home).snapshot.at_ms
+    times = EventTables(Home(home)).read("requests")["timestamp"].to_numpy()
+    later, last = int((times >= at_ms).sum()), int(times.max())
+    assert 0 < later < len(times)
+    asked = ("ope", "--rewards", *WORTH, "--target", "current", "--temperature", "3.0", "--epsilon", "0.8",
+             "--plot", "None", "--json")  # fmt: skip
+    assert estimates_of(tandem(*asked, "--home", home))["n_requests"] == later
+    since = int(np.sort(times[times >= at_ms])[later // 2])
+    assert (
+        estimates_of(tandem(*asked, "--home", home, "--since-ms", str(since)))["n_requests"] == (times >= since).sum()
+    )
+
+    done = tandem(*asked, "--home", home, "--since-ms", str(at_ms - 1))
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2
+    assert (error["type"], error["field"]) == ("ConfigError", "since_ms") and str(at_ms) in error["message"]
+    done = tandem(*asked, "--home", home, "--since-ms", str(last + 1))
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2
+    assert error["type"] == "DataError" and f"at or after {last + 1} ms" in error["message"]
 
 
 def test_what_is_missing_is_said(tandem: Any, home: str, tmp_path: Path) -> None:
