@@ -35,7 +35,8 @@ def exact_two_stage_ips(
     and the mean of share times the number of times j is drawn
         g_j = (K - 1) p~_j integral of exp(-x) exp(-x r_j) phi(x)^(K-2) dx.
 
-    The integrals are the trapezoid's in log x, to about three digits. loss = -mean of w [h log p(a) + alpha sum_j g_j log p_j].
+    The integrals are the trapezoid's in log x, to about three digits. The loss is
+    -mean of w [h log p(a) + alpha sum_j g_j log p_j].
 
     Args: logits, ranker_logits: (B, N). actions, propensities: (B,).
     """
