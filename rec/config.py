@@ -71,7 +71,7 @@ class DataConfig(Config):
     timestamp_unit: Literal["s", "ms"] = "s"
     min_rating: float = 3.0
     positive_actions: tuple[str, ...] = ("watched", "liked")
-    rewards: dict[str, float] = {}
+    rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = {}
     attribution_s: PositiveInt = 86_400
 
 

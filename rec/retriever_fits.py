@@ -116,7 +116,14 @@ def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: b
 
 def _refuse_rewards(data: LoggedData, config: TrainConfig) -> None:
     """Rewards that an objective cannot learn from, before any training."""
-    objective, lowest = config.retriever.objective, float(data.reward.min())
+    objective, rewards = config.retriever.objective, data.reward[data.train]
+    lowest = float(rewards.min())
+    if lowest == rewards.max():
+        raise ConfigError(
+            f"all {len(rewards)} rounds to learn from earned {lowest:g}, which teaches nothing; say with --rewards "
+            "what each action is worth",
+            field="data.rewards",
+        )
     if lowest >= 0 or objective in ("regression", "dr"):
         return
     if objective == "weighted_log_likelihood":
@@ -134,6 +141,11 @@ def _refuse_rewards(data: LoggedData, config: TrainConfig) -> None:
 def _fit_reward_model(runs: Runs, task: OffPolicyTask, name: str) -> RewardModel:
     """Regressions of the reward, each on the users of the other folds."""
     data, config = task.data, runs.config
+    if len(np.unique(data.fold[data.train])) < N_FOLDS:
+        raise TrainingError(
+            "dr predicts the rewards of some users by a model of the others, and these are too few users for it; "
+            "give a longer log, or take ips"
+        )
     regressing = config.retriever.model_copy(update={"objective": "regression"})
     users = np.empty((len(data.item), regressing.output_dim), np.float32)
     weights = []

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from rec.cli.commands import COMMANDS, Command
 from rec.config import config_error, load_config
-from rec.errors import ConfigError, DataError, TandemError
+from rec.errors import ConfigError, DataError, ScoreError, TandemError
 
 INTERRUPTED = 130
 COMMON_OPTIONS = (
@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             _stop_ray()
     answer = {"command": name, "ok": True, **answer}
     if as_json:
-        print(json.dumps(answer, allow_nan=False), flush=True)
+        try:
+            text = json.dumps(answer, allow_nan=False)
+        except ValueError:
+            return _failed(name, ScoreError("the answer holds a number that is not finite; check the data"), as_json)
+        print(text, flush=True)
     return 0 if answer["ok"] else 1
 
 

@@ -5,6 +5,7 @@ one table: it is seen whole or not at all.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, final
 
@@ -160,7 +161,8 @@ class EventTables:
         where a time is given.
 
         Args: version: None: what is there now. columns: None: all.
-        Raises: DataError: naming the table, for a version that does not exist.
+        Raises: DataError: naming the table, for a version that does not exist and for files that cannot be read; and
+            naming row (from 0, of those read) and column, for values that `append` would have refused.
         """
         names = list(columns or SCHEMAS[table].names)
         if table == "impressions" and (since_ms is not None or until_ms is not None):
@@ -173,7 +175,15 @@ class EventTables:
             return schema.empty_table()
         filters = [("timestamp", ">=", since_ms)] if since_ms is not None else []
         filters += [("timestamp", "<", until_ms)] if until_ms is not None else []
-        return opened.to_pyarrow_table(columns=names, filters=filters or None).select(names).cast(schema)
+        present = [name for name in names if name in opened.schema().to_arrow().names]
+        try:
+            rows = opened.to_pyarrow_table(columns=present, filters=filters or None)
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"the table cannot be read: {_first_line(error)}; restore its files, or read an earlier version",
+                file=self.uri(table),
+            ) from error
+        return _checked(table, pa.table(dict(zip(rows.column_names, rows.columns, strict=True))), schema)
 
     def _open(self, table: TableName, version: int | None) -> DeltaTable | None:
         uri = self.uri(table)
@@ -185,7 +195,7 @@ class EventTables:
             raise DataError(f"there is no version {version}: the table was never written", file=uri) from None
         except (DeltaError, OSError) as error:
             which = "" if version is None else f" at version {version}; it may have been vacuumed, or be still to come"
-            raise DataError(f"the table cannot be read{which}: {error}", file=uri) from error
+            raise DataError(f"the table cannot be read{which}: {_first_line(error)}", file=uri) from error
 
 
 def open_events(home: Home | str | None = None) -> EventTables:
@@ -209,6 +219,17 @@ def validated(table: TableName, rows: Rows) -> pa.Table:
     unknown = [name for name in given.column_names if name not in schema.names]
     if unknown:
         raise DataError(f"unknown column; there are {', '.join(schema.names)}", file=table, column=unknown[0])
+    checked = _checked(table, given, schema)
+    if table == "requests":
+        _check_context(checked["context"])
+    return checked
+
+
+def _checked(table: TableName, given: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows in the columns of a schema, which is the table's or part of it.
+
+    Raises: DataError: naming table, row (from 0) and column.
+    """
     columns = []
     for field in schema:
         if field.name not in given.column_names:
@@ -219,12 +240,17 @@ def validated(table: TableName, rows: Rows) -> pa.Table:
         columns.append(_typed(table, field, given[field.name]))
     checked = pa.table(columns, schema=schema)
     for name, (expected, holds) in _RULES[table].items():
-        values = checked[name].to_numpy()
-        _refuse(table, name, ~holds(values), f"{expected} is required", values)
-    if table == "requests":
-        _check_context(checked["context"])
+        if name in schema.names:
+            values = checked[name].to_numpy()
+            _refuse(table, name, ~holds(values), f"{expected} is required", values)
+    if {"candidates", "candidate_scores", "candidate_sources"} <= set(schema.names):
         _check_candidates(checked)
     return checked
+
+
+def _first_line(error: Exception) -> str:
+    """What a library says, without traces and colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0]
 
 
 def _from_records(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from rec.data.events import SCHEMAS, open_events
 from rec.errors import DataError
@@ -154,3 +155,35 @@ def test_writers_side_by_side_lose_nothing(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(append, names))
     assert sorted(open_events(str(tmp_path)).read("feedback")["event_id"].to_pylist()) == sorted(names)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.5, float("nan"), None])
+def test_a_row_that_others_wrote_is_refused_when_it_is_read(tmp_path, value):
+    events = open_events(str(tmp_path))
+    rows = pa.table(
+        {
+            "request_id": ["r0", "r1"],
+            "position": pa.array([0, 0], pa.int16()),
+            "item_id": ["a", "b"],
+            "source": ["x", "x"],
+            "propensity": pa.array([0.5, value], pa.float64()),
+            "n_eligible": pa.array([5, 5], pa.int64()),
+        }
+    )
+    write_deltalake(events.uri("impressions"), rows)
+    with pytest.raises(DataError) as caught:
+        events.read("impressions")
+    assert (caught.value.file, caught.value.row, caught.value.column) == ("impressions", 1, "propensity")
+
+
+def test_missing_columns_and_damaged_files_are_refused_by_name(tmp_path):
+    events = open_events(str(tmp_path))
+    write_deltalake(events.uri("impressions"), pa.table({"request_id": ["r0"]}))
+    with pytest.raises(DataError, match="required") as caught:
+        events.read("impressions")
+    assert caught.value.file == "impressions" and caught.value.column == "position"
+    (part,) = (tmp_path / "events" / "impressions").glob("*.parquet")
+    part.write_bytes(b"junk")
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        events.read("impressions")
+    assert caught.value.file == events.uri("impressions") and "\n" not in caught.value.message
