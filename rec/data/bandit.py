@@ -21,7 +21,7 @@ _BLOCK_NUMBERS: Final = 2**20
 # The quadrature of inclusion probabilities: first time, least rate, step of the logarithm of time, and how many of the
 # likeliest actions beyond k are counted one by one.
 _EARLIEST: Final = 1e-7
-_SLOWEST: Final = 1e-30
+_SLOWEST: Final = 1e-300
 _STEP: Final = 0.25
 _HEADS: Final = 12
 
@@ -73,7 +73,7 @@ def bandit_log(
     if not 1 <= k <= n_actions:
         raise DataError(f"k must be 1 to the number of actions, {n_actions}; found {k}")
     action = np.empty((n_contexts, k), dtype=np.int64)
-    draw_p = np.empty((n_contexts, k))
+    draw_p, conditional_p = np.empty((n_contexts, k)), np.empty((n_contexts, k))
     for block in _blocks(n_contexts, n_actions):
         scores = np.asarray(logits[block], dtype=np.float64)
         if not np.isfinite(scores).all():
@@ -84,14 +84,14 @@ def bandit_log(
         order = np.take_along_axis(-keys, top, axis=1).argsort(axis=1)
         action[block] = np.take_along_axis(top, order, axis=1)
         draw_p[block] = np.take_along_axis(softmax(scores), action[block], axis=1)
-    above = np.cumsum(draw_p, axis=1) - draw_p
+        conditional_p[block] = _conditional(scores, action[block])
     context = np.repeat(np.arange(n_contexts), k)
     return BanditLog(
         context=context,
         action=action.ravel(),
         reward=np.asarray(labels[context, action.ravel()], dtype=np.float64),
         draw_p=draw_p.ravel(),
-        conditional_p=(draw_p / (1 - above)).ravel(),
+        conditional_p=conditional_p.ravel(),
         k=k,
     )
 
@@ -99,7 +99,7 @@ def bandit_log(
 def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: PropensityKind) -> FloatArray:
     """The propensity of each round, (n,).
 
-    `draw` takes each round for a draw of its own, as Ma et al. (2020) do: it is too small for what is likely, since
+    `draw` takes each round for a draw of its own, as Ma et al. (2020) do: it is too large for what is likely, since
     likely actions are drawn early and then never again. `inclusion` is the probability of the action at a round taken
     at random among the k of its context, P(action among the k) / k: with it the mean of target_p / propensity * reward
     is unbiased. `conditional` is right for what a slate's position shows, given the items above it; as a weight of
@@ -128,12 +128,20 @@ def inclusion_probabilities(
     error falls exponentially; times below 1e-7 are left out, and with them at most 1e-7 of the answer.
 
     Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,).
+    Raises: DataError: naming the round, for an action whose probability is too small to be represented.
     """
     answer = np.empty(len(action))
     for block in _blocks(len(logits), logits.shape[1]):
         rows = slice(*np.searchsorted(context, (block.start, block.stop)))
         p = softmax(np.asarray(logits[block], dtype=np.float64))
         answer[rows] = _inclusion(p, context[rows] - block.start, action[rows], k)
+    wrong = ~((answer > 0) & np.isfinite(answer))
+    if wrong.any():
+        raise DataError(
+            f"{int(wrong.sum())} actions have no inclusion probability that is above 0 and finite: their softmax "
+            "probability is too small to be represented; log with a policy that is less peaked",
+            row=int(wrong.argmax()),
+        )
     return np.minimum(answer, 1.0)
 
 
@@ -150,12 +158,15 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
     in_tail = np.where(is_head.any(axis=1), 0.0, p_action)
     tail_mass = p_tail.sum(axis=1)[mine] - in_tail
     likeliest = np.sort(p_head, axis=1)[:, ::-1]
-    # The slowest decay, where all of the k - 1 likeliest have arrived.
-    slowest = max(float((likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1)).min()), _SLOWEST)
+    # The slowest decay of each context, where all of the k - 1 likeliest have arrived. At its end the integrand is
+    # below e^-50; odds of a context that is over would overflow while others go on, so its time stands still.
+    slowest = np.maximum(likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1), _SLOWEST)
+    end = 50 / slowest
     total = np.zeros(len(action))
-    for log_time in np.arange(np.log(_EARLIEST), np.log(50 / slowest), _STEP):
-        time = np.exp(log_time)
-        odds = np.expm1(p_tail * time)
+    for log_time in np.arange(np.log(_EARLIEST), np.log(end.max(initial=_EARLIEST)), _STEP):
+        now = np.exp(log_time)
+        odds = np.expm1(p_tail * np.minimum(now, end)[:, None])
+        time = np.minimum(now, end[mine])
         own = np.expm1(in_tail * time)
         power_sums, power = [], odds.copy()
         for m in range(1, k):
@@ -166,7 +177,7 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
             stays = np.exp(-others[:, head] * time)[:, None]
             earlier = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
             arrived = arrived * stays + earlier * (1 - stays)
-        total += time * np.exp(-p_action * time) * arrived.sum(axis=1)
+        total += np.where(now <= end[mine], time * np.exp(-p_action * time) * arrived.sum(axis=1), 0.0)
     return p_action * total * _STEP
 
 
@@ -174,6 +185,16 @@ def softmax(logits: FloatArray) -> FloatArray:
     """Softmax over the last axis."""
     weight = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def _conditional(scores: FloatArray, action: NDArray[np.int64]) -> FloatArray:
+    """Probability of each action (C, k) among what those before it leave; sums run upwards, so nothing cancels."""
+    drawn = np.take_along_axis(scores, action, axis=1)
+    never = scores.copy()
+    np.put_along_axis(never, action, -np.inf, axis=1)
+    rest = np.logaddexp.reduce(never, axis=1, keepdims=True)
+    remaining = np.logaddexp.accumulate(np.concatenate([rest, drawn[:, ::-1]], axis=1), axis=1)[:, :0:-1]
+    return np.exp(drawn - remaining)
 
 
 def _elementary(power_sums: list[FloatArray], n: int) -> FloatArray:

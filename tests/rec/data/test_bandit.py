@@ -66,6 +66,35 @@ def test_inclusion_probabilities_sum_to_k_in_a_large_catalogue():
     assert found.sum() == pytest.approx(5, rel=1e-5)
 
 
+def test_a_peaked_context_leaves_the_others_of_its_block_alone():
+    rng = np.random.default_rng(3)
+    peaked = np.full(200, -60.0)
+    peaked[:4] = [0, -1, -2, -3]
+    logits = np.stack([peaked, rng.normal(size=200) * 2])
+    context, action = np.repeat([0, 1], 200), np.tile(np.arange(200), 2)
+    found = inclusion_probabilities(logits, context, action, 5)
+    np.testing.assert_allclose(found.reshape(2, 200).sum(axis=1), 5, rtol=1e-5)
+    np.testing.assert_allclose(found[:4], 1, rtol=1e-5)
+    np.testing.assert_allclose(found[4:200], 1 / 196, rtol=1e-5)
+    alone = inclusion_probabilities(logits[1:], context[:200], action[:200], 5)
+    np.testing.assert_allclose(found[200:], alone, rtol=1e-6)
+
+
+def test_what_remains_below_a_near_certain_action_keeps_its_probability():
+    logits = np.array([[0.0, 0.0, *[-50.0] * 28]])
+    drawn = bandit_log(logits, np.zeros((1, 30)), k=4, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(drawn.conditional_p, [1 / 2, 1, 1 / 28, 1 / 27])
+    everything = bandit_log(logits, np.zeros((1, 30)), k=30, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(everything.conditional_p[2:], 1 / np.arange(28, 0, -1))
+
+
+def test_an_inclusion_probability_that_cannot_be_represented_is_refused():
+    logits = np.array([[0.0, -800.0, -800.0]])
+    with pytest.raises(DataError, match="less peaked") as refused:
+        inclusion_probabilities(logits, np.zeros(2, np.int64), np.array([0, 1]), 2)
+    assert refused.value.row == 1
+
+
 def test_only_inclusion_makes_the_weighted_mean_unbiased(log):
     """The value of a uniform target: exact 3 / 5. Single draws overrate it here, by far more than the noise."""
     n_contexts, target_p = 4000, 1 / N_ACTIONS
