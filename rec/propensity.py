@@ -172,7 +172,7 @@ def _overall(items: Positions, n_items: int) -> Floats:
 
 
 def _shares(items: Positions, slots: Positions, n_items: int, n_slots: int) -> Floats:
-    """The share of each item at each position, shrunk to its overall share by as many shows as there are items."""
+    """The share of each item at each position, shrunk to its overall share by half as many shows as items."""
     overall = _overall(items, n_items)
     counts = np.bincount(slots * n_items + items, minlength=n_slots * n_items).reshape(n_slots, n_items)
     smoothed = counts + _PRIOR_SHOWS * n_items * overall
