@@ -133,7 +133,11 @@ def sample_slate(
     n_eligible = np.zeros((len(rows), k), dtype=np.int64)
     closed = np.full((len(rows), k), -1, dtype=np.int64)
     injected = rng.random((k, len(rows))) < epsilon
-    for position in range(k):
+    positions = range(k)
+    if cap is None and not injected.any() and queue.shape[1] > k and (queue[:, :k] >= 0).all():
+        # Nothing interferes: the slates are the heads of the queues, without a step for each position.
+        shown, n_eligible, positions = queue[:, :k], items.count[:, None] - np.arange(k), range(0)
+    for position in positions:
         first = alive.argmax(axis=1)
         chosen = np.where(alive[rows, first], queue[rows, first], -1)
         uniform = ((injected[position] | (chosen < 0)) & (items.count > 0)).nonzero()[0]

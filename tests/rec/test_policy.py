@@ -253,6 +253,23 @@ def test_a_tight_cap_over_a_large_group_still_draws_uniformly():
     assert (second == 17).mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(second)))
 
 
+def test_slates_without_interference_are_those_drawn_position_by_position():
+    """A cap that never binds makes every position be drawn on its own; slates and propensities stay what they were."""
+    rng = np.random.default_rng(0)
+    candidates = np.stack([rng.permutation(40)[:12] for _ in range(50)])
+    scores = rng.normal(size=candidates.shape)
+    never = GroupCap(np.arange(40), 1)
+    for k in (1, 5, 12, 13):
+        free, capped = (
+            sample_slate(scores, candidates, Eligible.everything(50, 40, cap), k, epsilon=0.0, temperature=0.5,
+                         rng=np.random.default_rng(k))
+            for cap in (None, never)
+        )  # fmt: skip
+        np.testing.assert_array_equal(free.item_ids[:, :12], capped.item_ids[:, :12])
+        np.testing.assert_array_equal(free.n_eligible, capped.n_eligible)
+        np.testing.assert_allclose(free.propensity[:, :12], capped.propensity[:, :12], rtol=1e-12)
+
+
 def test_the_same_seed_draws_the_same_slates():
     rng = np.random.default_rng(0)
     ids, scores = rng.permuted(np.tile(np.arange(50), (20, 1)), axis=1)[:, :10], rng.normal(size=(20, 10))
