@@ -101,7 +101,10 @@ class Registry:
         """
         current = self._readable_current()
         entries: list[ModelEntry] = []
-        for version in sorted({*self.versions(), *([current] if current else [])}):
+        versions = self.versions()
+        if current is not None and current not in versions:
+            versions = sorted([*versions, current])
+        for version in versions:
             try:
                 entries.append(ModelEntry(version, version == current, self.show(version), None))
             except BundleError as error:
