@@ -1,9 +1,9 @@
 """Values of Open Bandit Pipeline 0.5.5, on inputs kept beside them; run once, in an environment of its own.
 
-    python3.11 -m venv /tmp/obp
-    /tmp/obp/bin/pip install scikit-learn pandas scipy tqdm matplotlib seaborn pyyaml torch
-    /tmp/obp/bin/pip install --no-deps --ignore-requires-python obp==0.5.5
-    /tmp/obp/bin/python tests/golden/make_obp_goldens.py
+    python3.11 -m venv .obp
+    .obp/bin/pip install scikit-learn pandas scipy tqdm matplotlib seaborn pyyaml torch
+    .obp/bin/pip install --no-deps --ignore-requires-python obp==0.5.5
+    .obp/bin/python tests/golden/make_obp_goldens.py
 
 obp 0.5.5 asks for Python below 3.10 and packages of its time; what is used of it here is plain arithmetic and runs with
 NumPy 2. Writes tests/golden/obp.npz.
