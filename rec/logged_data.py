@@ -1,7 +1,7 @@
 """What off-policy objectives learn from: what was shown to whom, with which probability, and what it earned."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from rec.retrieval_data import snapshot_times
 from rec.sampling import runs
 from rec.tower_inputs import EncodedMoments, TowerTables
 
-N_FOLDS = 2
+N_FOLDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ BLOCK: Final = 64
 def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
     """Fits the two-tower model on what is before the beginning of a period.
 
-    Stops early by what happened in that period; where `epochs` is given, or the period is the test, it trains that long
-    without looking. For two_stage_ips it is the first of two fits, by ips: a ranker has to be known before the second.
+    Stops early by what happened in that period; where `epochs` is given, it trains that long without looking. For
+    two_stage_ips it is the first of two fits, by ips: a ranker has to be known before the second.
     """
     config = runs.config
     judged = epochs is None
