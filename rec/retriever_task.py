@@ -17,6 +17,7 @@ from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retrieval.top_k import top_k
 from rec.retrieval_data import RetrievalData
 from rec.sampling import Groups, QueryBatch, draw_within, grouped_batches, runs
+from rec.tensors import on_device
 from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 
@@ -74,8 +75,8 @@ class RetrieverTask:
             self.inputs.items(filled[worker.even_part(len(items))], batch.group, worker.device),
         )
         vectors = worker.gather(vectors)[: len(items)]
-        masked = _tensor(self._known(queries, column, len(items)), worker.device) if self.config.mask_known else None
-        losses = self._losses(users, vectors, batch, items, draws, _tensor(column[targets], worker.device), masked)
+        masked = on_device(self._known(queries, column, len(items)), worker.device) if self.config.mask_known else None
+        losses = self._losses(users, vectors, batch, items, draws, on_device(column[targets], worker.device), masked)
         return losses.sum() * (worker.world / batch.targets.size)
 
     def validate(self, model: TwoTower, device: torch.device) -> dict[str, float]:
@@ -116,10 +117,10 @@ class RetrieverTask:
         common = (
             users,
             vectors,
-            _tensor(items, users.device),
-            _tensor(self.data.log_q[batch.group, items], users.device),
+            on_device(items, users.device),
+            on_device(self.data.log_q[batch.group, items], users.device),
         )
-        counted = _tensor(draws, users.device)
+        counted = on_device(draws, users.device)
         if self.config.objective == "logq":
             return logq_softmax(
                 *common, temperature=temperature, positives=positives, excluded=masked, draws=counted, reduction="none"
@@ -152,7 +153,3 @@ class RetrieverTask:
     @cached_property
     def _groups(self) -> Groups:
         return Groups.of(self.data.queries.moments.snapshot, self.data.queries.weight)
-
-
-def _tensor(values: NDArray, device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)

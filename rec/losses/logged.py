@@ -1,5 +1,6 @@
 """Logged actions in a loss: checks of what was logged, importance weights, and means over the global batch."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -63,37 +64,42 @@ def refuse(wrong: Tensor, what: str, values: Tensor) -> None:
         raise ValueError(f"{what}; {int(wrong.sum())} of {len(wrong)} rows are wrong, first row {row}: {values[row]:g}")
 
 
-def logged_weights(
-    p_action: Tensor,
-    propensities: Tensor,
-    rewards: Tensor,
-    *,
-    min_weight: float,
-    max_weight: float,
-    self_normalize: bool,
-    normalize_over: NormalizeOver,
-    total: Total | None,
-) -> Tensor:
-    """Importance weights of logged actions, constant: clipped, then over their mean where `self_normalize` is set.
+@dataclass(frozen=True, slots=True)
+class Weighting:
+    """How a loss weighs logged actions; its fields are keywords of the losses.
 
-    Args: p_action: probability of the logged action under the policy in training, without gradient, (B,).
-        propensities: under the logging policy, (B,). rewards: (B,). normalize_over: which weights are averaged: those
-        of rows whose reward is not 0, or all. total: sum over all workers.
-    Returns: weights, (B,).
-    Raises: ValueError: for a negative reward with a floor under its weight. SupportError: for a propensity out of
-        (0, 1].
+    Attributes:
+        min_weight, max_weight: range of the importance weights.
+        self_normalize: whether they are divided by their mean.
+        normalize_over: which weights are averaged: those of rows whose reward is not 0, or all.
+        total: sum over all workers.
     """
-    check_shape("propensities", propensities, len(p_action))
-    if min_weight > 0:
-        refuse(
-            rewards < 0, f"rewards below 0 diverge with min_weight {min_weight}: set 0, or subtract a baseline", rewards
+
+    min_weight: float
+    max_weight: float
+    self_normalize: bool
+    normalize_over: NormalizeOver
+    total: Total | None
+
+    def weights(self, p_action: Tensor, propensities: Tensor, rewards: Tensor) -> Tensor:
+        """Importance weights of logged actions, constant, (B,).
+
+        Args: p_action: probability of the logged action under the policy in training, without gradient, (B,).
+            propensities: under the logging policy, (B,). rewards: (B,).
+        Raises: ValueError: for a negative reward with a floor under its weight. SupportError: for a propensity out of
+            (0, 1].
+        """
+        check_shape("propensities", propensities, len(p_action))
+        if self.min_weight > 0:
+            what = f"rewards below 0 diverge with min_weight {self.min_weight}: set 0, or subtract a baseline"
+            refuse(rewards < 0, what, rewards)
+        logged = propensities.to(p_action.dtype)
+        weights = importance_weights(p_action, logged, min_weight=self.min_weight, max_weight=self.max_weight)
+        if not self.self_normalize:
+            return weights
+        return self_normalized(
+            weights, among=rewards != 0 if self.normalize_over == "clicked" else None, total=self.total
         )
-    weights = importance_weights(
-        p_action, propensities.to(p_action.dtype), min_weight=min_weight, max_weight=max_weight
-    )
-    if not self_normalize:
-        return weights
-    return self_normalized(weights, among=rewards != 0 if normalize_over == "clicked" else None, total=total)
 
 
 def batch_mean(values: Tensor, total: Total | None) -> Tensor:

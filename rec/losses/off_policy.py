@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rec.losses.logged import (
     NormalizeOver,
+    Weighting,
     at_columns,
     batch_mean,
     check_actions,
@@ -20,7 +21,6 @@ from rec.losses.logged import (
     checked_rewards,
     in_float,
     log_probability,
-    logged_weights,
     refuse,
 )
 from rec.weights import Total, importance_weights, self_normalized
@@ -78,16 +78,8 @@ def ips(
     check_actions(logits, actions)
     log_p = log_probability(in_float(logits), actions)
     rewards = checked_rewards(rewards, log_p)
-    weights = logged_weights(
-        log_p.detach().exp(),
-        propensities,
-        rewards,
-        min_weight=min_weight,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(min_weight, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(log_p.detach().exp(), propensities, rewards)
     return -batch_mean(rewards * weights * log_p, total)
 
 
@@ -154,16 +146,8 @@ def weighted_log_likelihood(
     refuse(rewards < 0, "a likelihood needs rewards of at least 0; add a constant, or take ips or dr", rewards)
     if propensities is None:
         return -batch_mean(rewards * log_p, total)
-    weights = logged_weights(
-        log_p.new_full((len(logits),), 1 / logits.shape[1]),
-        propensities,
-        rewards,
-        min_weight=0.0,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(0.0, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(log_p.new_full((len(logits),), 1 / logits.shape[1]), propensities, rewards)
     return -batch_mean(rewards * weights * log_p, total)
 
 
@@ -196,15 +180,7 @@ def top_k_reinforce(
     log_p = log_probability(in_float(logits), actions)
     rewards = checked_rewards(rewards, log_p)
     p = log_p.detach().exp()
-    weights = logged_weights(
-        p,
-        propensities,
-        rewards,
-        min_weight=min_weight,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(min_weight, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(p, propensities, rewards)
     gain = slate_size * (1 - p.clamp(max=1.0)) ** (slate_size - 1)
     return -batch_mean(rewards * weights * gain * log_p, total)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from rec.losses.logged import (
     NormalizeOver,
+    Weighting,
     batch_mean,
     check_shape,
     checked_rewards,
     in_float,
-    logged_weights,
     refuse,
 )
 from rec.losses.slates import rewarded_slate_objective
@@ -39,6 +39,7 @@ def sampled_ips(
     log_q: Tensor,
     *,
     temperature: float = 1.0,
+    excluded: Tensor | None = None,
     rewards: Tensor | None = None,
     min_weight: float = 0.01,
     max_weight: float = 10.0,
@@ -50,23 +51,16 @@ def sampled_ips(
 
     Args: users: embeddings, (B, D). items: embeddings of items by id: (B, C) to (B, C, D). actions: logged items, (B,).
         propensities: (B,). draws: items drawn for each row, (B, S). log_q: natural log of their probability per draw,
-        (B, S). temperature: of the softmax, > 0. The others as of `ips`.
+        (B, S). temperature: of the softmax, > 0. excluded: draws that the policy does not choose from, bool, (B, S);
+        Z leaves them out. The others as of `ips`.
     Returns: scalar; with `total` this worker's part.
     Raises: as `ips`.
     """
-    _, logits, log_z, _ = _scored(users, items, actions, draws, log_q, temperature)
+    _, logits, log_z, _ = _scored(users, items, actions, draws, log_q, temperature, excluded)
     log_p = logits[:, 0] - log_z
     rewards = checked_rewards(rewards, log_p)
-    weights = logged_weights(
-        log_p.detach().exp(),
-        propensities,
-        rewards,
-        min_weight=min_weight,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(min_weight, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(log_p.detach().exp(), propensities, rewards)
     return -batch_mean(rewards * weights * log_p, total)
 
 
@@ -80,6 +74,7 @@ def sampled_two_stage_ips(
     ranker: Lookup,
     *,
     temperature: float = 1.0,
+    excluded: Tensor | None = None,
     rewards: Tensor | None = None,
     n_slates: int = 100,
     slate_size: int = 30,
@@ -103,20 +98,12 @@ def sampled_two_stage_ips(
     Returns: scalar; with `total` this worker's part.
     Raises: as `two_stage_ips`.
     """
-    ids, logits, log_z, correction = _scored(users, items, actions, draws, log_q, temperature)
+    ids, logits, log_z, correction = _scored(users, items, actions, draws, log_q, temperature, excluded)
     log_p = logits - log_z.unsqueeze(1)
     target_p = log_p[:, 0].detach().exp()
     rewards = checked_rewards(rewards, target_p)
-    weights = logged_weights(
-        target_p,
-        propensities,
-        rewards,
-        min_weight=min_weight,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(min_weight, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(target_p, propensities, rewards)
     ranker_logits = ranker(ids).detach()
     check_shape("the ranker's logits", ranker_logits, *ids.shape)
     objective = rewarded_slate_objective(
@@ -133,7 +120,13 @@ def sampled_two_stage_ips(
 
 
 def _scored(
-    users: Tensor, items: Lookup, actions: Tensor, draws: Tensor, log_q: Tensor, temperature: float
+    users: Tensor,
+    items: Lookup,
+    actions: Tensor,
+    draws: Tensor,
+    log_q: Tensor,
+    temperature: float,
+    excluded: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The action and the draws as columns: ids and logits (B, 1 + S), log Z (B,), log weight of a column (B, 1 + S)."""
     n_rows, n_draws = len(users), draws.shape[-1]
@@ -145,7 +138,11 @@ def _scored(
     vectors = in_float(items(ids))
     check_shape("the items' embeddings", vectors, *ids.shape, users.shape[1])
     logits = (vectors @ in_float(users).unsqueeze(2)).squeeze(2) / temperature
-    weight = (-log_q - math.log(n_draws)).to(logits.dtype).masked_fill(draws == actions.unsqueeze(1), -math.inf)
+    left_out = draws == actions.unsqueeze(1)
+    if excluded is not None:
+        check_shape("excluded", excluded, n_rows, n_draws)
+        left_out |= excluded
+    weight = (-log_q - math.log(n_draws)).to(logits.dtype).masked_fill(left_out, -math.inf)
     correction = torch.cat([torch.zeros_like(weight[:, :1]), weight], dim=1)
     return ids, logits, (logits + correction).logsumexp(dim=1), correction
 

@@ -4,7 +4,9 @@ Everything that a row needs stays in a core's first cache, where whole-tensor op
 dozen times: benchmarks/speed/two_stage_loss.py shows both.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,16 @@ from torch import Tensor
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+
+
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    """As many threads, kept from step to step."""
+    return ThreadPoolExecutor(n, thread_name_prefix="slates")
+
+
+# A forked process has the pool, but none of its threads.
+os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 class SlateObjective(torch.autograd.Function):
@@ -44,9 +56,9 @@ class SlateObjective(torch.autograd.Function):
         def credit_rows(start: int, stop: int) -> None:
             _credit_slates(*arrays, alpha, objective.numpy(), credit.numpy(), start, stop)  # pyright: ignore
 
-        bounds = np.linspace(0, len(log_p), torch.get_num_threads() + 1).astype(int).tolist()
-        with ThreadPoolExecutor(len(bounds)) as pool:
-            list(pool.map(credit_rows, bounds[:-1], bounds[1:]))
+        n_threads = torch.get_num_threads()
+        bounds = np.linspace(0, len(log_p), n_threads + 1).astype(int).tolist()
+        list(_threads(n_threads).map(credit_rows, bounds[:-1], bounds[1:]))
         ctx.save_for_backward(credit)
         return objective
 

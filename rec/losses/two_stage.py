@@ -8,13 +8,13 @@ from torch import Tensor
 
 from rec.losses.logged import (
     NormalizeOver,
+    Weighting,
     at_columns,
     batch_mean,
     check_actions,
     check_shape,
     checked_rewards,
     in_float,
-    logged_weights,
 )
 from rec.losses.slates import rewarded_slate_objective
 from rec.weights import Total
@@ -69,16 +69,8 @@ def two_stage_ips(
     log_p = logits.log_softmax(dim=1)
     target_p = at_columns(log_p.detach(), actions).exp()
     rewards = checked_rewards(rewards, target_p)
-    weights = logged_weights(
-        target_p,
-        propensities,
-        rewards,
-        min_weight=min_weight,
-        max_weight=max_weight,
-        self_normalize=self_normalize,
-        normalize_over=normalize_over,
-        total=total,
-    )
+    weighting = Weighting(min_weight, max_weight, self_normalize, normalize_over, total)
+    weights = weighting.weights(target_p, propensities, rewards)
     columns = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
     objective = rewarded_slate_objective(
         rewards,

@@ -12,6 +12,7 @@ from rec.config import RetrieverConfig
 from rec.errors import ConfigError
 from rec.features.encoders import FeatureSpec
 from rec.models.tower import Tower
+from rec.tensors import on_device
 
 HISTORY = "history"
 
@@ -113,15 +114,10 @@ def item_vectors(model: TwoTower, features: Mapping[str, NDArray], *, block: int
 
 def _in_blocks(embed, inputs: Mapping[str, NDArray], rows: int, block: int, device: torch.device) -> NDArray:
     parts = [
-        embed({name: _tensor(values[start : start + block], device) for name, values in inputs.items()})
+        embed({name: on_device(values[start : start + block], device) for name, values in inputs.items()})
         for start in range(0, max(rows, 1), block)
     ]
     return torch.cat(parts).float().cpu().numpy()
-
-
-def _tensor(values: NDArray, device: torch.device) -> Tensor:
-    # Tensors share the memory of arrays, but not of arrays that are read-only.
-    return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
 
 
 def _device(model: nn.Module) -> torch.device:
