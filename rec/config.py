@@ -62,7 +62,9 @@ class DataConfig(Config):
     """Which data, and which of its rows count as liked.
 
     Of `events`, `rewards` says what each action is worth to off-policy learning (by default 1 for positive actions, 0
-    for all others); an impression without feedback for `attribution_s` seconds is worth 0.
+    for all others); an impression without feedback for `attribution_s` seconds is worth 0. What was logged after
+    `now_ms` does not count: `tandem train` records the time at which it began, unless one is given, so that the data of
+    a run stay the same as the log grows.
     """
 
     name: Annotated[DataName, tyro.conf.arg(name="data")] = "instatok"
@@ -73,6 +75,7 @@ class DataConfig(Config):
     positive_actions: tuple[str, ...] = ("watched", "liked")
     rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = {}
     attribution_s: PositiveInt = 86_400
+    now_ms: NonNegativeInt | None = None
 
 
 class SplitConfig(Config):
@@ -436,8 +439,10 @@ class OpeConfig(Config):
 
     Without `table` the log is the events of the home, and the policy under evaluation is `target`: `logged` reranks
     nothing and draws from the logged candidates; a bundle's version, or `current`, ranks anew. Both draw with `epsilon`
-    and `temperature`, the logged ones unless given. `rewards` says what each action is worth. A `table` is a Parquet or
-    CSV file of one round a row, with the target's probability in it.
+    and `temperature`, the logged ones unless given. `rewards` says what each action is worth, `position_weights` what a
+    reward counts at each position, from the top (1 unless given). Impressions count that are `attribution_s` old at
+    `now_ms`, by default now. A log without any feedback is refused, but with `allow_no_feedback`, where silence is the
+    answer. A `table` is a Parquet or CSV file of one round a row, with the target's probability in it.
 
     The empirical Bernstein interval needs `reward_range` and `weight_bound`. `plot` is where the HTML goes.
     """
@@ -451,6 +456,9 @@ class OpeConfig(Config):
     attribution_s: PositiveInt = 86_400
     since_ms: NonNegativeInt | None = None
     until_ms: NonNegativeInt | None = None
+    now_ms: NonNegativeInt | None = None
+    position_weights: tuple[float, ...] = ()
+    allow_no_feedback: bool = False
     estimators: tuple[str, ...] = ()
     interval: Literal["normal", "bootstrap", "empirical_bernstein"] = "normal"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95

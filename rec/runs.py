@@ -48,16 +48,13 @@ class Runs:
     @classmethod
     def resume(cls, home: Home, name: str, config: TrainConfig, dataset: Dataset) -> Self:
         """The run of a name, refused unless it is of this config and these data."""
-        folder = ((home.folder or home.cache) / RUNS / name).resolve()
-        record = folder / RUN_FILE
-        if not record.is_file():
-            raise ConfigError(f"there is no run {name!r} to resume", file=str(record))
+        record = _record(home, name)
         values = json.loads(record.read_text(encoding="utf-8"))
         if values["data"]["sha256"] != dataset.sha256:
             raise ConfigError("the run was on other data; begin a new one", file=str(record), field="data")
         if TrainConfig.model_validate(values["config"]) != config:
             raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
-        return cls(folder, config, resumed=True)
+        return cls(record.parent, config, resumed=True)
 
     def fit(
         self,
@@ -77,6 +74,21 @@ class Runs:
             resume=self.resumed,
             init_from=init_from,
         )
+
+
+def recorded_config(home: Home, name: str) -> TrainConfig:
+    """The config of the run of a name.
+
+    Raises: ConfigError: when there is none.
+    """
+    return TrainConfig.model_validate(json.loads(_record(home, name).read_text(encoding="utf-8"))["config"])
+
+
+def _record(home: Home, name: str) -> Path:
+    record = ((home.folder or home.cache) / RUNS / name).resolve() / RUN_FILE
+    if not record.is_file():
+        raise ConfigError(f"there is no run {name!r} to resume", file=str(record))
+    return record
 
 
 def say(message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,12 +142,18 @@ def read(data: DataConfig) -> "Dataset":
 
 def _train(options: TrainOptions) -> Answer:
     from rec.pipeline import train
+    from rec.runs import recorded_config
+    from rec.storage import Home
 
     config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"}))
+    # The bundle remembers where its data were, and as of when: that has to mean the same from any folder, at any time.
+    meant: dict[str, Any] = {}
     if config.data.path is not None:
-        # The bundle remembers where its data were; that has to mean the same from any folder.
-        data = config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})
-        config = config.model_copy(update={"data": data})
+        meant["path"] = str(Path(config.data.path).resolve())
+    if config.data.name == "events" and config.data.now_ms is None:
+        begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume else None
+        meant["now_ms"] = int(time.time() * 1000) if begun is None else begun
+    config = config.model_copy(update={"data": config.data.model_copy(update=meant)})
     return train(read(config.data), config, options.home, resume=options.resume)
 
 

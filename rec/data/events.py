@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from numpy.typing import NDArray
@@ -21,7 +22,10 @@ from rec.storage import Home
 TableName = Literal["requests", "impressions", "feedback"]
 Rows = pa.Table | Sequence[Mapping[str, Any]]
 
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
+
 FOLDER: Final = "events"
+_LISTS_OF_IDS: Final = ("history", "candidates")
 
 
 def _schema(required: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -138,13 +142,21 @@ class EventTables:
         if self._home.folder is not None:
             (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
-            DeltaTable.create(uri, schema=SCHEMAS[table], mode="ignore", storage_options=self._options)
+            self._create(table)
             write_deltalake(uri, checked, mode="append", storage_options=self._options)
         except (DeltaError, OSError) as error:
             raise DataError(
                 f"the table could not be written: {error}; check path, permissions and disk", file=uri
             ) from error
         return self.version(table)
+
+    def _create(self, table: TableName) -> None:
+        """An empty table, unless there is one; of several writers that create it at once one succeeds."""
+        try:
+            DeltaTable.create(self.uri(table), schema=SCHEMAS[table], mode="ignore", storage_options=self._options)
+        except DeltaError:
+            if self._open(table, None) is None:
+                raise
 
     def read(
         self,
@@ -203,10 +215,10 @@ def open_events(home: Home | str | None = None) -> EventTables:
     return EventTables(home if isinstance(home, Home) else Home(home))
 
 
-def rows_of(rows: pa.Table, requests: pa.Table) -> pa.Table:
-    """The impressions or feedback of some requests."""
+def rows_of(rows: pa.Table, requests: pa.Table, *, inverted: bool = False) -> pa.Table:
+    """The impressions or feedback of some requests; inverted: of all others."""
     asked = rows["request_id"].to_pandas().isin(requests["request_id"].to_pandas())
-    return rows.filter(pa.array(asked.to_numpy(), type=pa.bool_()))
+    return rows.filter(pa.array(asked.to_numpy() != inverted, type=pa.bool_()))
 
 
 def validated(table: TableName, rows: Rows) -> pa.Table:
@@ -290,7 +302,20 @@ def _typed(table: TableName, field: pa.Field, values: pa.ChunkedArray) -> pa.Chu
         _refuse(table, field.name, cast.is_null().to_numpy(), "a value is required", None)
     if field.name.endswith("_id"):
         _refuse(table, field.name, cast.to_numpy() == "", "an id must not be empty", None)
+    if field.name.endswith("_id") or field.name in _LISTS_OF_IDS:
+        _refuse(table, field.name, _holds_nul(cast), "an id must not hold the character NUL", None)
     return cast
+
+
+def _holds_nul(ids: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Whether an id, or one of a list of ids, has a NUL: as fixed-width text it would be cut off there."""
+    column = ids.combine_chunks()
+    if not pa.types.is_list(column.type):
+        return pc.match_substring(column, "\0").fill_null(False).to_numpy(zero_copy_only=False)
+    wrong = np.zeros(len(column), np.bool_)
+    bad = pc.match_substring(column.flatten(), "\0").fill_null(False)
+    wrong[pc.list_parent_indices(column).filter(bad).to_numpy()] = True
+    return wrong
 
 
 def _check_context(context: pa.ChunkedArray) -> None:

@@ -19,7 +19,7 @@ from rec.config import DataConfig
 from rec.data.assembly import dataset_of
 from rec.data.dataset import Dataset, Interactions
 from rec.data.events import FOLDER, EventTables
-from rec.data.rounds import Rounds, join_rounds
+from rec.data.rounds import join_rounds
 from rec.data.side_tables import SideTable
 from rec.data.tabular import read_side_tables
 from rec.errors import DataError
@@ -32,10 +32,12 @@ def read_logged(config: DataConfig) -> Dataset:
     """The data set of a log: its rounds, and as interactions the latest feedback on each impression.
 
     An impression that got none in time is an interaction of action `no_feedback`, at the time when that was clear.
+    What was logged after `config.now_ms` does not count, so the data of a time are the same whenever they are read.
 
     Raises: DataError: naming table, row and column; also for a log without an impression that is old enough.
     """
     home = Home(config.path)
+    now_ms = int(time.time() * 1000) if config.now_ms is None else config.now_ms
     events = EventTables(home)
     versions = events.versions()
     requests, impressions, feedback = (
@@ -46,7 +48,7 @@ def read_logged(config: DataConfig) -> Dataset:
         impressions,
         feedback,
         rewards=rewards_of(feedback, config),
-        now_ms=int(time.time() * 1000),
+        now_ms=now_ms,
         attribution_s=config.attribution_s,
         young="none",
     )
@@ -56,24 +58,21 @@ def read_logged(config: DataConfig) -> Dataset:
             file=events.uri("impressions"),
         )
     users, items = _side_tables(home, config)
-    taken = _latest_feedback(rounds, feedback)
-    ignored = rounds.take(~pd.MultiIndex.from_arrays(_keys(rounds)).isin(pd.MultiIndex.from_arrays(_keys(taken))))
-    shown = [str(item) for item in np.unique(np.concatenate([rounds.item_id, rounds.requests.candidates.values]))]
+    assert rounds.action is not None and rounds.answered_at is not None
+    ignored = pd.isna(rounds.action)
+    ranked = rounds.requests.candidates
+    known = np.repeat(rounds.requests.timestamp <= now_ms, np.diff(ranked.indptr))
+    shown = [str(item) for item in np.unique(np.concatenate([rounds.item_id, ranked.values[known]]))]
     user_ids = _vocabulary(users.ids, np.unique(rounds.user_id))
     item_ids = _vocabulary(items.ids, np.array(shown, dtype=object))
-    actions = (*sorted(set(taken["action"])), NO_FEEDBACK)
-    frame = pd.concat(
-        [
-            taken[["user_id", "item_id", "timestamp", "action"]],
-            pd.DataFrame(
-                {
-                    "user_id": ignored.user_id,
-                    "item_id": ignored.item_id,
-                    "timestamp": ignored.timestamp + config.attribution_s * 1000,
-                    "action": NO_FEEDBACK,
-                }
-            ),
-        ]
+    actions = (*sorted(set(rounds.action[~ignored])), NO_FEEDBACK)
+    frame = pd.DataFrame(
+        {
+            "user_id": rounds.user_id,
+            "item_id": rounds.item_id,
+            "timestamp": np.where(ignored, rounds.timestamp + config.attribution_s * 1000, rounds.answered_at),
+            "action": np.where(ignored, NO_FEEDBACK, rounds.action),
+        }
     ).sort_values("timestamp", kind="stable")
     interactions = Interactions(
         user_ids=user_ids,
@@ -94,25 +93,6 @@ def rewards_of(feedback: pa.Table, config: DataConfig) -> Mapping[str, float]:
     if config.rewards:
         return config.rewards
     return {name: float(name in config.positive_actions) for name in set(feedback["action"].to_pylist())}
-
-
-def _latest_feedback(rounds: Rounds, feedback: pa.Table) -> pd.DataFrame:
-    """The feedback that decided the reward of each round that got any, with its user, by time."""
-    given = feedback.select(["request_id", "item_id", "action", "timestamp", "event_id"]).to_pandas()
-    request_id, item_id = _keys(rounds)
-    shown = pd.DataFrame(
-        {"request_id": request_id, "item_id": item_id, "user_id": rounds.user_id, "asked_at": rounds.timestamp}
-    )
-    given = given.merge(shown, on=["request_id", "item_id"])
-    in_time = given[given["timestamp"] - given["asked_at"] <= rounds.attribution_s * 1000]
-    return in_time.sort_values(["timestamp", "event_id"]).drop_duplicates(["request_id", "item_id"], keep="last")
-
-
-def _keys(rows: Rounds | pd.DataFrame) -> tuple[NDArray, NDArray]:
-    """Request and item of each row."""
-    if isinstance(rows, pd.DataFrame):
-        return rows["request_id"].to_numpy(object), rows["item_id"].to_numpy(object)
-    return rows.requests.request_id[rows.request], rows.item_id
 
 
 def _vocabulary(known: NDArray[np.object_], found: NDArray) -> NDArray[np.object_]:

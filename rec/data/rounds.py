@@ -1,12 +1,13 @@
 """The log tables joined to bandit rounds: what was shown, how likely that was, and what it earned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from rec.data.events import EventTables, TableName, rows_of
@@ -16,7 +17,11 @@ Strings = NDArray[np.object_]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_] | NDArray[np.integer[Any]]
 
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
+
 ATTRIBUTION_S: Final = 86_400
+# Of a value that an error quotes.
+_SHOWN_CHARACTERS: Final = 80
 
 
 @final
@@ -84,6 +89,8 @@ class Rounds:
         requests: what they belong to.
         dropped: rows of the log that are in no round, by reason.
         attribution_s: seconds after a request at which its rewards are final.
+        action: of the feedback that decided the reward, None without any, (R,); None where it is not known.
+        answered_at: its time, UTC milliseconds, 0 without any, (R,); None where it is not known.
     """
 
     request: NDArray[np.int32]
@@ -100,14 +107,19 @@ class Rounds:
     requests: Requests
     dropped: dict[str, int] = field(default_factory=dict)
     attribution_s: float = ATTRIBUTION_S
+    action: Strings | None = None
+    answered_at: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.request)
 
     def take(self, rows: Rows) -> "Rounds":
         """The rounds of a mask or of positions, with the same requests."""
-        per_round = [name for name in self.__slots__ if name not in ("requests", "dropped", "attribution_s")]
-        return replace(self, **{name: getattr(self, name)[rows] for name in per_round})
+        columns = {name: getattr(self, name) for name in self.__slots__ if name not in _OF_ALL_ROUNDS}
+        return replace(self, **{name: values[rows] for name, values in columns.items() if values is not None})
+
+
+_OF_ALL_ROUNDS: Final = ("requests", "dropped", "attribution_s")
 
 
 def read_rounds(
@@ -123,17 +135,21 @@ def read_rounds(
 ) -> Rounds:
     """The rounds of requests with since_ms <= timestamp < until_ms; see `join_rounds`.
 
+    Rows of other requests are left out without being counted; those of requests that were never logged have no time,
+    and are counted whatever is asked for.
+
     Args: versions: of the tables, as `EventTables.versions` records them; by default what is there now.
     """
     at = versions or {}
     requests = events.read("requests", version=at.get("requests"), since_ms=since_ms, until_ms=until_ms)
-    impressions, feedback = (events.read(table, version=at.get(table)) for table in ("impressions", "feedback"))
+    rest = [events.read(table, version=at.get(table)) for table in ("impressions", "feedback")]
     if since_ms is not None or until_ms is not None:
-        impressions, feedback = rows_of(impressions, requests), rows_of(feedback, requests)
+        logged = events.read("requests", version=at.get("requests"), columns=["request_id"])
+        others = logged.filter(pc.invert(pc.is_in(logged["request_id"], value_set=requests["request_id"])))
+        rest = [rows_of(rows, others, inverted=True) for rows in rest]
     return join_rounds(
         requests,
-        impressions,
-        feedback,
+        *rest,
         rewards=rewards,
         now_ms=now_ms,
         attribution_s=attribution_s,
@@ -153,16 +169,19 @@ def join_rounds(
 ) -> Rounds:
     """One round per impression, with the reward of its latest feedback as of a time.
 
-    Feedback counts that was given within `attribution_s` of the request and not after `now_ms`; of several events on an
-    impression the latest, ties by event_id. An impression without any has reward 0 once `attribution_s` have passed,
-    and is left out before: it may still be answered. Of those not yet so old `young` keeps the answered ones, fresh
-    examples to learn from; their rewards are not those of a random impression, so for an estimate keep none.
+    Feedback counts that was given at its request or within `attribution_s` of it, and that was known at `now_ms`; of
+    several events on an impression the latest, ties by event_id. An impression without any has reward 0 once
+    `attribution_s` have passed, and is left out before: it may still be answered. Of those not yet so old `young` keeps
+    the answered ones, fresh examples to learn from; their rewards are not those of a random impression, so for an
+    estimate keep none. What was asked after `now_ms` is left out.
 
-    Rows that were delivered twice count once. `dropped` counts rows by reason: repeated_requests, repeated_impressions,
-    impressions_without_request, feedback_without_impression, late_feedback, superseded_feedback and young.
+    Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then.
+    `dropped` counts rows by reason, each once: repeated_requests, repeated_impressions, repeated_feedback,
+    impressions_without_request, future_impressions, young, feedback_without_request, feedback_without_impression,
+    future_feedback, early_feedback (before the request), late_feedback and superseded_feedback.
 
     Args: requests, impressions, feedback: tables as `EventTables.read` returns them. rewards: of each action.
-    Raises: DataError: naming table, row and column, for an action that `rewards` does not hold, for rows of one key
+    Raises: DataError: naming table, rows and column, for an action that `rewards` does not hold, for rows of one key
         that contradict each other, and for an item that stands twice in a slate.
     """
     first, repeated_requests = _distinct("requests", requests, ["request_id"])
@@ -170,6 +189,7 @@ def join_rounds(
     first, repeated_impressions = _distinct("impressions", impressions, ["request_id", "position"])
     impressions = impressions.take(first)
     _refuse_repeated_items(impressions)
+    first, repeated_feedback = _distinct("feedback", feedback, ["event_id"], may_differ=("received_at",))
     requests = requests.take(np.lexsort((_ranks(requests["request_id"]), _ints(requests["timestamp"]))))
 
     request_of = pd.Index(_strings(requests["request_id"])).get_indexer(pd.Index(_strings(impressions["request_id"])))
@@ -178,15 +198,28 @@ def join_rounds(
     impressions, request = impressions.take(order), request_of[order]
     asked_at = _ints(requests["timestamp"])[request]
 
-    reward, answered, unused = _attribute(impressions, asked_at, feedback, rewards, attribution_s * 1000, now_ms)
+    used, impression, unused = _attribute(impressions, asked_at, feedback, first, attribution_s * 1000, now_ms)
+    unused["feedback_without_request"] = _n_without_request(feedback, first, requests)
+    unused["feedback_without_impression"] -= unused["feedback_without_request"]
+    earned, latest = _rewards_of(feedback, used, rewards), np.flatnonzero(np.diff(impression, append=-1))
+    reward, action = np.zeros(len(order)), np.full(len(order), None, dtype=object)
+    answered, answered_at = np.zeros(len(order), np.bool_), np.zeros(len(order), np.int64)
+    decided = impression[latest]
+    reward[decided], answered[decided] = earned[latest], True
+    action[decided] = _strings(feedback["action"])[used[latest]]
+    answered_at[decided] = _ints(feedback["timestamp"])[used[latest]]
+    future = asked_at > now_ms
     old = now_ms - asked_at >= attribution_s * 1000
     kept = np.flatnonzero(old | answered if young == "answered" else old)
     dropped = {
         "repeated_requests": repeated_requests,
         "repeated_impressions": repeated_impressions,
+        "repeated_feedback": repeated_feedback,
         "impressions_without_request": orphans,
+        "future_impressions": int(future.sum()),
+        "young": len(order) - len(kept) - int(future.sum()),
         **unused,
-        "young": len(order) - len(kept),
+        "superseded_feedback": len(used) - len(latest),
     }
     shown, request = impressions.take(kept), request[kept]
     return Rounds(
@@ -204,6 +237,8 @@ def join_rounds(
         requests=_requests(requests),
         dropped={reason: count for reason, count in dropped.items() if count},
         attribution_s=attribution_s,
+        action=action[kept],
+        answered_at=answered_at[kept],
     )
 
 
@@ -211,32 +246,48 @@ def _attribute(
     impressions: pa.Table,
     asked_at: NDArray[np.int64],
     feedback: pa.Table,
-    rewards: Mapping[str, float],
-    window_ms: int,
+    rows: NDArray[np.int64],
+    window_ms: float,
     now_ms: int,
-) -> tuple[Floats, NDArray[np.bool_], dict[str, int]]:
-    """Reward of each impression and whether it was answered, (R,) each; and the feedback not used, by reason."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
+    """The feedback that counts, and which impression it is on: by impression, the latest last; both (F,).
+
+    Args: asked_at: of each impression, (R,). rows: of the feedback, each event once.
+    Returns: beside these, how many of the other rows are left out for which reason.
+    """
     places = pd.MultiIndex.from_arrays([_strings(impressions["request_id"]), _strings(impressions["item_id"])])
-    keys = pd.MultiIndex.from_arrays([_strings(feedback["request_id"]), _strings(feedback["item_id"])])
+    keys = pd.MultiIndex.from_arrays([_strings(feedback[name])[rows] for name in ("request_id", "item_id")])
     impression = places.get_indexer(keys)
-    known = np.flatnonzero(impression >= 0)
-    given_at = _ints(feedback["timestamp"])
-    in_time = (given_at[known] - asked_at[impression[known]] <= window_ms) & (given_at[known] <= now_ms)
-    used = known[in_time]
-    earned = _rewards_of(feedback, used, rewards)
-    order = np.lexsort((_ranks(feedback["event_id"])[used], given_at[used], impression[used]))
-    ends = impression[used][order]
-    latest = order[np.flatnonzero(np.diff(ends, append=-1))]
-    reward = np.zeros(len(impressions))
-    answered = np.zeros(len(impressions), np.bool_)
-    reward[impression[used[latest]]] = earned[latest]
-    answered[impression[used[latest]]] = True
+    shown = impression >= 0
+    given_at = _ints(feedback["timestamp"])[rows]
+    known_at = np.maximum(given_at, _first_received(feedback)[rows])
+    future = shown & (known_at > now_ms)
+    after = given_at - np.append(asked_at, 0)[impression]
+    early, late = shown & ~future & (after < 0), shown & ~future & (after > window_ms)
+    used = np.flatnonzero(shown & ~future & ~early & ~late)
+    event_id = _ranks(feedback["event_id"])[rows]
+    used = used[np.lexsort((event_id[used], given_at[used], impression[used]))]
     unused = {
-        "feedback_without_impression": len(keys) - len(known),
-        "late_feedback": len(known) - len(used),
-        "superseded_feedback": len(used) - len(latest),
+        "feedback_without_impression": ~shown,
+        "future_feedback": future,
+        "early_feedback": early,
+        "late_feedback": late,
     }
-    return reward, answered, unused
+    return rows[used], impression[used], {reason: int(left.sum()) for reason, left in unused.items()}
+
+
+def _first_received(feedback: pa.Table) -> NDArray[np.int64]:
+    """When each event was received for the first time, (F,)."""
+    received_at = _ints(feedback["received_at"])
+    event = _ranks(feedback["event_id"])
+    first = np.full(len(event), np.iinfo(np.int64).max)
+    np.minimum.at(first, event, received_at)
+    return first[event]
+
+
+def _n_without_request(feedback: pa.Table, rows: NDArray[np.int64], requests: pa.Table) -> int:
+    logged = pd.Index(_strings(requests["request_id"]))
+    return int((logged.get_indexer(pd.Index(_strings(feedback["request_id"])[rows])) < 0).sum())
 
 
 def _rewards_of(feedback: pa.Table, rows: NDArray[np.int64], rewards: Mapping[str, float]) -> Floats:
@@ -254,8 +305,14 @@ def _rewards_of(feedback: pa.Table, rows: NDArray[np.int64], rewards: Mapping[st
     return np.array([rewards[action] for action in actions], dtype=np.float64)[codes] if len(rows) else np.zeros(0)
 
 
-def _distinct(table: TableName, rows: pa.Table, key: list[str]) -> tuple[NDArray[np.int64], int]:
-    """The first row of each key in the order of the table, and how many rows repeat one; these must not differ."""
+def _distinct(
+    table: TableName, rows: pa.Table, key: list[str], *, may_differ: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], int]:
+    """The first row of each key in the order of the table, and how many rows repeat one; these must not contradict it.
+
+    Args: may_differ: columns in which they may.
+    Raises: DataError: naming table, key, both rows and the column in which they differ.
+    """
     keys = pd.MultiIndex.from_arrays([rows[name].to_pandas() for name in key])
     again = np.flatnonzero(keys.duplicated())
     if len(again):
@@ -264,17 +321,34 @@ def _distinct(table: TableName, rows: pa.Table, key: list[str]) -> tuple[NDArray
         first_of[codes[::-1]] = np.arange(len(codes))[::-1]
         originals = rows.take(first_of[codes[again]])
         for name in rows.column_names:
+            if name in may_differ:
+                continue
             pairs = zip(rows[name].take(again).to_pylist(), originals[name].to_pylist(), strict=True)
-            differing = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
+            differing = next(
+                ((place, a, b) for place, (a, b) in enumerate(pairs) if a != b and (a == a or b == b)), None
+            )
             if differing is not None:
+                place, found, before = differing
+                row = int(again[place])
+                which = " and ".join(f"{part} {rows[part][row].as_py()!r}" for part in key)
                 raise DataError(
-                    f"two rows with the same {' and '.join(key)} must be the same; this differs from row "
-                    f"{first_of[codes[again[differing]]]}: remove one",
+                    f"rows of one {' and '.join(key)} must agree; {which} has {_short(before)} in row "
+                    f"{first_of[codes[row]]} and {_short(found)} in row {row}: remove the wrong one",
                     file=table,
-                    row=int(again[differing]),
+                    row=row,
                     column=name,
                 )
     return np.flatnonzero(~keys.duplicated()), len(again)
+
+
+def _differ(a: object, b: object) -> bool:
+    """Whether two values are not the same; NaN is the same as NaN."""
+    return a != b and (a == a or b == b)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _refuse_repeated_items(impressions: pa.Table) -> None:

@@ -1,6 +1,7 @@
 """What a user types, what comes back, and with which exit code."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_a_log_trains_both_stages_off_policy(tandem: Any, small_config: Path, tm
     shown = json.loads(tandem("models", "show", "--home", home, "--json").stdout)["model"]
     assert {table: int(shown["tables"][f"events/{table}"]) for table in events.versions()} == events.versions()
     assert len(json.loads(tandem("recommend", "--user-id", "user-3", "--home", home, "--json").stdout)["items"]) == 10
+
+    # What is logged later changes nothing for what was trained before: the time of the run is recorded.
+    record = json.loads((Path(answer["run_dir"]) / "run.json").read_text(encoding="utf-8"))
+    assert record["config"]["data"]["now_ms"] == shown["config"]["data"]["now_ms"] > 0
+    later = {"timestamp": int(time.time() * 1000) + 1, "request_id": "later"}
+    asked, seen = (events.read(table).to_pylist()[0] for table in ("requests", "impressions"))
+    events.append("requests", [asked | later])
+    events.append("impressions", [seen | {"request_id": "later"}])
+    judged = tandem("evaluate", "--home", home, "--metrics", "ndcg@10", "--json")
+    assert judged.returncode == 0, judged.stderr
 
     worth = ("--rewards", "watched", "1", "skipped", "-2", "liked", "2", "other", "-0.5")
     refused = tandem("train", *logged, "--objective", "ips", *worth, "--json")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec.config import DataConfig
-from rec.data.events import open_events
+from rec.data.events import open_events, validated
 from rec.data.logged import NO_FEEDBACK, read_logged
 from rec.data.tabular import write_side_tables
 from rec.errors import DataError
@@ -47,6 +47,48 @@ def test_rewards_are_those_configured(home):
     actions = home[1].feedback["action"].to_pylist()
     assert dataset.rounds is not None
     assert dataset.rounds.reward.sum() == pytest.approx(sum(worth[action] for action in actions))
+
+
+def test_the_data_of_a_time_are_the_same_whenever_they_are_read(tmp_path):
+    """Hours later more is old enough to count, and more has been logged; as of the recorded time nothing changes."""
+    world = InstaTok(InstaTokConfig(n_users=20, n_videos=60, seed=0))
+    policy, options = by_category(np.zeros(8), 20), {"n_sessions": 60, "k": 4, "epsilon": 0.1, "temperature": 1.0}
+    events = open_events(str(tmp_path))
+    log = log_slates(world, policy, rng=np.random.default_rng(0), **options)
+    log.append_to(events)
+    asked = log.requests["timestamp"].to_numpy()
+    now_ms = int(np.quantile(asked, 0.7))
+    config = DataConfig(name="events", path=str(tmp_path), now_ms=now_ms)
+    before = read_logged(config)
+    assert before.rounds is not None and before.rounds.timestamp.max() <= now_ms - config.attribution_s * 1000
+    assert set(before.dropped) >= {"young", "future_impressions"}
+    later = log_slates(world, policy, rng=np.random.default_rng(1), **options)
+    again = [
+        row | {"request_id": answered["request_id"], "received_at": now_ms + 1}
+        for row, answered in zip(later.feedback.to_pylist(), log.feedback.to_pylist(), strict=False)
+    ]
+    events.append("feedback", again)
+    asked_later = [row | {"candidates": ["new"], "candidate_scores": [0.5], "candidate_sources": None}
+                   for row in later.requests.to_pylist() if row["timestamp"] > now_ms]  # fmt: skip
+    events.append("requests", asked_later)
+    after = read_logged(config)
+    assert after.sha256 == before.sha256
+    assert read_logged(config.model_copy(update={"now_ms": now_ms + 86_400_000})).sha256 != before.sha256
+
+
+def test_ids_with_nul_are_refused(home):
+    """Fixed-width text is cut off at NUL: two such ids could count as one."""
+    log = home[1]
+    named = log.feedback.to_pylist()[:2]
+    with pytest.raises(DataError, match="NUL") as caught:
+        validated("feedback", [named[0], named[1] | {"item_id": "a\0"}])
+    assert (caught.value.file, caught.value.row, caught.value.column) == ("feedback", 1, "item_id")
+    asked = log.requests.to_pylist()[:3]
+    for column in ("history", "candidates"):
+        wrong = [*asked[:2], asked[2] | {column: [*asked[2]["candidates"][1:], "a\0b"]}]
+        with pytest.raises(DataError, match="NUL") as caught:
+            validated("requests", wrong)
+        assert (caught.value.file, caught.value.row, caught.value.column) == ("requests", 2, column)
 
 
 def test_an_empty_log_is_refused_by_name(tmp_path):

@@ -77,6 +77,63 @@ def test_feedback_counts_within_the_attribution_time(delay_ms, reward):
     assert rounds.dropped == ({} if reward else {"late_feedback": 1})
 
 
+def test_feedback_dated_before_its_request_is_no_answer_to_it():
+    given = [event("e1", action="liked", timestamp=DAY_MS - 1)]
+    rounds = join([request()], [impression()], given)
+    assert rounds.reward.tolist() == [0.0] and rounds.dropped == {"early_feedback": 1}
+    assert join([request()], [impression()], [*given, event("e2")]).reward.tolist() == [1.0]
+
+
+def test_what_came_after_the_time_of_the_join_is_not_known_yet():
+    """So that a join as of a time is the same whenever it is made."""
+    requests, shown = [request(), request("r2", NOW + 1)], [impression(), impression("r2")]
+    in_time = event("e1", action="liked")
+    sent_late = event("e2", action="skipped", timestamp=DAY_MS + 9) | {"received_at": NOW + 1}
+    before = join([request()], [impression()], [in_time])
+    rounds = join(requests, shown, [in_time, sent_late, event("e3", timestamp=NOW + 2, request_id="r2")])
+    assert rounds.reward.tolist() == before.reward.tolist() == [2.0]
+    assert rounds.dropped == {"future_impressions": 1, "future_feedback": 2}
+    assert join(requests, shown, [in_time, sent_late], now_ms=NOW + 1).reward.tolist() == [-2.0]
+
+
+def test_an_event_received_again_counts_from_when_it_was_known_first():
+    again = event("e1") | {"received_at": NOW + 1}
+    for order in ([event("e1"), again], [again, event("e1")]):
+        rounds = join([request()], [impression()], order)
+        assert rounds.reward.tolist() == [1.0] and rounds.dropped == {"repeated_feedback": 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [("action", "liked"), ("item_id", "b"), ("request_id", "r2"), ("timestamp", DAY_MS + 2), ("value", 3.0)],
+)  # fmt: skip
+def test_events_of_one_id_that_contradict_each_other_are_named(column, other):
+    given = [event("e0"), event("e1", item_id="c"), event("e1", item_id="c") | {column: other}]
+    with pytest.raises(DataError, match=r"event_id 'e1' has .* in row 1 and .* in row 2") as refused:
+        join([request()], [impression(), impression("r1", 1, "b")], given)
+    assert (refused.value.file, refused.value.row, refused.value.column) == ("feedback", 2, column)
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [("candidates", ["c", "a"]), ("candidates", None), ("candidate_scores", [1.5, 0.25]), ("epsilon", 0.5),
+     ("temperature", 0.0), ("k", 3), ("policy_version", "v2"), ("arm", "a"), ("history", [])],
+)  # fmt: skip
+def test_requests_of_one_id_that_contradict_each_other_are_named(column, other):
+    scored = {"candidates": ["a", "c"], "candidate_scores": [1.5, 0.5]}
+    changed = scored | {column: other} if other is not None else {}
+    with pytest.raises(DataError, match=r"request_id 'r1' has .* in row 1 and .* in row 2") as refused:
+        join([request("r0"), request(**scored), request(**changed)], [impression()])
+    assert (refused.value.file, refused.value.row, refused.value.column) == ("requests", 2, column)
+
+
+def test_rounds_say_which_feedback_decided():
+    given = [event("e1", action="liked", timestamp=DAY_MS + 7), event("e2", action="skipped", timestamp=DAY_MS + 5)]
+    rounds = join([request()], [impression(), impression("r1", 1, "b")], given)
+    assert rounds.action.tolist() == ["liked", None] and rounds.answered_at.tolist() == [DAY_MS + 7, 0]
+    assert rounds.take(np.array([1])).action.tolist() == [None]
+
+
 def test_late_feedback_does_not_replace_what_came_in_time():
     given = [event("e1", action="liked"), event("e2", action="skipped", timestamp=3 * DAY_MS)]
     assert join([request()], [impression()], given).reward.tolist() == [2.0]
@@ -99,13 +156,17 @@ def test_what_is_delivered_twice_counts_once():
     once = join([request()], [impression()], [event("e1")])
     twice = join([request()] * 2, [impression()] * 3, [event("e1")] * 2)
     assert len(twice) == 1 and twice.reward.tolist() == once.reward.tolist() == [1.0]
-    assert twice.dropped == {"repeated_requests": 1, "repeated_impressions": 2, "superseded_feedback": 1}
+    assert twice.dropped == {"repeated_requests": 1, "repeated_impressions": 2, "repeated_feedback": 1}
 
 
 def test_rows_that_belong_to_nothing_are_counted():
     rounds = join([request()], [impression(), impression("r9")], [event("e1", "z"), event("e2", request_id="r8")])
     assert len(rounds) == 1
-    assert rounds.dropped == {"impressions_without_request": 1, "feedback_without_impression": 2}
+    assert rounds.dropped == {
+        "impressions_without_request": 1,
+        "feedback_without_impression": 1,
+        "feedback_without_request": 1,
+    }
 
 
 def test_what_contradicts_itself_is_named():
@@ -134,13 +195,17 @@ def test_reading_by_time_splits_the_rounds(tmp_path):
     events.append("impressions", [impression(f"r{n}") for n in range(5)])
     versions = events.versions()
     events.append("impressions", [impression("r0", 1, "b")])
-    events.append("feedback", [event("e1", request_id="r3")])
+    events.append("feedback", [event("e1", request_id="r3", timestamp=DAY_MS + 3)])
     options = {"rewards": REWARDS, "now_ms": NOW}
     early = read_rounds(events, until_ms=DAY_MS + 2, **options)
     late = read_rounds(events, since_ms=DAY_MS + 2, **options)
     assert len(early) == 3 and late.reward.tolist() == [0.0, 1.0, 0.0] and late.dropped == {}
     before = read_rounds(events, versions={**versions, "feedback": None}, **options)
     assert len(before) == 5
+    events.append("impressions", [impression("nobody")])
+    events.append("feedback", [event("e2", request_id="nobody")])
+    late = read_rounds(events, since_ms=DAY_MS + 2, **options)
+    assert late.dropped == {"impressions_without_request": 1, "feedback_without_request": 1}
 
 
 @st.composite
@@ -179,12 +244,13 @@ def test_the_join_is_what_the_contract_says(log, now):
     for shown in impressions:
         key, at = (shown["request_id"], shown["item_id"]), asked[shown["request_id"]]
         mine = [row for row in feedback if (row["request_id"], row["item_id"]) == key]
-        mine = [row for row in mine if row["timestamp"] - at <= 4 and row["timestamp"] <= now]
+        mine = [row for row in mine if 0 <= row["timestamp"] - at <= 4 and row["timestamp"] <= now]
         mine.sort(key=lambda row: (row["timestamp"], row["event_id"]))
         if mine or now - at >= 4:
             expected[key] = REWARDS[mine[-1]["action"]] if mine else 0.0
     found = list(zip(rounds.requests.request_id[rounds.request], rounds.item_id, strict=True))
     assert len(found) == len(set(found)), "one round per impression"
     assert dict(zip(found, rounds.reward.tolist(), strict=True)) == expected
-    n_used = len(expected) + rounds.dropped.get("young", 0) + rounds.dropped.get("repeated_impressions", 0)
+    reasons = ("young", "future_impressions", "repeated_impressions")
+    n_used = len(expected) + sum(rounds.dropped.get(reason, 0) for reason in reasons)
     assert n_used == len(impressions), "every impression is a round or is counted"
