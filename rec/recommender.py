@@ -168,8 +168,8 @@ class Recommender:
         for user_id in user_ids:
             _require_string(user_id, "user_id")
         rows = self.snapshot.user_positions(user_ids)
-        excluded = [self.snapshot.item_positions(items) for items in exclude]
-        return self.snapshot.user_states(rows, excluded=excluded or None)
+        excluded = [self.snapshot.item_positions(items) for items in exclude] if any(map(len, exclude)) else None
+        return self.snapshot.user_states(rows, excluded=excluded)
 
     def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:
         """The k best items of each user after both stages, best first, -1 where there are fewer, (B, k)."""

@@ -158,7 +158,8 @@ def test_places_without_a_candidate_come_last_and_change_nothing(case: RankerCas
     padded = Candidates(np.append(full.items, [[-1, -1]], 1), np.append(full.scores, [[-np.inf] * 2], 1), "test")
     scores = ranker.score(_state(case), padded)
     assert np.isneginf(scores[3:]).all()
-    np.testing.assert_allclose(scores[:3], ranker.score(_state(case), full))
+    # Networks add up float32 products in an order that depends on how many rows there are.
+    np.testing.assert_allclose(scores[:3], ranker.score(_state(case), full), rtol=1e-6)
 
 
 def test_a_loaded_ranker_scores_the_same(case: RankerCase, ranker: Ranker, tmp_path: Path):

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -76,14 +75,12 @@ def test_everything_is_finite_also_where_nothing_is_known(features, query):
     assert features.matrix(states, items[:, :0], scores[:, :0]).shape == (0, len(features.names))
 
 
-def test_users_do_not_touch_each_other_and_chunks_do_not_matter(snapshot, features, query, monkeypatch):
+def test_users_do_not_touch_each_other(snapshot, features, query):
     states, items, scores = query
     together = features.matrix(states, items, scores).reshape(5, 8, -1)
     for b, user in enumerate([0, 3, -1, 14, 7]):
         alone = features.matrix(snapshot.user_states([user]), items[b : b + 1], scores[b : b + 1])
         assert_array_equal(alone, together[b])
-    monkeypatch.setattr(ranking, "_CHUNK", 1)
-    assert_array_equal(features.matrix(states, items, scores).reshape(5, 8, -1), together)
 
 
 def test_rows_follow_their_candidates(features, query):
@@ -114,15 +111,3 @@ def test_without_neighbours_there_are_no_columns_for_them(snapshot, query):
     assert set(plain.categorical) < set(plain.names)
     assert len(set(plain.names)) == len(plain.names)
     assert plain.matrix(*query).shape == (40, len(plain.names))
-
-
-def test_one_user_with_200_candidates_takes_about_a_millisecond(snapshot, features):
-    rng = np.random.default_rng(0)
-    states, items = snapshot.user_states([0]), rng.integers(0, 40, size=(1, 200)).astype(np.int32)
-    scores = rng.random((1, 200))
-    seconds = []
-    for _ in range(50):
-        start = time.perf_counter()
-        features.matrix(states, items, scores)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2e-3
