@@ -39,6 +39,7 @@ HomePath = Annotated[str, Field(default_factory=default_home)]
 LikesObjective = Literal["logq", "mixed_negative", "cross_entropy"]
 LoggedObjective = Literal["regression", "ips", "dr", "weighted_log_likelihood", "top_k_reinforce", "two_stage_ips"]
 Objective = LikesObjective | LoggedObjective
+SAMPLED_OBJECTIVES: Final[tuple[LoggedObjective, ...]] = ("ips", "two_stage_ips")
 DataName = Literal["movielens-1m", "movielens-100k", "instatok", "recbole", "parquet", "csv", "events"]
 
 
@@ -250,6 +251,10 @@ class OffPolicyConfig(Config):
     over the rows with a reward (`clicked`), or over all. A two-stage loss draws `n_slates` slates of `slate_size`
     items, the logged one included, at `slate_temperature`; `alpha` weighs what it says about the items beside the
     logged one. Negative rewards need min_weight 0.
+
+    With `sampled_items` above 0, `ips` and `two_stage_ips` score that many draws a round instead of the whole
+    catalogue: a share `uniform_share` of them uniform, the others among the `neighbors` items that are nearest to the
+    user by an index (`index`) which is built again every `rebuild_steps` steps of an epoch.
     """
 
     max_weight: PositiveFloat = 10.0
@@ -260,9 +265,19 @@ class OffPolicyConfig(Config):
     slate_temperature: PositiveFloat = math.e
     self_normalize: bool = True
     normalize_over: Literal["clicked", "all"] = "clicked"
+    sampled_items: NonNegativeInt = 0
+    neighbors: PositiveInt = 256
+    uniform_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    rebuild_steps: PositiveInt = 1000
 
     @model_validator(mode="after")
-    def _floor_below_cap(self) -> Self:
+    def _agrees_with_itself(self) -> Self:
+        for name in ("neighbors", "uniform_share", "rebuild_steps"):
+            value = getattr(self, name)
+            if not self.sampled_items and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is of sampled items, of which there are none: set sampled_items; found {value}"
+                )
         if self.min_weight > self.max_weight:
             raise ValueError(f"min_weight must not exceed max_weight; found {self.min_weight} > {self.max_weight}")
         return self
@@ -415,6 +430,23 @@ class TrainConfig(Config):
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
     popularity_days: PositiveInt = 30
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _items_can_be_sampled(self) -> Self:
+        objective, settings = self.retriever.objective, self.off_policy
+        if not settings.sampled_items:
+            return self
+        if objective not in SAMPLED_OBJECTIVES:
+            raise ValueError(
+                f"off_policy.sampled_items is for {' and '.join(SAMPLED_OBJECTIVES)}; found {settings.sampled_items} "
+                f"with objective {objective}: set 0"
+            )
+        if objective == "two_stage_ips" and settings.sampled_items < settings.slate_size:
+            raise ValueError(
+                "off_policy.sampled_items must be at least off_policy.slate_size, for slates are drawn from them; "
+                f"found {settings.sampled_items} and {settings.slate_size}"
+            )
+        return self
 
 
 LOGGED_POLICY: Final = "logged"

@@ -1,7 +1,7 @@
 """Training the two-tower model off-policy: its softmax over the catalogue is the policy that is learned."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,30 +9,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from rec.config import OffPolicyConfig, RetrieverConfig
+from rec.config import IndexConfig, OffPolicyConfig, RetrieverConfig
+from rec.drawn_items import BLOCK, ItemDraws, embed_items
 from rec.logged_data import LoggedData
-from rec.losses import dr, ips, regression, top_k_reinforce, two_stage_ips, weighted_log_likelihood
+from rec.losses import (
+    dr,
+    ips,
+    regression,
+    sampled_ips,
+    sampled_two_stage_ips,
+    top_k_reinforce,
+    two_stage_ips,
+    weighted_log_likelihood,
+)
+from rec.losses.logged import log_probability
+from rec.losses.off_policy import ErrorName, reward_errors
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
-from rec.sampling import Groups, grouped_batches, row_uniforms, runs
+from rec.ranker_scores import RankerScores, RankerTables
+from rec.sampling import Groups, LoggedBatch, grouped_batches, row_uniforms, runs
+from rec.tensors import on_device
 from rec.tower_inputs import TowerInputs
 from rec.training import Worker
-from rec.weights import effective_sample_size, importance_weights, self_normalized
+from rec.weights import Total, effective_sample_size, importance_weights, self_normalized
 
-VALID_METRIC = "snips"
-VALID_BLOCK = 4096
+SNIPS = "snips"
+EXPLAINED = "explained"
+# Numbers in the largest array of validation, about.
+VALID_NUMBERS = 2**24
 # Far below every logit, and finite, because 0 * -inf is no number.
 NEVER = -1e4
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedBatch:
-    """One global batch: rounds that share a snapshot, and what seeds the draws for it."""
-
-    snapshot: int
-    rows: NDArray[np.int64]
-    seed: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +55,15 @@ class RewardModel:
     weights: tuple[dict[str, Tensor], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RankerTables:
-    """The ranker's scores of all items, as of the beginning of the period in which a round was.
+def explained(predicted: Tensor, rewards: Tensor, mean: float, error: ErrorName) -> float:
+    """The share of a constant prediction's error that predictions do without: 1 where there is none, 0 if no better.
 
-    Attributes: logits: (P, U, N). starts: where the periods begin, ascending, (P,).
+    Args: predicted: logits where the error is logistic, (B,). rewards: (B,). mean: what the constant predicts.
     """
-
-    logits: NDArray[np.float32]
-    starts: NDArray[np.int64]
-
-    def of(self, users: NDArray[np.int32], at_ms: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores for users at times, none before the first period, (B, N)."""
-        return self.logits[np.searchsorted(self.starts, at_ms, side="right") - 1, users]
+    constant = torch.tensor(mean, dtype=predicted.dtype, device=predicted.device)
+    constant = (constant.logit(1e-6) if error == "logistic" else constant).expand_as(predicted)
+    least = float(reward_errors(constant, rewards, error).sum())
+    return 1 - float(reward_errors(predicted, rewards, error).sum()) / least if least else 0.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,9 @@ class OffPolicyTask:
     """What the two-tower model learns from logged rounds; a `rec.training.TrainingTask`.
 
     Attributes:
-        ranker: two_stage_ips needs it.
+        ranker: two_stage_ips needs it: tables, or with sampled items anything that scores some.
         reward_model: dr needs it.
+        index: how the neighbours are found that items are sampled from.
     """
 
     data: LoggedData
@@ -75,13 +81,19 @@ class OffPolicyTask:
     off_policy: OffPolicyConfig
     batch_size: int
     seed: int
-    ranker: RankerTables | None = None
+    ranker: RankerScores | None = None
     reward_model: RewardModel | None = None
+    index: IndexConfig = field(default_factory=IndexConfig)
 
     @property
     def metric(self) -> str:
-        """The validation metric that decides: self-normalised estimate of the policy's reward on later rounds."""
-        return VALID_METRIC
+        """The validation metric that decides, on later rounds.
+
+        `snips`: self-normalised estimate of the policy's reward. A regression is no policy; what is shown by it is what
+        it predicts highest, which the log seldom showed. It is judged by what it is fitted for, `explained`: the share
+        of the error of a constant prediction, the mean reward learned from, that its own predictions do without.
+        """
+        return EXPLAINED if self.config.objective == "regression" else SNIPS
 
     def build_model(self) -> TwoTower:
         """The model before training."""
@@ -101,6 +113,9 @@ class OffPolicyTask:
     def loss(self, model: Callable[..., Any], batch: LoggedBatch, worker: Worker) -> Tensor:
         """This worker's part of a batch's loss."""
         part = worker.part(len(batch.rows))
+        total = worker.total if worker.world > 1 else None
+        if self.off_policy.sampled_items:
+            return self._sampled_loss(model, batch, part, worker, total)
         rows = batch.rows[part]
         n_items = self.data.tables.n_items
         items = np.resize(np.arange(n_items), -(-n_items // worker.world) * worker.world)
@@ -109,24 +124,30 @@ class OffPolicyTask:
             self.inputs.items(items[worker.even_part(n_items)], batch.snapshot, worker.device),
         )
         logits = self._logits(users, worker.gather(vectors)[:n_items], rows)
-        total = worker.total if worker.world > 1 else None
         return self._objective(logits, rows, batch, part, total)
 
     def validate(self, model: TwoTower, device: torch.device) -> dict[str, float]:
-        """Estimated reward of the policy on later rounds, and how many of them it rests on."""
-        if not len(self.data.valid):
+        """The metric that decides; of an estimated reward also how many rounds it rests on."""
+        rows = self.data.valid
+        if not len(rows):
             return {}
-        weights = np.empty(len(self.data.valid))
-        snapshot = int(self.data.moments.snapshot[self.data.valid].max())
-        vectors = model.embed_items(self.inputs.items(np.arange(self.data.tables.n_items), snapshot, device))
-        for start in range(0, len(weights), VALID_BLOCK):
-            rows = self.data.valid[start : start + VALID_BLOCK]
-            logits = self._logits(model.embed_users(self.inputs.users(rows, device)), vectors, rows)
-            log_p = logits.log_softmax(dim=1).gather(1, self._tensor(self.data.item[rows], device).long()[:, None])
-            target_p = log_p[:, 0].double().exp().cpu().numpy()
-            weights[start : start + len(rows)] = importance_weights(target_p, self.data.propensity[rows])
-        value = float((self_normalized(weights) * self.data.reward[self.data.valid]).mean())
-        return {VALID_METRIC: value, "ess": effective_sample_size(weights)}
+        snapshot = int(self.data.moments.snapshot[rows].max())
+        if self.config.objective == "regression":
+            predicted = self._shown_logits(model, rows, snapshot, device)
+            rewards, mean = on_device(self.data.reward[rows], device), float(self.data.reward[self.data.train].mean())
+            return {EXPLAINED: explained(predicted, rewards, mean, self._error)}
+        weights = np.empty(len(rows))
+        n_items = self.data.tables.n_items
+        vectors = embed_items(model, self.inputs, np.arange(n_items), snapshot, device)
+        size = max(VALID_NUMBERS // n_items, 1)
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            logits = self._logits(model.embed_users(self.inputs.users(block, device)), vectors, block)
+            actions = on_device(self.data.item[block].astype(np.int64), device)
+            target_p = log_probability(logits, actions).double().exp().cpu().numpy()
+            weights[start : start + len(block)] = importance_weights(target_p, self.data.propensity[block])
+        value = float((self_normalized(weights) * self.data.reward[rows]).mean())
+        return {SNIPS: value, "ess": effective_sample_size(weights)}
 
     @cached_property
     def inputs(self) -> TowerInputs:
@@ -152,54 +173,122 @@ class OffPolicyTask:
         """Logits of the policy, without the items that could not be shown, (B, N)."""
         logits = users.float() @ vectors.float().T / self.config.softmax_temperature
         owner, place = runs(self.data.banned_start[rows], self.data.banned_start[rows + 1])
-        banned = self._tensor(self.data.banned[place].astype(np.int64), logits.device)
-        return logits.index_put((self._tensor(owner, logits.device), banned), logits.new_tensor(NEVER))
+        banned = on_device(self.data.banned[place].astype(np.int64), logits.device)
+        return logits.index_put((on_device(owner, logits.device), banned), logits.new_tensor(NEVER))
 
     def _objective(
-        self, logits: Tensor, rows: NDArray[np.int64], batch: LoggedBatch, part: slice, total: Any
+        self, logits: Tensor, rows: NDArray[np.int64], batch: LoggedBatch, part: slice, total: Total | None
     ) -> Tensor:
         device, settings = logits.device, self.off_policy
-        actions = self._tensor(self.data.item[rows].astype(np.int64), device)
-        propensities = self._tensor(self.data.propensity[rows].astype(np.float32), device)
-        rewards = self._tensor(self.data.reward[rows], device)
-        weighting = {"max_weight": settings.max_weight, "self_normalize": settings.self_normalize, "total": total}
-        clicked = {**weighting, "rewards": rewards, "normalize_over": settings.normalize_over}
-        floored = {**clicked, "min_weight": settings.min_weight}
+        logged = self._logged(rows, device)
+        actions, propensities, rewards = logged
+        floored = self._floored(rewards, total)
+        clicked = {name: value for name, value in floored.items() if name != "min_weight"}
+        weighting = {name: clicked[name] for name in ("max_weight", "self_normalize", "total")}
         match self.config.objective:
             case "regression":
                 return regression(logits, actions, rewards, error=self._error, total=total)
             case "ips":
                 return ips(logits, actions, propensities, **floored)
             case "dr":
-                return dr(
-                    logits, actions, propensities, rewards, self._predicted(rows, batch.snapshot, device), **weighting
-                )
+                return dr(logits, *logged, self._predicted(rows, batch.snapshot, device), **weighting)
             case "weighted_log_likelihood":
                 return weighted_log_likelihood(logits, actions, propensities, **clicked)
             case "top_k_reinforce":
                 return top_k_reinforce(logits, actions, propensities, slate_size=settings.slate_size, **floored)
             case "two_stage_ips":
-                assert self.ranker is not None
-                ranked = self.ranker.of(self.data.moments.user[rows], self.data.at_ms[rows])
-                shape = (settings.n_slates, settings.slate_size - 1)
-                return two_stage_ips(
-                    logits,
-                    actions,
-                    propensities,
-                    self._tensor(ranked, device),
-                    n_slates=settings.n_slates,
-                    slate_size=settings.slate_size,
-                    alpha=settings.alpha,
-                    slate_temperature=settings.slate_temperature,
-                    uniforms=self._tensor(
-                        row_uniforms(batch.seed, part, shape[0] * shape[1]).reshape(-1, *shape), device
-                    ),
-                    **floored,
-                )
+                assert isinstance(self.ranker, RankerTables)
+                ranked = on_device(self.ranker.of(self.data.moments.user[rows], self.data.at_ms[rows]), device)
+                slates = self._slates(batch, part, device)
+                return two_stage_ips(logits, actions, propensities, ranked, **slates, **floored)
         raise AssertionError(f"{self.config.objective} learns from likes")
 
+    def _sampled_loss(
+        self, model: Callable[..., Any], batch: LoggedBatch, part: slice, worker: Worker, total: Total | None
+    ) -> Tensor:
+        """The loss from items drawn for each round, of which each is embedded once."""
+        device, rows = worker.device, batch.rows[part]
+        actions, propensities, rewards = self._logged(rows, device)
+        asking = self.inputs.users(rows, device)
+        tower = model.module if isinstance(model, DistributedDataParallel) else model
+        assert isinstance(tower, TwoTower)
+        drawn = self._draws.of(tower, asking, batch, worker)
+        items = torch.cat([actions[:, None], drawn.items], dim=1).unique()
+        users, vectors = model(asking, self.inputs.items(items.cpu().numpy(), batch.snapshot, device))
+
+        def embeddings(ids: Tensor) -> Tensor:
+            return functional.embedding(torch.searchsorted(items, ids), vectors)
+
+        given = (users, embeddings, actions, propensities, drawn.items, drawn.log_q)
+        options: dict[str, Any] = {
+            "temperature": self.config.softmax_temperature,
+            "excluded": drawn.excluded,
+            **self._floored(rewards, total),
+        }
+        if self.config.objective == "ips":
+            return sampled_ips(*given, **options)
+
+        def ranker(ids: Tensor) -> Tensor:
+            assert self.ranker is not None
+            scores = np.zeros(ids.shape, np.float32)
+            # Rounds that earned nothing have no slates.
+            own = np.flatnonzero(self.data.reward[rows])
+            asked = rows[own]
+            user, at_ms = self.data.moments.user[asked], self.data.at_ms[asked]
+            scores[own] = self.ranker.of_items(user, at_ms, ids.cpu().numpy()[own])
+            return on_device(scores, device)
+
+        return sampled_two_stage_ips(*given, ranker, **self._slates(batch, part, device), **options)
+
     @cached_property
-    def _error(self) -> Any:
+    def _draws(self) -> ItemDraws:
+        return ItemDraws(self.data, self.inputs, self.config, self.off_policy, self.index)
+
+    def _logged(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Items shown, their propensities, and what they earned, (B,) each."""
+        return (
+            on_device(self.data.item[rows].astype(np.int64), device),
+            on_device(self.data.propensity[rows].astype(np.float32), device),
+            on_device(self.data.reward[rows], device),
+        )
+
+    def _floored(self, rewards: Tensor, total: Total | None) -> dict[str, Any]:
+        """How rounds are weighted by what they earned."""
+        settings = self.off_policy
+        return {
+            "rewards": rewards,
+            "min_weight": settings.min_weight,
+            "max_weight": settings.max_weight,
+            "self_normalize": settings.self_normalize,
+            "normalize_over": settings.normalize_over,
+            "total": total,
+        }
+
+    def _slates(self, batch: LoggedBatch, part: slice, device: torch.device) -> dict[str, Any]:
+        """What a two-stage loss draws slates by; for each row the same on any number of workers."""
+        settings = self.off_policy
+        shape = (settings.n_slates, settings.slate_size - 1)
+        uniforms = row_uniforms(batch.seed, part, shape[0] * shape[1]).reshape(-1, *shape)
+        return {
+            "n_slates": settings.n_slates,
+            "slate_size": settings.slate_size,
+            "alpha": settings.alpha,
+            "slate_temperature": settings.slate_temperature,
+            "uniforms": on_device(uniforms, device),
+        }
+
+    def _shown_logits(self, model: TwoTower, rows: NDArray[np.int64], snapshot: int, device: torch.device) -> Tensor:
+        """Logits of the items shown, (B,)."""
+        items, place = np.unique(self.data.item[rows], return_inverse=True)
+        vectors = embed_items(model, self.inputs, items.astype(np.int64), snapshot, device)
+        found = []
+        for start in range(0, len(rows), BLOCK):
+            users = model.embed_users(self.inputs.users(rows[start : start + BLOCK], device)).float()
+            found.append((users * vectors[on_device(place[start : start + BLOCK], device)]).sum(dim=1))
+        return torch.cat(found) / self.config.softmax_temperature
+
+    @cached_property
+    def _error(self) -> ErrorName:
         rewards = self.data.reward[self.data.train]
         within = (rewards >= 0) & (rewards <= 1)
         return "logistic" if within.all() else "squared"
@@ -208,15 +297,11 @@ class OffPolicyTask:
     def _predicted(self, rows: NDArray[np.int64], snapshot: int, device: torch.device) -> Tensor:
         """Predicted rewards of all items as they were known at a snapshot, (B, N)."""
         assert self.reward_model is not None
-        users, fold = self._tensor(self.reward_model.users[rows], device), self.data.fold[rows]
+        users, fold = on_device(self.reward_model.users[rows], device), self.data.fold[rows]
         predicted = users.new_empty((len(rows), self.data.tables.n_items))
         items = self.inputs.items(np.arange(self.data.tables.n_items), snapshot, device)
         for place, model in enumerate(self._reward_models):
-            own = self._tensor(np.flatnonzero(fold == place), device)
+            own = on_device(np.flatnonzero(fold == place), device)
             predicted[own] = users[own] @ model.to(device).embed_items(items).T
         predicted /= self.config.softmax_temperature
         return predicted.sigmoid() if self._error == "logistic" else predicted
-
-    @staticmethod
-    def _tensor(values: NDArray[Any], device: torch.device) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)

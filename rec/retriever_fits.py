@@ -5,24 +5,22 @@ from dataclasses import replace
 from typing import Final, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rec.config import LikesObjective, TrainConfig
 from rec.errors import ConfigError, TrainingError
 from rec.logged_data import N_FOLDS, LoggedData, build_logged_data
 from rec.models.two_tower import TwoTower, user_vectors
 from rec.models.weights import put_weights
-from rec.off_policy_task import OffPolicyTask, RankerTables, RewardModel
+from rec.off_policy_task import OffPolicyTask, RewardModel
 from rec.preparation import Prepared, history_length, snapshot_at
+from rec.ranker_scores import RankersAtHand, RankerTables
 from rec.recommender import Recommender
 from rec.retrieval_data import build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
 from rec.runs import Runs
-from rec.state import Candidates
 from rec.training import Fitted, TrainingTask
 
 LIKES: Final = get_args(LikesObjective)
-BLOCK: Final = 64
 
 
 def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
@@ -57,30 +55,15 @@ def fit_through_ranker(
     Args: first: the fit by ips. earlier: what was known at the beginning of each period before, with the ranker.
     """
     task = _logged_task(ready, runs.config, period, judged=False)
-    starts = np.array([recommender.snapshot.at_ms for recommender in earlier])
-    data = task.data.since(int(starts[0]))
+    data = task.data.since(earlier[0].snapshot.at_ms)
     if not len(data.train):
         raise TrainingError(
             "two_stage_ips has nothing to learn from: no reward after the ranker's first period began is final yet; "
             "give more data, or begin earlier with ranker.period_fractions"
         )
-    tables = RankerTables(np.stack([ranker_logits(recommender) for recommender in earlier]), starts)
-    task = replace(task, data=data, ranker=tables)
+    sampled = runs.config.off_policy.sampled_items
+    task = replace(task, data=data, ranker=RankersAtHand(tuple(earlier)) if sampled else RankerTables.build(earlier))
     return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
-
-
-def ranker_logits(recommender: Recommender) -> NDArray[np.float32]:
-    """The ranker's score of every item for every user of the bundle, (U, N)."""
-    snapshot = recommender.snapshot
-    n_users, n_items = len(snapshot.user_ids), recommender.n_items
-    logits = np.empty((n_users, n_items), np.float32)
-    for start in range(0, n_users, BLOCK):
-        users = np.arange(start, min(start + BLOCK, n_users))
-        states = snapshot.user_states(users)
-        items = np.tile(np.arange(n_items, dtype=np.int32), (len(users), 1))
-        scores = recommender.source.scores(states, items)
-        logits[users] = recommender.ranker.score_many(states, Candidates(items, scores, recommender.source.name))
-    return logits
 
 
 def _likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:
@@ -111,7 +94,16 @@ def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: b
         valid_until_ms=ready.period_starts[period + 1] if judged else None,
     )
     _refuse_rewards(data, config)
-    return OffPolicyTask(data, config.retriever, config.off_policy, config.training.batch_size, config.seed)
+    n_items = data.tables.n_items
+    if config.off_policy.sampled_items >= n_items:
+        raise ConfigError(
+            f"sampled_items must be below the size of the catalogue, {n_items}; found "
+            f"{config.off_policy.sampled_items}: set 0, which scores all of it",
+            field="off_policy.sampled_items",
+        )
+    return OffPolicyTask(
+        data, config.retriever, config.off_policy, config.training.batch_size, config.seed, index=config.index
+    )
 
 
 def _refuse_rewards(data: LoggedData, config: TrainConfig) -> None:

@@ -24,6 +24,18 @@ class QueryBatch:
     uniform: NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedBatch:
+    """One global batch: rounds that share a snapshot, and what seeds the draws for it.
+
+    Attributes: snapshot: of items. rows: of the rounds, (B,). seed: of the run, epoch, and step in the epoch.
+    """
+
+    snapshot: int
+    rows: NDArray[np.int64]
+    seed: tuple[int, int, int]
+
+
 def systematic_sample(weights: NDArray[np.floating], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw n positions, each n * weight / sum of weights times, rounded up or down at random and without bias.
 

@@ -25,13 +25,22 @@ from rec.losses.logged import (
 )
 from rec.weights import Total, importance_weights, self_normalized
 
+ErrorName = Literal["squared", "logistic"]
+
+
+def reward_errors(predicted: Tensor, rewards: Tensor, error: ErrorName) -> Tensor:
+    """Errors of predicted rewards, (B,) all: (r - logit)^2, or the cross-entropy of r and sigmoid(logit)."""
+    if error == "squared":
+        return (rewards - predicted) ** 2
+    return functional.binary_cross_entropy_with_logits(predicted, rewards, reduction="none")
+
 
 def regression(
     logits: Tensor,
     actions: Tensor,
     rewards: Tensor,
     *,
-    error: Literal["squared", "logistic"] = "squared",
+    error: ErrorName = "squared",
     total: Total | None = None,
 ) -> Tensor:
     """The error of the logged action's predicted reward; the policy then shows what is predicted highest.
@@ -45,10 +54,10 @@ def regression(
     check_actions(logits, actions)
     predicted = at_columns(in_float(logits), actions)
     rewards = checked_rewards(rewards, predicted)
-    if error == "squared":
-        return batch_mean((rewards - predicted) ** 2, total)
-    refuse((rewards < 0) | (rewards > 1), "the logistic error needs rewards from 0 to 1; take the squared", rewards)
-    return batch_mean(functional.binary_cross_entropy_with_logits(predicted, rewards, reduction="none"), total)
+    if error == "logistic":
+        outside = (rewards < 0) | (rewards > 1)
+        refuse(outside, "the logistic error needs rewards from 0 to 1; take the squared", rewards)
+    return batch_mean(reward_errors(predicted, rewards, error), total)
 
 
 def ips(

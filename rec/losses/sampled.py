@@ -114,7 +114,7 @@ def sampled_two_stage_ips(
         torch.zeros_like(actions),
         checked_uniforms(uniforms, (len(actions), n_slates, slate_size - 1), generator, users.device),
         alpha=alpha,
-        first=_first_column(ids) if duplicates == "drop" else None,
+        first=first_column(ids) if duplicates == "drop" else None,
     )
     return -batch_mean(weights * objective, total)
 
@@ -147,11 +147,11 @@ def _scored(
     return ids, logits, (logits + correction).logsumexp(dim=1), correction
 
 
-def _first_column(ids: Tensor) -> Tensor:
+def first_column(ids: Tensor) -> Tensor:
     """The first column of the row that holds the same id: ids (B, C), result (B, C)."""
     ordered, order = ids.sort(dim=1, stable=True)
     begins = torch.ones_like(ordered, dtype=torch.bool)
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     start = places.masked_fill(~begins, 0).cummax(dim=1).values
-    return torch.zeros_like(ids).scatter(1, order, order.gather(1, start))
+    return torch.zeros_like(order).scatter(1, order, order.gather(1, start))

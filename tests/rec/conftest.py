@@ -1,8 +1,12 @@
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 
 from rec.config import QueriesConfig
 from rec.data.dataset import Dataset, Interactions
@@ -10,6 +14,7 @@ from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.retrieval_data import RetrievalData, build_retrieval_data, build_validation
 from rec.schema import FeatureSchema
+from rec.training import TrainingTask, Worker
 
 DAY_MS = 86_400_000
 N_USERS, N_ITEMS, N_LIKED = 80, 60, 14
@@ -53,3 +58,53 @@ def checkerboard() -> Checkerboard:
         "0",
     )
     return Checkerboard(dataset, Encoders.fit(dataset, interactions.before(cut_ms)), cut_ms)
+
+
+Gradients = dict[str, np.ndarray]
+Case = tuple[TrainingTask, Any]
+
+
+@pytest.fixture
+def two_workers_agree(ray_session: None, tmp_path: Path) -> Callable[[Sequence[Case]], None]:
+    """Asserts of cases, a task and a batch each, that two workers have the gradient of one."""
+
+    # Nested, so that it travels by value: workers cannot import test modules.
+    def gradients(cases: Sequence[Case], worker: Worker, distribute: Callable) -> list[Gradients]:
+        import torch
+
+        found = []
+        for task, batch in cases:
+            torch.manual_seed(0)
+            model = task.build_model()
+            # Gradients are shared as long as what shares them lives.
+            shared = distribute(model)
+            task.loss(shared, batch, worker).backward()
+            found.append({name: p.grad.to_dense().numpy() for name, p in model.named_parameters()})
+        return found
+
+    @ray.remote(num_cpus=1, max_calls=1)
+    def of_worker(rank: int, cases: Sequence[Case], file: str) -> list[Gradients]:
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+
+        from rec.training import Worker
+
+        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+        found = gradients(cases, Worker(rank, 2), DistributedDataParallel)
+        dist.destroy_process_group()
+        return found
+
+    def agree(cases: Sequence[Case]) -> None:
+        both = ray.get([of_worker.remote(rank, cases, str(tmp_path / "meeting")) for rank in range(2)])
+        alone = gradients(cases, Worker(), lambda model: model)
+        for (task, _), expected, *shared in zip(cases, alone, *both, strict=True):
+            largest = max(np.abs(gradient).max() for gradient in expected.values())
+            assert largest > 0
+            for found in shared:
+                for name, gradient in expected.items():
+                    # Of parameters that hardly move, the difference is judged against the largest gradient there is.
+                    scale = max(np.abs(gradient).max(), 1e-2 * largest)
+                    difference = np.abs(found[name] - gradient).max() / scale
+                    assert difference <= 1e-5, f"{name} differs by {difference:.2e}: {task.config}"
+
+    return agree

@@ -1,20 +1,24 @@
 """Learning from logged rounds: a world whose users want every second item, shown at random and unevenly."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 import torch
 
 from rec.config import OffPolicyConfig, QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.data.rounds import Lists, Requests, Rounds
+from rec.drawn_items import DrawnItems
 from rec.errors import ConfigError, TrainingError
 from rec.features.encoders import Encoders
 from rec.logged_data import build_logged_data
-from rec.off_policy_task import NEVER, OffPolicyTask, RankerTables, RewardModel
+from rec.models.two_tower import TwoTower
+from rec.off_policy_task import NEVER, OffPolicyTask, RewardModel, explained
+from rec.ranker_scores import RankerTables
+from rec.sampling import LoggedBatch
 from rec.schema import FeatureSchema
 from rec.training import Worker, fit
 
@@ -29,6 +33,8 @@ CONFIG = RetrieverConfig(
     softmax_temperature=0.1,
     queries=QueriesConfig(snapshots=4, min_batches=1),
 )
+# More items than there are draws, and an index that is older than the model at every second step.
+SAMPLED = {"sampled_items": 16, "neighbors": 8, "uniform_share": 0.3, "rebuild_steps": 2}
 
 
 def _world(slate: int = 1) -> Dataset:
@@ -92,7 +98,7 @@ def world() -> Dataset:
 
 
 def _true_value(task: OffPolicyTask, weights) -> float:
-    """Expected reward of the policy's first item, over the later rounds."""
+    """Expected reward of the policy's first item, over the later rounds; a regression shows its highest prediction."""
     model = task.build_model()
     model.load_state_dict(weights)
     model.eval()
@@ -101,7 +107,12 @@ def _true_value(task: OffPolicyTask, weights) -> float:
         vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), 3, device))
         logits = task._logits(model.embed_users(task.inputs.users(rows, device)), vectors, rows)
     wanted = (task.data.moments.user[rows][:, None] + np.arange(N_ITEMS)) % 2 == 0
+    if task.config.objective == "regression":
+        return float(wanted[np.arange(len(rows)), logits.argmax(dim=1)].mean())
     return float((logits.softmax(dim=1).numpy() * wanted).sum(axis=1).mean())
+
+
+TRAINING = TrainingConfig(workers=0, epochs=40, batch_size=256, learning_rate=0.02, patience=40)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +120,87 @@ def _true_value(task: OffPolicyTask, weights) -> float:
 )
 def test_every_objective_learns_what_users_want(world, objective):
     task = _task(world, objective)
-    training = TrainingConfig(workers=0, epochs=40, batch_size=256, learning_rate=0.02, patience=40)
-    fitted = fit(task, training, seed=0)
+    fitted = fit(task, TRAINING, seed=0)
     value = _true_value(task, fitted.weights)
     # Whatever does not look at the user earns half.
     assert value > 0.8, f"{objective}: {value:.3f}"
-    # The estimate on later rounds, by which epochs are compared, is near the truth.
-    assert abs(fitted.progress.best["snips"] - value) < 0.1
+    if objective == "regression":
+        assert 0.3 < fitted.progress.best["explained"] < 1
+    else:
+        # The estimate on later rounds, by which epochs are compared, is near the truth.
+        assert abs(fitted.progress.best["snips"] - value) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ips", "two_stage_ips"])
+def test_from_sampled_items_as_much_is_learned_as_from_all(world, objective):
+    values = []
+    # The neighbours are as many as a user wants; with fewer, or with fewer draws, less is learned.
+    for settings in ({}, {"sampled_items": 64, "neighbors": 20, "uniform_share": 0.3, "rebuild_steps": 2}):
+        task = _task(world, objective, **settings)
+        values.append(np.mean([_true_value(task, fit(task, TRAINING, seed=seed).weights) for seed in (0, 1)]))
+    assert values[1] > values[0] - 0.03, values
+
+
+@pytest.mark.parametrize("objective", ["ips", "two_stage_ips"])
+def test_with_many_draws_the_gradient_is_that_of_the_whole_catalogue(objective):
+    world = _world(slate=3)
+    found = []
+    many = {"sampled_items": 20_000, "neighbors": 10, "uniform_share": 0.5}
+    # Slates so long hold nearly every item, and do not differ by chance.
+    for settings in ({}, many):
+        task = _task(world, objective, **settings)
+        task = replace(task, off_policy=task.off_policy.model_copy(update={"slate_size": 2000, "n_slates": 2}))
+        batch = replace(task.plan(0)[0], rows=task.data.train[:30])
+        torch.manual_seed(0)
+        model = task.build_model()
+        task.loss(model, batch, Worker()).backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert (found[1] - found[0]).norm() < 0.02 * found[0].norm()
+
+
+def test_what_could_not_be_shown_is_not_drawn_as_a_neighbour_and_excluded_otherwise():
+    task = _task(_world(slate=3), **SAMPLED)
+    batch, data = task.plan(0)[0], task.data
+    torch.manual_seed(0)
+    drawn = _drawn(task, task.build_model(), batch)
+    banned = [set(data.banned[data.banned_start[row] : data.banned_start[row + 1]]) for row in batch.rows]
+    expected = [[item in above for item in items] for items, above in zip(drawn.items.tolist(), banned, strict=True)]
+    assert drawn.excluded.tolist() == expected
+    assert drawn.excluded.any()
+    uniform = math.log(SAMPLED["uniform_share"] / N_ITEMS)
+    torch.testing.assert_close(drawn.log_q[drawn.excluded], torch.full_like(drawn.log_q[drawn.excluded], uniform))
+    assert (drawn.log_q[~drawn.excluded] > uniform + 0.1).any()
+
+
+def test_the_index_is_rebuilt_from_the_current_weights_every_few_steps(world):
+    task, other = _task(world, **SAMPLED), _task(world, **SAMPLED)
+    first, second, third = (replace(task.plan(0)[0], seed=(0, 0, step)) for step in range(3))
+    torch.manual_seed(0)
+    old, new = task.build_model(), task.build_model()
+    for batch, model in ((first, old), (second, new)):
+        _drawn(task, model, batch)
+    # The users are the new model's, but the items still the old one's.
+    assert not torch.equal(_drawn(task, new, second).log_q, _drawn(other, new, second).log_q)
+    # Whatever was drawn before, at the step at which it is built again the draws are those of a task begun anew.
+    assert torch.equal(_drawn(task, new, third).log_q, _drawn(_task(world, **SAMPLED), new, third).log_q)
+
+
+def _drawn(task: OffPolicyTask, model: TwoTower, batch: LoggedBatch) -> DrawnItems:
+    return task._draws.of(model, task.inputs.users(batch.rows, torch.device("cpu")), batch, Worker())
+
+
+@pytest.mark.parametrize("error", ["squared", "logistic"])
+def test_the_mean_explains_nothing_and_the_rewards_explain_all(error):
+    rewards = torch.tensor([0.0, 1, 0, 0])
+    sure = rewards if error == "squared" else 40 * (2 * rewards - 1)
+    mean = torch.full((4,), 0.25 if error == "squared" else math.log(0.25 / 0.75))
+    assert explained(sure, rewards, 0.25, error) == pytest.approx(1)
+    assert explained(mean, rewards, 0.25, error) == pytest.approx(0, abs=1e-6)
+    assert explained(-sure, rewards, 0.25, error) < 0
+    # Of squares it is R^2: 1 - (.25 * 4) / .75.
+    if error == "squared":
+        assert explained(torch.full((4,), 0.5), rewards, 0.25, error) == pytest.approx(1 - 1 / 0.75)
 
 
 def test_what_comes_later_changes_nothing(world):
@@ -169,46 +254,14 @@ def test_data_without_propensities_and_logs_without_past_are_refused(world):
         build_logged_data(world, encoders, world.interactions, CONFIG.queries, end_ms=1)
 
 
-def test_two_workers_have_the_gradient_of_one(ray_session, world, tmp_path):
-    tasks = [_task(world, objective) for objective in ("ips", "dr", "two_stage_ips")]
+def test_two_workers_have_the_gradient_of_one(two_workers_agree, world):
+    cases = [("ips", {}), ("dr", {}), ("two_stage_ips", {}), ("ips", SAMPLED), ("two_stage_ips", SAMPLED)]
+    tasks = [_task(world, objective, **settings) for objective, settings in cases]
+    # A whole batch, one that two workers cannot share evenly, and one that leaves a worker nothing.
     whole = tasks[0].plan(0)[0]
-    batches = [whole, replace(whole, rows=whole.rows[:7])]
-
-    # Nested, so that it travels by value: workers cannot import test modules.
-    @ray.remote(num_cpus=1, max_calls=1)
-    def gradients(rank: int, tasks, batches, file: str):
-        import torch
-        import torch.distributed as dist
-        from torch.nn.parallel import DistributedDataParallel
-
-        from rec.training import Worker
-
-        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-        found = []
-        for task in tasks:
-            torch.manual_seed(0)
-            model = DistributedDataParallel(task.build_model())
-            for batch in batches:
-                model.zero_grad()
-                task.loss(model, batch, Worker(rank, 2)).backward()
-                found.append({name: p.grad.numpy() for name, p in model.module.named_parameters()})
-        dist.destroy_process_group()
-        return found
-
-    file = str(tmp_path / "meeting")
-    both = ray.get([gradients.remote(rank, tasks, batches, file) for rank in range(2)])
-    cases = [(task, batch) for task in tasks for batch in batches]
-    for (task, batch), *shared in zip(cases, *both, strict=True):
-        torch.manual_seed(0)
-        model = task.build_model()
-        task.loss(model, batch, Worker()).backward()
-        alone = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-        largest = max(np.abs(gradient).max() for gradient in alone.values())
-        assert largest > 0
-        for found in shared:
-            for name, gradient in alone.items():
-                scale = max(np.abs(gradient).max(), 1e-2 * largest)
-                assert np.abs(found[name] - gradient).max() / scale <= 1e-5, (task.config.objective, name)
+    earning = whole.rows[tasks[0].data.reward[whole.rows] > 0]
+    batches = [whole, replace(whole, rows=whole.rows[:7]), replace(whole, rows=earning[:1])]
+    two_workers_agree([(task, batch) for task in tasks for batch in batches])
 
 
 def test_rewards_that_were_not_final_by_then_are_not_learned_from(world):

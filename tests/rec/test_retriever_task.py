@@ -2,14 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import ray
-import torch
 
 from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retriever_task import RetrieverTask
-from rec.sampling import QueryBatch
-from rec.training import Worker, fit
+from rec.training import fit
 
 QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1, min_batches=1)
 CONFIG = RetrieverConfig(
@@ -96,14 +93,7 @@ def test_a_plan_is_the_same_again_and_another_in_the_next_epoch(checkerboard):
     assert not np.array_equal(first[0].queries, other[0].queries)
 
 
-def _gradients(task: RetrieverTask, batch: QueryBatch) -> dict[str, np.ndarray]:
-    torch.manual_seed(0)
-    model = task.build_model()
-    task.loss(model, batch, Worker()).backward()
-    return {name: parameter.grad.to_dense().numpy() for name, parameter in model.named_parameters()}
-
-
-def test_two_workers_have_the_gradient_of_one(ray_session, checkerboard, tmp_path):
+def test_two_workers_have_the_gradient_of_one(two_workers_agree, checkerboard):
     tasks = [
         _task(checkerboard, objective=objective, sparse_embeddings=sparse, positives_per_query=2)
         for objective, sparse in [("logq", False), ("mixed_negative", True), ("cross_entropy", False)]
@@ -111,40 +101,7 @@ def test_two_workers_have_the_gradient_of_one(ray_session, checkerboard, tmp_pat
     # A whole batch, one that two workers cannot share evenly, and one that leaves a worker nothing.
     whole = tasks[1].plan(0)[0]
     batches = [whole, *(replace(whole, queries=whole.queries[:n], targets=whole.targets[:n]) for n in (7, 1))]
-
-    # Nested, so that it travels by value: workers cannot import test modules.
-    @ray.remote(num_cpus=1, max_calls=1)
-    def gradients(rank: int, tasks, batches, file: str):
-        import torch
-        import torch.distributed as dist
-        from torch.nn.parallel import DistributedDataParallel
-
-        from rec.training import Worker
-
-        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-        found = []
-        for task in tasks:
-            torch.manual_seed(0)
-            model = DistributedDataParallel(task.build_model())
-            for batch in batches:
-                model.zero_grad()
-                task.loss(model, batch, Worker(rank, 2)).backward()
-                found.append({name: p.grad.to_dense().numpy() for name, p in model.module.named_parameters()})
-        dist.destroy_process_group()
-        return found
-
-    file = str(tmp_path / "meeting")
-    both = ray.get([gradients.remote(rank, tasks, batches, file) for rank in range(2)])
-    cases = [(task, batch) for task in tasks for batch in batches]
-    for (task, batch), *shared in zip(cases, *both, strict=True):
-        alone = _gradients(task, batch)
-        largest = max(np.abs(gradient).max() for gradient in alone.values())
-        for found in shared:
-            for name, gradient in alone.items():
-                # Of parameters that hardly move, the difference is judged against the largest gradient there is.
-                scale = max(np.abs(gradient).max(), 1e-2 * largest)
-                difference = np.abs(found[name] - gradient).max() / scale
-                assert difference <= 1e-5, f"{name} differs by {difference:.2e} in a batch of {len(batch.queries)}"
+    two_workers_agree([(task, batch) for task in tasks for batch in batches])
 
 
 def test_weights_to_begin_with_are_begun_with(checkerboard):

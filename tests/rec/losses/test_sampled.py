@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rec.losses import ips, sampled_ips, sampled_two_stage_ips, two_stage_ips
-from rec.losses.sampled import _first_column
+from rec.losses.sampled import first_column
 from rec.proposals import Proposal
 
 N_ITEMS, SIZE, TEMPERATURE = 40, 3, 0.7
@@ -145,9 +145,9 @@ def test_no_action_is_more_likely_than_certain():
     assert 0 <= loss <= 1 / math.e
 
 
-def test_the_first_column_of_an_item():
+def test_thefirst_column_of_an_item():
     ids = torch.tensor([[7, 3, 7, 3, 1], [2, 2, 2, 0, 1]])
-    assert _first_column(ids).tolist() == [[0, 1, 0, 1, 4], [0, 0, 0, 3, 4]]
+    assert first_column(ids).tolist() == [[0, 1, 0, 1, 4], [0, 0, 0, 3, 4]]
 
 
 def test_wrong_arguments_say_what_is_required():

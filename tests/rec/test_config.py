@@ -1,0 +1,39 @@
+import pytest
+
+from rec.config import TrainConfig, parse_config
+from rec.errors import ConfigError
+
+
+def _parse(objective: str, **off_policy) -> TrainConfig:
+    return parse_config(TrainConfig, {"retriever": {"objective": objective}, "off_policy": off_policy})
+
+
+def test_items_are_sampled_for_the_objectives_that_can():
+    for objective in ("ips", "two_stage_ips"):
+        config = _parse(objective, sampled_items=64, neighbors=8, uniform_share=1.0, rebuild_steps=1)
+        assert parse_config(TrainConfig, config.model_dump()) == config
+
+
+@pytest.mark.parametrize("objective", ["mixed_negative", "regression", "dr", "top_k_reinforce"])
+def test_other_objectives_refuse_sampled_items(objective):
+    with pytest.raises(ConfigError, match=f"is for ips and two_stage_ips; found 64 with objective {objective}: set 0"):
+        _parse(objective, sampled_items=64)
+
+
+@pytest.mark.parametrize("setting", [{"neighbors": 8}, {"uniform_share": 0.5}, {"rebuild_steps": 10}])
+def test_settings_of_sampled_items_are_refused_without_any(setting):
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))} .* set sampled_items"):
+        _parse("ips", **setting)
+
+
+def test_slates_need_as_many_sampled_items_as_they_hold():
+    with pytest.raises(ConfigError, match=r"at least off_policy\.slate_size.* found 29 and 30"):
+        _parse("two_stage_ips", sampled_items=29)
+    _parse("ips", sampled_items=29)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_of_uniform_draws_is_needed(share):
+    with pytest.raises(ConfigError) as raised:
+        _parse("ips", sampled_items=64, uniform_share=share)
+    assert raised.value.field == "off_policy.uniform_share"
