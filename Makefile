@@ -41,6 +41,8 @@ bench: setup ## reproduce every table of results; needs TANDEM_DATA
 	$(BIN)/tandem train --data movielens-1m --path $(TANDEM_DATA)/ml-1m --home .tandem/bench
 	$(BIN)/python benchmarks/speed/serve.py --home .tandem/bench
 	$(BIN)/python benchmarks/speed/flat_search.py
+	$(BIN)/python benchmarks/speed/two_stage_loss.py
+	$(BIN)/python benchmarks/speed/catalogue_free_step.py
 
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

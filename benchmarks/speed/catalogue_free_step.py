@@ -4,7 +4,7 @@ Run: python benchmarks/speed/catalogue_free_step.py [--items 10000 100000 100000
 Expect: a step that costs about as much at a million items as at ten thousand, and the index's rebuilding apart, also
 spread over the steps until the next one; kept in benchmarks/results/catalogue_free_step_ITEMS.json. A step searches the
 index for each user's neighbours, draws items, computes loss and gradient, and moves users and items by SparseAdam. The
-peer, up to --peer-items, is the same step with the logits of all items.
+peer, up to --peer-items, is the same step with the logits of all items. Both times of each size go to stderr.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main() -> None:
     for n_items in given.items:
         result = measured(n_items, given)
         write_result(result)
+        _print(n_items, result)
         print(json.dumps(result))
 
 
@@ -156,6 +157,16 @@ def _table(n: int, size: int, generator: torch.Generator) -> nn.Embedding:
 def _ranker(ids: Tensor) -> Tensor:
     """A ranker that costs nothing: a fixed number of each item between -2 and 2."""
     return torch.sin(ids.float()) * 2
+
+
+def _print(n_items: int, result: dict[str, Any]) -> None:
+    """Both absolute times of a size, and what rebuilding the index adds to each step."""
+    peer, index = result["peer"], result["index"]
+    print(
+        f"{n_items:>9,} items   ours {result['ours']['median']:8.2f} ms + {index['amortised_ms']:.2f} ms of rebuilding"
+        f"   peer {'not measured' if peer is None else format(peer['median'], '8.2f') + ' ms'}",
+        file=sys.stderr,
+    )
 
 
 def _summary(times: np.ndarray) -> dict[str, float]:
