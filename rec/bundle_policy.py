@@ -1,9 +1,12 @@
 """What a bundle would rank for the requests of a log."""
 
+import warnings
+
 import numpy as np
 
 from rec.errors import ConfigError
 from rec.ope.slate_log import SlateLog, SlatePolicy
+from rec.ope.support import OverlapWarning
 from rec.recommender import Recommender
 
 # Requests ranked at once.
@@ -25,6 +28,40 @@ def first_fair_ms(recommender: Recommender, since_ms: int | None) -> int:
             field="since_ms",
         )
     return known_until if since_ms is None else since_ms
+
+
+def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
+    """How many of the logged impressions are of items that the bundle does not know.
+
+    The estimate takes eligible items from the log: such an item is no candidate of the bundle, which shows it as it
+    does any other eligible item, with probability epsilon / |E|, or not at all without epsilon.
+
+    Warns: OverlapWarning: where there are such items; where the bundle has more items than were ever eligible, so that
+        it may rank some that the log could not show.
+    """
+    shown = log.slate >= 0
+    known = recommender.snapshot.item_positions(log.item_ids.tolist()) >= 0
+    n_unknown = int((~known[log.slate[shown]]).sum())
+    if n_unknown:
+        row, position = np.argwhere(shown & ~known[log.slate])[0]
+        warnings.warn(
+            f"{n_unknown} of {int(shown.sum())} logged impressions are of items that bundle {recommender.version} does "
+            f"not know, the first {str(log.item_ids[log.slate[row, position]])!r} in request "
+            f"{str(log.request_id[row])!r}: it ranks none of them, and shows them by its share epsilon of uniform "
+            "draws alone",
+            OverlapWarning,
+            stacklevel=2,
+        )
+    most = int((log.n_eligible[:, 0] + [len(items) for items in log.history]).max())
+    if recommender.n_items > most:
+        warnings.warn(
+            f"bundle {recommender.version} has {recommender.n_items} items, of which at most {most} were in the "
+            "catalogue of any logged request: what it would show of the others is judged as if they could have been "
+            "logged",
+            OverlapWarning,
+            stacklevel=2,
+        )
+    return n_unknown
 
 
 def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, temperature: float) -> SlatePolicy:

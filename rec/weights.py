@@ -27,20 +27,16 @@ class WeightDiagnostics:
 
     Attributes:
         n: number of weights.
-        mean: of the weights after clipping. Unclipped, its expectation under the logging policy is 1; far from it, the
-            propensities are wrong or the logging policy never showed what the other one shows.
-        max: the largest weight after clipping.
-        ess: effective sample size after clipping.
-        clipped_low: share of weights that were raised to the floor.
-        clipped_high: share of weights that were cut to the cap.
+        mean: of the weights. Unclipped, its expectation under the logging policy is 1; far from it, the propensities
+            are wrong or the logging policy never showed what the other one shows.
+        max: the largest weight.
+        ess: effective sample size.
     """
 
     n: int
     mean: float
     max: float
     ess: float
-    clipped_low: float
-    clipped_high: float
 
 
 def importance_weights(
@@ -117,23 +113,13 @@ def effective_sample_size(weights: Tensor | FloatArray) -> float:
     return float(scaled.sum()) ** 2 / float((scaled * scaled).sum())
 
 
-def diagnose(
-    target_p: Numbers, propensity: Numbers, *, min_weight: float = 0.0, max_weight: float = math.inf
-) -> WeightDiagnostics:
-    """Diagnostics of the importance weights of n logged actions.
-
-    Args: as of `importance_weights`, n at least 1.
-    Raises: as `importance_weights`.
-    """
-    raw = importance_weights(target_p, propensity)
-    weights = raw.clip(min_weight, max_weight)
+def diagnose(weights: Tensor | FloatArray) -> WeightDiagnostics:
+    """Diagnostics of importance weights, (n,), n at least 1."""
     return WeightDiagnostics(
         n=len(weights),
         mean=float(weights.mean()),
         max=float(weights.max()),
         ess=effective_sample_size(weights),
-        clipped_low=float((raw < min_weight).sum()) / len(raw),
-        clipped_high=float((raw > max_weight).sum()) / len(raw),
     )
 
 

@@ -3,16 +3,40 @@
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from rec.config import LOGGED_POLICY, OpeConfig
-from rec.errors import ConfigError, DataError
+from rec.errors import ConfigError, DataError, SupportError
 
 if TYPE_CHECKING:
+    from rec.data.events import EventTables
+    from rec.data.rounds import Rounds
     from rec.ope import Estimate, IntervalSettings
+    from rec.ope.estimate import Floats
+    from rec.weights import WeightDiagnostics
+
+_TWO_USERS: Final = "standard errors and intervals take users as the units, so at least two are needed"
+
+
+# Options that say nothing about a table of rounds, and those that say nothing about a log of slates.
+_OF_EVENTS: Final = (
+    "target",
+    "epsilon",
+    "temperature",
+    "rewards",
+    "attribution_s",
+    "since_ms",
+    "until_ms",
+    "now_ms",
+    "position_weights",
+    "allow_no_feedback",
+)
+_OF_TABLE: Final = ("columns",)
+_OF_BERNSTEIN: Final = ("reward_range", "weight_bound")
 
 
 def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
@@ -20,6 +44,7 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     from rec.ope import IntervalSettings
     from rec.ope.plot import write_plot
 
+    _refuse_ignored(options)
     settings = IntervalSettings(
         options.interval,
         options.level,
@@ -28,80 +53,137 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        evaluate = _of_events if options.table is None else _of_table
-        answer, estimates, earned = evaluate(options, home, settings)
+        found = _of_events(options, home, settings) if options.table is None else _of_table(options, settings)
     told = list(dict.fromkeys(str(warning.message) for warning in caught if _is_ours(warning.category)))
-    print(f"target {answer['target']}: {len(estimates)} estimates; the logging policy earned {earned:.4f}")
-    for name, estimate in estimates.items():
+    target, weights = found.answer["target"], found.weights
+    print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned:.4f}")
+    for name, estimate in found.estimates.items():
         print(f"{name:<18} {_told(estimate)}")
+    print(f"weights: mean {weights.mean:.3f}, largest {weights.max:.1f}, ess {weights.ess:,.0f} of {weights.n:,}")
+    if found.dropped:
+        print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items()))
     for message in told:
         print(f"warning: {message}")
     if options.plot is not None:
-        write_plot(estimates, f"Value of {answer['target']}", Path(options.plot), reference=earned)
+        write_plot(found.estimates, f"Value of {target}", Path(options.plot), reference=found.earned)
         print(f"wrote {options.plot}")
     return {
-        **answer,
-        "logged_value": earned,
-        "estimates": {name: estimate.to_json() for name, estimate in estimates.items()},
+        **found.answer,
+        "dropped": found.dropped,
+        "logged_value": found.earned,
+        "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
+        "weights": asdict(weights),
         "warnings": told,
     }
 
 
-Evaluated = tuple[dict[str, Any], "dict[str, Estimate]", float]
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """Estimates, and what they are of.
+
+    Attributes:
+        answer: what was evaluated, as printed in JSON.
+        estimates: by estimator.
+        earned: by the logging policy, a row.
+        weights: of rounds, or of whole slates.
+        dropped: rows of the log that are in no estimate, by reason.
+    """
+
+    answer: dict[str, Any]
+    estimates: "dict[str, Estimate]"
+    earned: float
+    weights: "WeightDiagnostics"
+    dropped: dict[str, int]
 
 
-def _of_table(options: OpeConfig, home: str, settings: "IntervalSettings") -> Evaluated:
-    import pandas as pd
+def _refuse_ignored(options: OpeConfig) -> None:
+    """Refuses options that would have no effect.
 
+    Raises: ConfigError: naming the option.
+    """
+    of_table = options.table is not None
+    for name in _OF_EVENTS if of_table else _OF_TABLE:
+        if _is_given(options, name):
+            raise ConfigError(
+                f"{name} says nothing about a table, whose rows hold reward, propensity and target_p: leave it out"
+                if of_table
+                else f"{name} names those of a table; give --table FILE, or leave it out: the log's are fixed",
+                field=name,
+            )
+    for name in _OF_BERNSTEIN:
+        if options.interval != "empirical_bernstein" and _is_given(options, name):
+            raise ConfigError(
+                f"{name} is for --interval empirical_bernstein; found {options.interval}: leave it out", field=name
+            )
+
+
+def _is_given(options: OpeConfig, name: str) -> bool:
+    return getattr(options, name) != OpeConfig.model_fields[name].get_default(call_default_factory=True)
+
+
+def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
     from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate
     from rec.ope.estimators import NEED_PREDICTIONS
-    from rec.ope.inputs import from_frame
+    from rec.ope.table_file import from_file
+    from rec.weights import diagnose
 
-    path = Path(str(options.table))
-    if path.suffix not in (".parquet", ".csv"):
-        raise ConfigError("a table is a .parquet or a .csv file", file=str(path), field="table")
-    if not path.is_file():
-        raise DataError("there is no such file; check the path", file=str(path))
-    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    try:
-        rounds = from_frame(frame, options.columns)
-    except DataError as error:
-        raise DataError(error.message, file=str(path), row=error.row, column=error.column) from error
+    file = str(options.table)
+    rounds = from_file(file, options.columns)
+    if rounds.codes()[1] < 2:
+        raise DataError(
+            f"{_TWO_USERS}; all {len(rounds)} rows are of one: collect more, or say --columns.user-id None where every "
+            "row is a user of its own",
+            file=file,
+            column=options.columns.user_id,
+        )
     possible = [
         name
         for name in (*ESTIMATORS, *SHRINKING_ESTIMATORS)
         if name not in NEED_PREDICTIONS or rounds.q_target is not None
     ]
     rng = np.random.default_rng(options.seed)
-    estimates = evaluate(rounds, options.estimators or possible, rng=rng, interval=settings)
-    answer = {"target": options.columns.target_p, "logging_versions": [], "table": str(path)}
-    return answer, estimates, float(rounds.rewards.mean())
+    try:
+        estimates = evaluate(rounds, options.estimators or possible, rng=rng, interval=settings)
+    except DataError as error:
+        raise DataError(error.message, file=error.file or file, row=error.row, column=error.column) from error
+    return _Evaluated(
+        {"target": options.columns.target_p, "logging_versions": [], "table": file},
+        estimates,
+        float(rounds.rewards.mean()),
+        diagnose(rounds.weights),
+        {},
+    )
 
 
-def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> Evaluated:
+def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _Evaluated:
     from dataclasses import replace
 
-    from rec.bundle_policy import bundle_policy, first_fair_ms
+    from rec.bundle_policy import bundle_policy, first_fair_ms, warn_of_other_catalogue
     from rec.data.events import EventTables
     from rec.data.rounds import read_rounds
     from rec.ope import evaluate_slates
     from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates, slate_log
+    from rec.ope.slates import cascade_weights
     from rec.recommender import Recommender
     from rec.storage import Home
+    from rec.weights import diagnose
 
     if not options.rewards:
         raise ConfigError(
             "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
         )
+    events = EventTables(Home(home))
+    _refuse_missing(events, allow_no_feedback=options.allow_no_feedback)
     recommender = None
     if options.target != LOGGED_POLICY:
         recommender = Recommender.load(home, None if options.target == "current" else options.target)
     since_ms = options.since_ms if recommender is None else first_fair_ms(recommender, options.since_ms)
+    now_ms = int(time.time() * 1000) if options.now_ms is None else options.now_ms
     rounds = read_rounds(
-        EventTables(Home(home)),
+        events,
         rewards=options.rewards,
-        now_ms=int(time.time() * 1000),
+        now_ms=now_ms,
         attribution_s=options.attribution_s,
         since_ms=since_ms,
         until_ms=options.until_ms,
@@ -111,16 +193,29 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> E
         later = (
             "" if recommender is None else f", of a request at or after {since_ms} ms: a bundle knows the earlier ones"
         )
-        raise DataError(f"the log holds no impression that is old enough to be judged{later}", file=home)
+        told = ", ".join(f"{count} {reason}" for reason, count in rounds.dropped.items())
+        raise DataError(
+            f"the log holds no impression that is old enough to be judged{later} (left out: {told or 'none'})",
+            file=events.uri("impressions"),
+        )
+    _warn_of_silence(rounds)
     log = slate_log(rounds)
     logging, n = log.logging, len(log)
+    if len(set(log.user_id.tolist())) < 2:
+        raise DataError(
+            f"{_TWO_USERS}; all {n} requests are of {str(log.user_id[0])!r}: log more of them",
+            file=events.uri("requests"),
+            column="user_id",
+        )
     drawn = {
         "epsilon": logging.epsilon if options.epsilon is None else np.full(n, options.epsilon),
         "temperature": logging.temperature if options.temperature is None else np.full(n, options.temperature),
     }
+    of_bundle: dict[str, Any] = {}
     if recommender is None:
         target, name = replace(logging, **drawn), LOGGED_POLICY
     else:
+        of_bundle["n_unknown_items"] = warn_of_other_catalogue(recommender, log)
         ranked = bundle_policy(recommender, log, epsilon=0.0, temperature=0.0)
         target, name = replace(ranked, **drawn), recommender.version
     estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
@@ -129,15 +224,70 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> E
     if any("position_wise" in estimator for estimator in estimators):
         ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (logging, target))
         marginals = (ours, theirs)
-    slates = logged_slates(log, target, marginals=marginals)
-    estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
+    worth = _position_weights(options, log.slate.shape[1])
+    slates = logged_slates(log, target, marginals=marginals, position_weights=worth)
+    try:
+        estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
+    except SupportError as error:
+        which = "" if error.row is None else f" (row {error.row} is request {str(log.request_id[error.row])!r})"
+        raise SupportError(f"{error.message}{which}", file="impressions", column=error.column) from error
     answer = {
         "target": name,
         "logging_versions": sorted(set(log.policy_version.tolist())),
+        "now_ms": now_ms,
         "n_requests": n,
         "n_without_candidates": log.n_without,
+        **of_bundle,
     }
-    return answer, estimates, float(slates.gains.sum(axis=1).mean())
+    without = {"requests_without_candidates": log.n_without} if log.n_without else {}
+    earned = float(slates.gains.sum(axis=1).mean())
+    weights = diagnose(cascade_weights(slates)[:, -1])
+    return _Evaluated(answer, estimates, earned, weights, {**rounds.dropped, **without})
+
+
+def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
+    """Refuses a log of which a table is missing.
+
+    Raises: DataError: naming the table.
+    """
+    versions = events.versions()
+    for table in ("requests", "impressions"):
+        if versions[table] is None:
+            raise DataError(
+                f"the log has no table of {table}; name the home whose service logs with --home, or take --table for "
+                "rounds of your own",
+                file=events.uri(table),
+            )
+    if versions["feedback"] is None and not allow_no_feedback:
+        raise DataError(
+            "the log has no table of feedback, so every reward would be 0; collect feedback, or say "
+            "--allow-no-feedback where silence is the answer",
+            file=events.uri("feedback"),
+        )
+
+
+def _warn_of_silence(rounds: "Rounds") -> None:
+    from rec.ope import OverlapWarning
+
+    if rounds.answered_at is not None and not rounds.answered_at.any():
+        warnings.warn(
+            f"none of the {len(rounds)} impressions was answered in time, so every reward is 0 and the estimates say "
+            "nothing about what people liked",
+            OverlapWarning,
+            stacklevel=2,
+        )
+
+
+def _position_weights(options: OpeConfig, n_positions: int) -> "Floats | None":
+    given = options.position_weights
+    if not given:
+        return None
+    if len(given) < n_positions or min(given) < 0:
+        raise ConfigError(
+            f"a weight of 0 or more for each of {n_positions} positions is needed; found {', '.join(map(str, given))}",
+            field="position_weights",
+        )
+    return np.array(given[:n_positions])
 
 
 def _told(estimate: "Estimate") -> str:

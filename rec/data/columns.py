@@ -105,6 +105,9 @@ def ids(raw: RawTable, name: str, *, pattern: str | None = None) -> tuple[NDArra
     long = np.array([len(value or "") > MAX_ID_LENGTH for value in values], dtype=bool)
     if long.any():
         raw.refuse(long[codes], name, f"an id has at most {MAX_ID_LENGTH} characters; shorten it")
+    cut = np.array(["\0" in (value or "") for value in values], dtype=bool)
+    if cut.any():
+        raw.refuse(cut[codes], name, "an id must not hold the character NUL; remove it")
     if pattern is not None:
         bad = ~flags(pc.match_substring_regex(encoded.dictionary, pattern))
         if bad.any():

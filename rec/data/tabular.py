@@ -45,7 +45,7 @@ def read_parquet(config: DataConfig) -> Dataset:
 
     Raises: DataError: naming file, row (from 0) and column.
     """
-    return _read(config, ".parquet", _read_parquet_table, _parquet_kind)
+    return _read(config, ".parquet", read_parquet_table, _parquet_kind)
 
 
 def read_csv(config: DataConfig) -> Dataset:
@@ -61,8 +61,8 @@ def read_side_tables(folder: Path, config: DataConfig) -> tuple[SideTable, SideT
 
     Raises: DataError: naming file, row (from 0) and column.
     """
-    users = _side(folder / "users.parquet", "user", config.columns.user_id, _read_parquet_table, _parquet_kind)
-    items = _side(folder / "items.parquet", "item", config.columns.item_id, _read_parquet_table, _parquet_kind)
+    users = _side(folder / "users.parquet", "user", config.columns.user_id, read_parquet_table, _parquet_kind)
+    items = _side(folder / "items.parquet", "item", config.columns.item_id, read_parquet_table, _parquet_kind)
     return users, items
 
 
@@ -194,7 +194,11 @@ def _parquet_kind(raw: RawTable, name: str) -> Kind:
     )
 
 
-def _read_parquet_table(path: Path) -> RawTable:
+def read_parquet_table(path: Path) -> RawTable:
+    """A Parquet file as it is.
+
+    Raises: DataError: for a file that is missing, empty, or no Parquet.
+    """
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:

@@ -15,7 +15,7 @@ from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
 from rec.ope.support import MIN_ESS, warn_of_overlap
 from rec.ope.tuning import GRIDS, shrunk_by_others
-from rec.weights import effective_sample_size
+from rec.weights import diagnose
 
 N_RESAMPLES: Final = 2000
 
@@ -202,7 +202,7 @@ class _Overlap:
     ) -> "_Overlap":
         """Of weights (n,), or (n, J) of which the worst column counts; warns."""
         columns = weights.reshape(len(weights), -1).T
-        sizes = [float(effective_sample_size(column)) if column.any() else 0.0 for column in columns]
+        sizes = [diagnose(column).ess for column in columns]
         worst = int(np.argmin(sizes))
         codes, n_clusters = clusters
         warn_of_overlap(columns[worst], codes, n_clusters, ess=sizes[worst], support=support, min_ess=min_ess)

@@ -1,7 +1,7 @@
 """Our own log as slates for the estimators: what was shown, and what another policy would have shown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rec.crossfit import Rows, cross_fitted, user_folds
 from rec.data.rounds import Lists, Rounds
 from rec.errors import DataError
-from rec.ope.estimate import Floats
+from rec.ope.estimate import Floats, cluster_codes
 from rec.ope.logged import LoggedSlates
 from rec.ope.reward_model import ridge
 from rec.ope.support import refuse_unsupported
@@ -156,19 +156,30 @@ def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
 
 
 def logged_slates(
-    log: SlateLog, target: SlatePolicy, *, marginals: tuple[Floats, Floats] | None = None
+    log: SlateLog,
+    target: SlatePolicy,
+    *,
+    marginals: tuple[Floats, Floats] | None = None,
+    position_weights: Floats | None = None,
 ) -> LoggedSlates:
     """The log with a target policy's probabilities and a reward model's predictions.
 
-    The reward model only sharpens `cascade_dr`; nothing depends on its being right.
+    What was eligible is what the log says: the target draws its share epsilon from the same |E| items, also where its
+    own catalogue holds others. The reward model only sharpens `cascade_dr`; nothing depends on its being right.
 
-    Args: marginals: of the logged items under the logging and under the target policy, (Q, K) each, for the
-        position-wise form; `rec.ope.marginals` estimates them.
+    Args:
+        log: Q requests.
+        target: the policy under evaluation.
+        marginals: of the logged items under the logging and under the target policy, (Q, K) each, for the
+            position-wise form; `rec.ope.marginals` estimates them.
+        position_weights: what a reward counts at each position, (K,). None: 1.
 
-    Raises: SupportError: when too much of what the target shows could never have been logged.
+    Raises: SupportError: when too much of what the target shows could never have been logged, naming requests and
+        positions. DataError: when all requests are of one user, as the reward model learns from other users.
     """
     column = columns_of(target.candidates, log.slate)
-    model = cross_fitted(user_folds(log.user_id, N_FOLDS), _reward_model(log, target, column))
+    gains = log.rewards if position_weights is None else log.rewards * position_weights
+    model = cross_fitted(_folds(log.user_id), _reward_model(replace(log, rewards=gains), target, column))
     m = target.candidates.shape[1]
     by_candidate, elsewhere, by_position = model[:, :m], model[:, m], model[:, m + 1 :]
     at_column = np.take_along_axis(by_candidate, np.maximum(column, 0), axis=1)
@@ -179,6 +190,7 @@ def logged_slates(
         p = _chances(target, log, k)
         q_target[:, k] = by_position[:, k] + (p * by_candidate).sum(axis=1) + (1 - p.sum(axis=1)) * elsewhere
         supported[:, k] = _supported(log, k, p, in_logging)
+    rows, positions = np.nonzero(log.slate >= 0)
     return LoggedSlates(
         rewards=log.rewards,
         propensities=log.propensities,
@@ -188,8 +200,29 @@ def logged_slates(
         q_target=q_target,
         marginal_propensities=None if marginals is None else marginals[0],
         marginal_target_p=None if marginals is None else marginals[1],
-        support=refuse_unsupported(supported[log.slate >= 0]),
+        position_weights=position_weights,
+        support=refuse_unsupported(
+            supported[rows, positions],
+            file="impressions",
+            name_of=lambda at: f"request {str(log.request_id[rows[at]])!r} position {positions[at]}",
+        ),
     )
+
+
+def _folds(user_id: NDArray[Any]) -> Positions:
+    """The fold of each request's user; of a few users, who may all share one by chance, in turn."""
+    folds = user_folds(user_id, N_FOLDS)
+    if len(np.unique(folds)) > 1:
+        return folds
+    codes, n_users = cluster_codes(user_id)
+    if n_users < 2:
+        raise DataError(
+            f"rewards are predicted by what other users did, so there must be two at least; all {len(codes)} requests "
+            f"are of user {str(user_id[0])!r}",
+            file="requests",
+            column="user_id",
+        )
+    return codes % N_FOLDS
 
 
 def columns_of(table: Positions, wanted: Positions) -> Positions:
@@ -246,11 +279,15 @@ def _supported(log: SlateLog, k: int, p: Floats, in_logging: Positions) -> Float
 
     Args: p: of the target's candidates, (Q, M). in_logging: where they stand among the logged candidates, (Q, M).
     """
+    n_eligible, n_candidates = log.n_eligible[:, k], (p > 0).sum(axis=1)
+    # Of more candidates than were eligible the log could have shown as many, at best the likeliest of them.
+    likeliest = np.where(np.arange(p.shape[1]) < n_eligible[:, None], -np.sort(-p, axis=1), 0.0).sum(axis=1)
+    at_best = np.where(n_candidates > n_eligible, likeliest, 1.0)
     logged = _chances(log.logging, log, k)
     drawable = (in_logging >= 0) & (np.take_along_axis(logged, np.maximum(in_logging, 0), axis=1) > 0)
     # Where no candidate remains the logging policy draws uniformly from everything eligible.
     draws_any = (log.logging.epsilon > 0) | (logged.sum(axis=1) == 0)
-    return np.where(draws_any, 1.0, np.where(drawable, p, 0.0).sum(axis=1))
+    return np.where(draws_any, at_best, np.where(drawable, p, 0.0).sum(axis=1))
 
 
 def _reward_model(log: SlateLog, target: SlatePolicy, column: Positions) -> Callable[[Rows, Rows], Floats]:

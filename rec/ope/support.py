@@ -1,6 +1,7 @@
 """What a log cannot tell: refusals where nothing can be estimated, warnings where little can."""
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -22,10 +23,18 @@ class OverlapWarning(UserWarning):
     """The log holds little about the policy under evaluation; the estimate may be far off, and its error too small."""
 
 
-def refuse_improbable(values: Floats, name: str, *, above_zero: bool) -> None:
+def refuse_improbable(
+    values: Floats, name: str, *, above_zero: bool, file: str | None = None, row_in_file: Callable[[int], int] = int
+) -> None:
     """Refuses values that are no probabilities.
 
-    Args: values: rows first, (n, ...). name: of the column. above_zero: whether 0 is refused, too.
+    Args:
+        values: rows first, (n, ...).
+        name: of the column.
+        above_zero: whether 0 is refused, too.
+        file: which they are from.
+        row_in_file: what it calls each row.
+
     Raises: SupportError: naming how many and the first rows.
     """
     wrong = ~((values > 0 if above_zero else values >= 0) & (values <= 1 + _ROUNDING))
@@ -35,13 +44,14 @@ def refuse_improbable(values: Floats, name: str, *, above_zero: bool) -> None:
     first = values[rows[0]][wrong[rows[0]]] if values.ndim > 1 else values[rows[:1]]
     raise SupportError(
         f"{name} must be {'> 0' if above_zero else '>= 0'} and <= 1; {len(rows)} of {len(values)} rows are not. "
-        f"First: {first[0]:g} in row {_named(rows)}. "
+        f"First: {first[0]:g} in row {_named([row_in_file(int(row)) for row in rows[:_NAMED_ROWS]], len(rows))}. "
         + (
             "What was shown had a positive probability: correct the log, or leave out what was not drawn"
             if above_zero
             else "Give the probability with which the policy under evaluation shows the logged item"
         ),
-        row=int(rows[0]),
+        file=file,
+        row=row_in_file(int(rows[0])),
         column=name,
     )
 
@@ -60,17 +70,29 @@ def support_share(target: Floats, logging: Floats, *, min_support: float = MIN_S
     return refuse_unsupported(np.where(logging > 0, target, 0.0).sum(axis=1), min_support=min_support)
 
 
-def refuse_unsupported(per_row: Floats, *, min_support: float = MIN_SUPPORT) -> float:
-    """The mean of the share of supported choices of each row, (n,), refused below min_support."""
+def refuse_unsupported(
+    per_row: Floats,
+    *,
+    min_support: float = MIN_SUPPORT,
+    file: str | None = None,
+    name_of: Callable[[int], str] | None = None,
+) -> float:
+    """The mean of the share of supported choices of each row, (n,), refused below min_support.
+
+    Args: file: which they are from. name_of: what a row is called there, such as a request and a position.
+    """
     share = float(min(per_row.mean(), 1.0))
     if share >= min_support:
         return share
     rows = np.flatnonzero(per_row < 1 - _ROUNDING)
+    names = [str(row) if name_of is None else name_of(int(row)) for row in rows[:_NAMED_ROWS]]
     raise SupportError(
         f"the logging policy must be able to show what the target policy shows; it never could for {1 - share:.1%} of "
         f"the target's choices, in {len(rows)} of {len(per_row)} rows (at most {1 - min_support:.1%} is allowed). "
-        f"First: row {_named(rows)}. Log with epsilon > 0, or evaluate a policy that stays within what was logged",
-        row=int(rows[0]),
+        f"First: {'row ' if name_of is None else ''}{_named(names, len(rows))}. Log with epsilon > 0, or evaluate a "
+        "policy that stays within what was logged",
+        file=file,
+        row=int(rows[0]) if name_of is None else None,
     )
 
 
@@ -120,6 +142,6 @@ def _warn(message: str) -> None:
     warnings.warn(message, OverlapWarning, stacklevel=3)
 
 
-def _named(rows: Integers) -> str:
-    named = ", ".join(str(row) for row in rows[:_NAMED_ROWS])
-    return named + (", ..." if len(rows) > _NAMED_ROWS else "")
+def _named(first: Sequence[int | str], n: int) -> str:
+    """The first of n names."""
+    return ", ".join(map(str, first)) + (", ..." if n > len(first) else "")

@@ -43,9 +43,17 @@ def choose(rounds: LoggedActions, estimator: ShrinkingEstimator, grid: Floats) -
 def shrunk_by_others(rounds: LoggedActions, estimator: ShrinkingEstimator, grid: Floats) -> Terms:
     """Contributions of every fold of users, shrunk as the other folds chose; in the order of the rounds."""
     users = np.arange(len(rounds)) if rounds.clusters is None else rounds.clusters
+    folds = user_folds(users, N_FOLDS)
+    fewest = min(len(np.unique(users[folds != fold])) for fold in np.unique(folds))
+    if fewest < 2:
+        raise DataError(
+            f"how strongly {estimator.__name__} shrinks weights is chosen on other users, of whom at least two are "
+            f"needed for every fold; found {fewest} beside one: log more users, give `parameters`, or take estimators "
+            "without any: ips, snips, dr, sndr"
+        )
 
     def shrink(others: Rows, own: Rows) -> Floats:
         return estimator(rounds.select(own), choose(rounds.select(others), estimator, grid)).numerator
 
-    numerator = cross_fitted(user_folds(users, N_FOLDS), shrink)
+    numerator = cross_fitted(folds, shrink)
     return Terms(numerator, np.ones_like(numerator))

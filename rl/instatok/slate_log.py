@@ -32,7 +32,7 @@ class Candidates:
     scores: NDArray[np.float64]
 
 
-class SlatePolicy(Protocol):
+class CandidatePolicy(Protocol):
     """Chooses and scores the candidates of every session, also of those that are over."""
 
     def __call__(self, sessions: Sessions, rng: np.random.Generator) -> Candidates:
@@ -40,7 +40,7 @@ class SlatePolicy(Protocol):
         ...
 
 
-def by_category(value: ArrayLike, n_candidates: int) -> SlatePolicy:
+def by_category(value: ArrayLike, n_candidates: int) -> CandidatePolicy:
     """Different random videos, drawn anew for each request, scored by the value of their category.
 
     Args: value: of each user's categories, (U, C), or (C,) for all users alike.
@@ -58,7 +58,7 @@ def by_category(value: ArrayLike, n_candidates: int) -> SlatePolicy:
 
 @final
 @dataclass(frozen=True, slots=True)
-class SlateLog:
+class LogTables:
     """The three tables of one log."""
 
     requests: pa.Table
@@ -77,7 +77,7 @@ class SlateLog:
 
 def log_slates(
     world: InstaTok,
-    policy: SlatePolicy,
+    policy: CandidatePolicy,
     *,
     n_sessions: int,
     k: int,
@@ -88,7 +88,7 @@ def log_slates(
     arm: str = "champion",
     max_requests: int | None = None,
     log_candidates: bool = True,
-) -> SlateLog:
+) -> LogTables:
     """Sessions in which slates are drawn from a policy's candidates until the user leaves.
 
     A user sees a slate from the top; what is below the video at which they leave was shown and is not answered. The
@@ -151,7 +151,7 @@ def _tables(
     arm: str,
     log_candidates: bool,
     rng: np.random.Generator,
-) -> SlateLog:
+) -> LogTables:
     users = np.concatenate([page.users for page in pages])
     asked_at = np.concatenate([page.asked_at for page in pages])
     slate, column, propensity, n_eligible = (
@@ -204,7 +204,7 @@ def _tables(
         "timestamp": answered_at[row, at],
         "received_at": answered_at[row, at],
     }
-    return SlateLog(_table("requests", columns), _table("impressions", impressions), _table("feedback", feedback))
+    return LogTables(_table("requests", columns), _table("impressions", impressions), _table("feedback", feedback))
 
 
 def _histories(

@@ -93,6 +93,35 @@ def test_a_bundle_ranks_anew(tandem: Any, home: str, trained: tuple[str, dict[st
     assert abs(found["value"] - answer["logged_value"]) < 1.5
 
 
+def test_items_that_a_bundle_does_not_know_are_said(tandem: Any, home: str, tmp_path: Path) -> None:
+    """The catalogue has grown since: a new item is no candidate of the bundle, and reached by epsilon alone."""
+    grown = tmp_path / "home"
+    shutil.copytree(Path(home) / "models", grown / "models")
+    old, new = EventTables(Home(home)), EventTables(Home(str(grown)))
+    at_ms = Recommender.load(home).snapshot.at_ms
+    requests = [row for row in old.read("requests").to_pylist() if row["timestamp"] >= at_ms]
+    shown = [row for row in old.read("impressions", since_ms=at_ms).to_pylist()]
+    answers = old.read("feedback").to_pylist()
+    replaced = next(row["item_id"] for row in shown if row["position"] == 0)
+
+    def renamed(item_id: str) -> str:
+        return "brand-new" if item_id == replaced else item_id
+
+    for row in requests:
+        row |= {name: [renamed(item) for item in row[name]] for name in ("candidates", "history")}
+    for row in (*shown, *answers):
+        row["item_id"] = renamed(row["item_id"])
+    for table, rows in (("requests", requests), ("impressions", shown), ("feedback", answers)):
+        new.append(table, rows)  # pyright: ignore[reportArgumentType]
+    asked = ("ope", "--home", str(grown), "--rewards", *WORTH, "--target", "current", "--temperature", "3.0",
+             "--plot", "None", "--json")  # fmt: skip
+    answer = estimates_of(tandem(*asked, "--epsilon", "0.8"))
+    assert answer["n_unknown_items"] == sum(row["item_id"] == "brand-new" for row in shown) > 0
+    assert any("'brand-new'" in text for text in answer["warnings"])
+    assert answer["dropped"]["feedback_without_request"] > 0
+    assert 0 < answer["estimates"]["cascade_dr"]["ess"] < answer["n_requests"]
+
+
 def test_a_bundle_is_judged_by_later_requests_only(tandem: Any, home: str) -> None:
     at_ms = Recommender.load(home).snapshot.at_ms
     times = EventTables(Home(home)).read("requests")["timestamp"].to_numpy()
@@ -152,4 +181,5 @@ def test_a_table_of_rounds(tandem: Any, tmp_path: Path, kind: str) -> None:
     done = tandem("ope", "--table", str(file), *names, "--json")
     error = json.loads(done.stdout)["error"]
     assert done.returncode == 2
-    assert (error["type"], error["row"], error["column"]) == ("SupportError", 7, "propensity")
+    row = 9 if kind == "csv" else 7  # a line of the text, a row of the table
+    assert (error["type"], error["row"], error["column"]) == ("SupportError", row, "propensity")

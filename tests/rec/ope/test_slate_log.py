@@ -95,6 +95,54 @@ def test_without_epsilon_only_what_could_be_logged_is_estimated(world):
         logged_slates(log, with_(log.logging, epsilon=0.3, temperature=0.2))
 
 
+def test_what_has_no_support_is_named_by_request_and_position(world):
+    log = read(tables(world, epsilon=0.0))
+    with pytest.raises(SupportError) as refused:
+        logged_slates(log, with_(log.logging, epsilon=0.3, temperature=0.2))
+    assert f"First: request {log.request_id[0]!r} position 0, " in refused.value.message
+    assert refused.value.file == "impressions"
+
+
+def test_an_item_that_the_target_does_not_know_is_shown_by_epsilon_over_the_items_of_the_log(log):
+    """However many items the target's own catalogue has: the log says what was eligible."""
+    stranger = log.codes([[f"new-{n}" for n in range(9)]])[:1].repeat(len(log), axis=0)
+    target = replace(
+        with_(log.logging, epsilon=0.2, temperature=0.2), candidates=stranger, scores=np.zeros((len(log), 9))
+    )
+    p = shown_probabilities(target, log)
+    np.testing.assert_allclose(p, 0.2 / log.n_eligible)
+    without = shown_probabilities(replace(target, epsilon=np.zeros(len(log))), log)
+    assert (without == 0).all()
+
+
+def test_a_target_with_more_candidates_than_were_eligible_has_choices_that_the_log_could_not_make(log):
+    """The catalogue has shrunk, or more was excluded: of 60 alike of which 15 were eligible a quarter at best."""
+    few = replace(log, n_eligible=np.where(log.slate >= 0, 15, 0))
+    everything = log.codes([[f"new-{n}" for n in range(60)]])[:1].repeat(len(log), axis=0)
+    target = replace(few.logging, candidates=everything, scores=np.zeros((len(log), 60)))
+    with pytest.raises(SupportError, match=r"75\.0% of the target's choices"):
+        logged_slates(few, target)
+
+
+def test_rewards_weighted_by_position_are_what_the_weighted_log_earns(log):
+    """Predictions follow the weights too: the estimate is that of a log whose rewards were weighted beforehand."""
+    weights = np.array([1.0, 0.6, 0.3])
+    target = with_(log.logging, epsilon=0.1, temperature=0.1)
+    estimators = ["cascade", "cascade_dr"]
+    given = logged_slates(log, target, position_weights=weights)
+    weighted = logged_slates(replace(log, rewards=log.rewards * weights), target)
+    found, expected = (evaluate_slates(s, estimators, rng=np.random.default_rng(0)) for s in (given, weighted))
+    for name in estimators:
+        assert found[name].value == pytest.approx(expected[name].value)
+        assert found[name].std_error == pytest.approx(expected[name].std_error)
+
+
+def test_rewards_of_one_user_cannot_be_predicted_from_others(log):
+    with pytest.raises(DataError, match="two at least") as refused:
+        logged_slates(replace(log, user_id=np.full(len(log), "me", dtype=object)), log.logging)
+    assert refused.value.column == "user_id"
+
+
 def test_greedy_logs_support_no_softmax(world):
     log = read(tables(world, epsilon=0.0, temperature=0.0))
     with pytest.raises(SupportError):

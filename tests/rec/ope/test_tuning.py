@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rec.crossfit import user_folds
+from rec.errors import DataError
 from rec.ope.estimators import SHRINKING_ESTIMATORS, clipped_ips, dr_os
 from rec.ope.logged import LoggedActions
 from rec.ope.tuning import GRIDS, N_FOLDS, choose, shrunk_by_others
@@ -55,3 +56,9 @@ def replace_rewards(rounds, rewards):
     return LoggedActions(
         rewards, rounds.propensities, rounds.target_p, rounds.clusters, rounds.q_logged, rounds.q_target
     )
+
+
+def test_too_few_users_to_choose_by_others_are_said(world):
+    rounds = world.sample(2, np.random.default_rng(0))
+    with pytest.raises(DataError, match=r"clipped_ips shrinks weights is chosen on other users.*ips, snips"):
+        shrunk_by_others(rounds, clipped_ips, GRIDS["clipped_ips"])

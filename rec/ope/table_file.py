@@ -1,0 +1,68 @@
+"""A Parquet or CSV file of one round a row, as rows for the estimators."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rec.config import OpeColumns
+from rec.data.columns import RawTable, ids, numbers
+from rec.data.delimited import read_delimited
+from rec.data.tabular import read_parquet_table
+from rec.errors import ConfigError, DataError
+from rec.ope.estimate import Floats
+from rec.ope.logged import LoggedActions
+from rec.ope.support import refuse_improbable
+
+SUFFIXES = (".parquet", ".csv")
+
+
+def from_file(path: str | Path, columns: OpeColumns | None = None) -> LoggedActions:
+    """Rounds of a file, one row each; rows of a CSV file are named by their line, those of Parquet count from 0.
+
+    Raises: ConfigError: for a file that is neither. DataError: naming file, row and column, for a file that cannot be
+        read, a column that is missing, a value that is no finite number, and a row without a user. SupportError: the
+        same, for a value that is no probability.
+    """
+    names, raw = columns or OpeColumns(), _read(Path(path))
+    propensities, target_p = numbers(raw, names.propensity), numbers(raw, names.target_p)
+    for name, values, above_zero in ((names.propensity, propensities, True), (names.target_p, target_p, False)):
+        refuse_improbable(values, name, above_zero=above_zero, file=raw.file, row_in_file=raw.row_in_file)
+    return LoggedActions(
+        rewards=numbers(raw, names.reward),
+        propensities=propensities,
+        target_p=target_p,
+        clusters=None if names.user_id is None else _users(raw, names.user_id),
+        q_logged=_optional(raw, names.q_logged),
+        q_target=_optional(raw, names.q_target),
+    )
+
+
+def _read(path: Path) -> RawTable:
+    if path.suffix not in SUFFIXES:
+        raise ConfigError("a table is a .parquet or a .csv file", file=str(path), field="table")
+    if path.is_dir():
+        raise DataError("this is a folder; name one file of rounds in it", file=str(path))
+    raw = read_parquet_table(path) if path.suffix == ".parquet" else read_delimited(path, delimiter=",", quoted=True)
+    flags = [name for name in raw.table.column_names if pa.types.is_boolean(raw.table.schema.field(name).type)]
+    table = raw.table
+    for name in flags:
+        table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.int8()))
+    return RawTable(raw.file, table, raw.row_in_file)
+
+
+def _optional(raw: RawTable, name: str | None) -> Floats | None:
+    return None if name is None else numbers(raw, name)
+
+
+def _users(raw: RawTable, name: str) -> NDArray[np.object_]:
+    if name not in raw.table.column_names:
+        raise DataError(
+            f"no such column; the file has {', '.join(raw.table.column_names)}: map it with --columns.user-id NAME, or "
+            "--columns.user-id None where every row is a user of its own",
+            file=raw.file,
+            column=name,
+        )
+    users, codes = ids(raw, name)
+    return users[codes]

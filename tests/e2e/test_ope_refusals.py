@@ -1,0 +1,241 @@
+"""What `tandem ope` refuses, and what it says of rows that it leaves out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from rec.data.events import EventTables
+from rec.storage import Home
+from rl.config import InstaTokConfig
+from rl.instatok import ACTIONS, REWARDS, InstaTok
+from rl.instatok.slate_log import LogTables, by_category, log_slates
+
+WORTH = ("--rewards", *(text for action, worth in zip(ACTIONS, REWARDS, strict=True) for text in (action, str(worth))))
+NO_PLOT = ("--plot", "None", "--json")
+ROUNDS = "user_id,reward,propensity,target_p\n"
+
+
+@pytest.fixture(scope="module")
+def tables() -> LogTables:
+    world = InstaTok(InstaTokConfig(n_users=40, n_videos=60, seed=1))
+    return log_slates(
+        world,
+        by_category(world.watch_p, 12),
+        n_sessions=160,
+        k=3,
+        epsilon=0.3,
+        temperature=0.5,
+        rng=np.random.default_rng(0),
+        max_requests=1,
+    )
+
+
+def home_of(folder: Path, **tables: Any) -> str:
+    events = EventTables(Home(str(folder)))
+    for name, rows in tables.items():
+        events.append(name, rows)  # pyright: ignore[reportArgumentType]
+    return str(folder)
+
+
+def of(tables: LogTables) -> dict[str, pa.Table]:
+    return {"requests": tables.requests, "impressions": tables.impressions, "feedback": tables.feedback}
+
+
+def refused(done: Any) -> dict[str, Any]:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])["error"]
+
+
+def test_what_is_left_out_is_said(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    asked = {row["request_id"]: row["timestamp"] for row in tables.requests.to_pylist()}
+    answers = tables.feedback.to_pylist()
+    now_ms = max(asked.values()) + 86_400_000
+    odd = [
+        answers[0],
+        answers[1] | {"event_id": "late", "timestamp": asked[answers[1]["request_id"]] + 86_400_001},
+        answers[2] | {"event_id": "early", "timestamp": asked[answers[2]["request_id"]] - 1},
+        answers[3] | {"event_id": "future", "timestamp": now_ms + 1},
+        answers[4] | {"event_id": "unknown", "request_id": "nobody"},
+        answers[5] | {"event_id": "unshown", "item_id": "nothing"},
+        answers[6] | {"event_id": "0", "timestamp": answers[6]["timestamp"] - 1},
+    ]
+    fresh = tables.requests.to_pylist()[0] | {"request_id": "fresh", "timestamp": now_ms - 1}
+    shown = [
+        row for row in tables.impressions.to_pylist() if row["request_id"] == tables.requests["request_id"][0].as_py()
+    ]
+    home = home_of(tmp_path / "home", **of(tables))
+    home_of(
+        tmp_path / "home", requests=[fresh], impressions=[row | {"request_id": "fresh"} for row in shown], feedback=odd
+    )
+    ask = ("ope", "--home", home, *WORTH, "--now-ms", str(now_ms), "--estimators", "cascade")
+    answer = json.loads(tandem(*ask, *NO_PLOT).stdout)
+    assert answer["dropped"] == {
+        "repeated_feedback": 1,
+        "young": 3,
+        "feedback_without_request": 1,
+        "feedback_without_impression": 1,
+        "future_feedback": 1,
+        "early_feedback": 1,
+        "late_feedback": 1,
+        "superseded_feedback": 1,
+    }
+    assert answer["n_requests"] == 160 and answer["now_ms"] == now_ms
+    assert answer["weights"]["mean"] == pytest.approx(1) and answer["weights"]["ess"] == pytest.approx(160)
+    told = tandem(*ask, "--plot", "None").stdout
+    assert "left out: " in told and "1 early_feedback" in told and "3 young" in told and "weights: mean 1.000" in told
+
+
+@pytest.mark.parametrize("missing", ["requests", "impressions", "feedback"])
+def test_a_table_that_is_missing_is_named(tandem: Any, tables: LogTables, tmp_path: Path, missing: str) -> None:
+    home = home_of(tmp_path / "home", **{name: rows for name, rows in of(tables).items() if name != missing})
+    error = refused(tandem("ope", "--home", home, *WORTH, *NO_PLOT))
+    assert error["type"] == "DataError" and error["file"].endswith(missing)
+    assert f"no table of {missing}" in error["message"]
+
+
+def test_silence_is_an_answer_where_that_is_said(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home", requests=tables.requests, impressions=tables.impressions)
+    answer = json.loads(tandem("ope", "--home", home, *WORTH, "--allow-no-feedback", *NO_PLOT).stdout)
+    assert answer["logged_value"] == 0.0 and any("none of the 480 impressions" in text for text in answer["warnings"])
+
+
+def test_one_user_is_too_few(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    """Intervals are over users; the contract has no estimate without one."""
+    alone = tables.requests.set_column(2, tables.requests.schema.field("user_id"), pa.array(["me"] * 160))
+    home = home_of(tmp_path / "home", **of(tables) | {"requests": alone})
+    error = refused(tandem("ope", "--home", home, *WORTH, *NO_PLOT))
+    assert "at least two are needed" in error["message"] and error["column"] == "user_id"
+    assert error["file"].endswith("requests")
+    file = tmp_path / "rounds.csv"
+    file.write_text(ROUNDS + "me,1,0.5,0.5\nme,0,0.5,0.25\n")
+    error = refused(tandem("ope", "--table", str(file), *NO_PLOT))
+    assert "--columns.user-id None" in error["message"] and (error["file"], error["column"]) == (str(file), "user_id")
+    done = tandem("ope", "--table", str(file), "--columns.user-id", "None", "--estimators", "ips", *NO_PLOT)
+    assert json.loads(done.stdout)["estimates"]["ips"]["n_clusters"] == 2
+    error = refused(tandem("ope", "--table", str(file), "--columns.user-id", "None", *NO_PLOT))
+    assert "clipped_ips" in error["message"] and "ips, snips" in error["message"]
+
+
+def test_two_users_of_one_fold_are_estimated(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    from rec.crossfit import user_folds
+    from rec.ope.slate_log import N_FOLDS
+
+    names = [f"u{number}" for number in range(20)]
+    folds = user_folds(names, N_FOLDS)
+    pair = [name for name, fold in zip(names, folds, strict=True) if fold == folds[0]][:2]
+    two = tables.requests.set_column(2, tables.requests.schema.field("user_id"), pa.array(pair * 80))
+    home = home_of(tmp_path / "home", **of(tables) | {"requests": two})
+    answer = json.loads(tandem("ope", "--home", home, *WORTH, *NO_PLOT).stdout)
+    assert answer["estimates"]["cascade_dr"]["n_clusters"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said", "row", "column"),
+    [
+        ("a.parquet", b"no parquet", "not readable as Parquet", None, None),
+        ("a.csv", (ROUNDS + "a,1,0.5,0.5\nb\xe9,1,0.5,0.5\n").encode("latin-1"), "not encoded as utf-8", 3, None),
+        ("a.csv", (ROUNDS + "a,1,0.5,0.5\n").encode("utf-16"), "not encoded as utf-8", 1, None),
+        ("a.csv", (ROUNDS + "a,1,0.5\n").encode(), "needs 4 fields", 2, None),
+        ("a.csv", (ROUNDS + "a,1,0.5,0.5\nb,much,0.5,0.5\n").encode(), "a number is required", 3, "reward"),
+        ("a.csv", (ROUNDS + "a,1,0.5,0.5\nb,1,,0.5\n").encode(), "a number is required", 3, "propensity"),
+        ("a.csv", (ROUNDS + "a,1,0.5,0.5\n,1,0.5,0.5\n").encode(), "every row needs an id", 3, "user_id"),
+        ("a.csv", b"user_id,reward,propensity\na,1,0.5\n", "no such column", None, "target_p"),
+        ("a.csv", b"", "empty", None, None),
+        ("a.csv", ROUNDS.encode(), "no rows", None, None),
+        ("a.csv", None, "no such file", None, None),
+        ("a.txt", b"", "a .parquet or a .csv file", None, None),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_is_named(
+    tandem: Any, tmp_path: Path, name: str, content: bytes | None, said: str, row: int | None, column: str | None
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    error = refused(tandem("ope", "--table", str(file), *NO_PLOT))
+    assert said in error["message"]
+    assert (error["file"], error.get("row"), error.get("column")) == (str(file), row, column)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_folders_and_files_of_others_are_named(
+    tandem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    folder = tmp_path / f"rounds.{suffix}"
+    folder.mkdir()
+    error = refused(tandem("ope", "--table", str(folder), *NO_PLOT))
+    assert "this is a folder" in error["message"] and error["file"] == str(folder)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / f"b.{suffix}"
+    file.write_text("x")
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr("pyarrow.parquet.read_table", forbidden)
+    error = refused(tandem("ope", "--table", str(file), *NO_PLOT))
+    assert "Permission denied" in error["message"] and error["file"] == str(file)
+
+
+def test_improbable_values_of_a_file_name_its_own_rows_and_columns(tandem: Any, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"who": ["a", "b", "c"], "reward": [True, False, True], "p": [0.5, 0.0, 0.2], "t": 0.5})
+    names = ("--columns.user-id", "who", "--columns.propensity", "p", "--columns.target-p", "t")
+    files = [tmp_path / "rounds.csv", tmp_path / "rounds.parquet"]
+    frame.astype({"reward": int}).to_csv(files[0], index=False)
+    frame.to_parquet(files[1])
+    for file, row in zip(files, (3, 1), strict=True):
+        error = refused(tandem("ope", "--table", str(file), *names, *NO_PLOT))
+        assert error["type"] == "SupportError" and f"in row {row}." in error["message"]
+        assert (error["file"], error["row"], error["column"]) == (str(file), row, "p")
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (("--target", "current"), "target"),
+        (("--epsilon", "0"), "epsilon"),
+        (("--temperature", "1"), "temperature"),
+        (("--rewards", "liked", "1"), "rewards"),
+        (("--attribution-s", "60"), "attribution_s"),
+        (("--since-ms", "0"), "since_ms"),
+        (("--until-ms", "9"), "until_ms"),
+        (("--now-ms", "9"), "now_ms"),
+        (("--position-weights", "1", "0.5"), "position_weights"),
+        (("--allow-no-feedback",), "allow_no_feedback"),
+        (("--reward-range", "0", "1"), "reward_range"),
+        (("--weight-bound", "4"), "weight_bound"),
+    ],
+)
+def test_options_without_effect_are_refused(tandem: Any, tmp_path: Path, given: tuple[str, ...], field: str) -> None:
+    file = tmp_path / "rounds.csv"
+    file.write_text(ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9)))
+    assert tandem("ope", "--table", str(file), "--estimators", "ips", *NO_PLOT).returncode == 0
+    error = refused(tandem("ope", "--table", str(file), *given, *NO_PLOT))
+    assert (error["type"], error["field"]) == ("ConfigError", field)
+
+
+def test_columns_are_those_of_a_table(tandem: Any, tmp_path: Path) -> None:
+    error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, "--columns.user-id", "who", *NO_PLOT))
+    assert (error["type"], error["field"]) == ("ConfigError", "columns") and "--table" in error["message"]
+
+
+def test_rewards_count_by_position(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home", **of(tables))
+
+    def value(*weights: str) -> float:
+        given = ("--position-weights", *weights) if weights else ()
+        answer = json.loads(tandem("ope", "--home", home, *WORTH, "--estimators", "cascade_dr", "--temperature", "0.2",
+                                   *given, *NO_PLOT).stdout)  # fmt: skip
+        return answer["estimates"]["cascade_dr"]["value"]
+
+    assert value("1", "1", "1") == pytest.approx(value())
+    assert value("2", "2", "2") == pytest.approx(2 * value())
+    assert value("1", "0", "0") != pytest.approx(value())
+    error = refused(tandem("ope", "--home", home, *WORTH, "--position-weights", "1", "0.5", *NO_PLOT))
+    assert error["field"] == "position_weights" and "3 positions" in error["message"]
