@@ -34,7 +34,7 @@ def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | Non
     training = config.training if epochs is None else config.training.model_copy(update={"epochs": epochs})
     name = f"retriever-{period}"
     if config.retriever.objective in LIKES:
-        task: TrainingTask = _likes_task(ready, config, period, judged=judged)
+        task: TrainingTask = likes_task(ready, config, period, judged=judged)
     else:
         task = _logged_task(ready, config, period, judged=judged)
         if config.retriever.objective == "two_stage_ips":
@@ -66,7 +66,8 @@ def fit_through_ranker(
     return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
 
 
-def _likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:
+def likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:
+    """What is learned from the likes before the beginning of a period; `judged` by those in it, if asked for."""
     train, end_ms = ready.split.train, ready.period_starts[period]
     valid = None
     if judged:
