@@ -125,6 +125,9 @@ def config_error(error: ValidationError, *, file: str | None = None) -> ConfigEr
     """The first complaint of pydantic, naming the field."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        # Raised by a config of ours, which says what it found; the input would be all of it.
+        return ConfigError(first["msg"].removeprefix("Value error, "), file=file, field=field or None)
     return ConfigError(f"{first['msg']}; found {first.get('input')!r}", file=file, field=field or None)
 
 

@@ -37,3 +37,12 @@ def test_a_share_of_uniform_draws_is_needed(share):
     with pytest.raises(ConfigError) as raised:
         _parse("ips", sampled_items=64, uniform_share=share)
     assert raised.value.field == "off_policy.uniform_share"
+
+
+def test_a_complaint_of_the_whole_config_does_not_repeat_it():
+    with pytest.raises(ConfigError) as raised:
+        _parse("logq", sampled_items=64)
+    assert len(str(raised.value)) < 120
+    # A value of a field is named.
+    with pytest.raises(ConfigError, match="found 'often'"):
+        _parse("ips", rebuild_steps="often")
