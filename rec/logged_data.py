@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rec.config import QueriesConfig
 from rec.crossfit import user_folds
 from rec.data.dataset import Dataset, Interactions
+from rec.data.rounds import Rounds
 from rec.errors import ConfigError, TrainingError
 from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
@@ -69,8 +70,10 @@ def build_logged_data(
     """The rounds whose rewards were final before end_ms, and those from then until valid_until_ms to judge by.
 
     A reward is final when the attribution window of its request has closed: what people did later is not looked at.
-    An item cannot be shown again below itself. Where fewer items were eligible than there are beside those above, what
-    the user had liked before is taken to be what could not be shown, as serving does.
+    An item cannot be shown again below itself. Where fewer items were eligible than the catalogue of the time held
+    beside those above, what the user had liked before is taken to be what could not be shown, as serving does. How many
+    items that catalogue held is told by the most that were eligible under the same policy version: since then it may
+    have grown, or shrunk. Which items it did not hold yet the log does not say: what is learned may show them.
 
     Args: dataset: with rounds. encoders: fitted. liked: what histories and as-of features are made of; nothing of it at
         or after end_ms is looked at, but in the states of rounds to judge by.
@@ -89,6 +92,7 @@ def build_logged_data(
     final_ms = rounds.timestamp + window_ms
     train = (rounds.timestamp >= start_ms) & (final_ms <= end_ms)
     kept = train | ((rounds.timestamp >= end_ms) & (final_ms <= until_ms))
+    closed = something_left_out(rounds)[kept]
     rounds, train = rounds.take(kept), train[kept]
     if not train.any():
         raise TrainingError(
@@ -99,7 +103,6 @@ def build_logged_data(
     snapshot_ms = snapshot_times(liked.before(end_ms), config, end_ms)
     user = _positions(liked.user_ids, rounds.user_id)
     item = _positions(liked.item_ids, rounds.item_id)
-    closed = rounds.n_eligible < liked.n_items - rounds.position
     banned_start, banned = _banned(index, user, item, rounds.timestamp, rounds.request, closed)
     return LoggedData(
         tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
@@ -114,6 +117,15 @@ def build_logged_data(
         train=np.flatnonzero(train),
         valid=np.flatnonzero(~train),
     )
+
+
+def something_left_out(rounds: Rounds) -> NDArray[np.bool_]:
+    """Whether fewer items were eligible than in other rounds of the same policy version, those above apart, (R,)."""
+    version, versions = pd.factorize(rounds.policy_version)
+    n_items = rounds.n_eligible + rounds.position
+    most = np.zeros(len(versions), np.int64)
+    np.maximum.at(most, version, n_items)
+    return n_items < most[version]
 
 
 def _positions(vocabulary: NDArray[np.object_], ids: NDArray[Any]) -> NDArray[np.int32]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rec.crossfit import Rows, cross_fitted, user_folds
 from rec.errors import DataError
+from rec.sampling import runs
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -25,6 +26,7 @@ Kind = Literal["softmax", "popularity"]
 _PRIOR_SHOWS: Final = 0.5
 _L2: Final = 1.0
 _STEPS: Final = 200
+_CONVERGED: Final = 1e-8
 
 
 class PropensityWarning(UserWarning):
@@ -50,7 +52,8 @@ class Calibration:
         log_loss: mean of -log p of what was shown.
         popularity_log_loss: the same for shares of items alone, whatever the context: what a model has to beat.
         ece: expected calibration error: the sum over bins of |shows expected - shows seen|, per row; 0 at best.
-        mean_inverse: mean of 1 / p of what was shown, over the number of items; 1 where the propensities are right.
+        mean_inverse: mean of 1 / p of what was shown, over the number of items that could be; 1 where the propensities
+            are right.
         bins: each expects the same number of shows, from small probabilities to large ones.
         n: rows.
     """
@@ -83,13 +86,17 @@ def estimate_propensities(
     *,
     context: Floats | None = None,
     positions: Positions | None = None,
+    slates: NDArray[Any] | None = None,
     kind: Kind = "softmax",
     n_folds: int = 5,
 ) -> EstimatedPropensities:
     """The probability of each shown item under a behaviour policy fitted to the rows of other users.
 
-    `softmax`: multinomial logistic regression of the item on the context and the position. `popularity`: the share of
-    each item at each position, whatever the context.
+    `softmax`: multinomial logistic regression of the item on the context and the position. `popularity`: a worth of
+    each item at each position, whatever the context. With `slates` items are drawn without replacement, those above are
+    not drawn again, and the probability is that of the item given those above it, as `rec.policy` logs it: p(a) =
+    exp(s_a) / sum of exp(s_b) over the items b that do not stand above. Source: Plackett (1975), doi:10.2307/2346567,
+    with scores s of each position. Without `slates` it is that of the item at its position whatever stands above.
 
     Args:
         items: shown, 0..n_items-1, (n,).
@@ -97,11 +104,14 @@ def estimate_propensities(
         n_items: N; rows times items must fit into memory.
         context: what the logging policy may have gone by, (n, F); softmax needs it.
         positions: in the slate, 0 for the top, (n,). None: all at the top.
+        slates: which rows are of one slate, such as the request's id, (n,); all positions of a slate from the top down
+            to its last must be there. None: what stands above is not known.
         kind: of model.
         n_folds: of users.
 
     Warns: PropensityWarning: always, with what it costs and how far off calibration is.
-    Raises: DataError: naming row and column for an item or position that is none.
+    Raises: DataError: naming row and column for an item or position that is none, and for a slate that lacks a position
+        or holds a position or an item twice.
     """
     slots = np.zeros(len(items), np.int64) if positions is None else np.asarray(positions, np.int64)
     _refuse((items < 0) | (items >= n_items), f"expected items in 0..{n_items - 1}", "item")
@@ -112,16 +122,23 @@ def estimate_propensities(
         )
     n_slots = int(slots.max()) + 1
 
+    above = _Above.nothing(len(items)) if slates is None else _Above.of(items, slots, slates)
+
     def probabilities(others: Rows, own: Rows) -> Floats:
-        shares = _shares(items[others], slots[others], n_items, n_slots)
+        worths = _worths_by_slot(items[others], slots[others], above.select(others), n_items, n_slots)
         if kind == "popularity" or context is None:
-            return shares[slots[own]]
-        return _softmax(context[others], items[others], slots[others], np.log(shares))(context[own], slots[own])
+            return _without(worths[slots[own]], above.select(own))
+        predict = _softmax(context[others], items[others], slots[others], np.log(worths), above.select(others))
+        return predict(context[own], slots[own], above.select(own))
+
+    def popular(others: Rows, own: Rows) -> Floats:
+        worths = _overall(items[others], above.select(others), n_items)
+        free = 1.0 - above.select(own).sums(worths)
+        return worths[items[own]] / free
 
     folds = user_folds(users, n_folds)
     p = cross_fitted(folds, probabilities)
-    popularity = cross_fitted(folds, lambda others, own: _overall(items[others], n_items)[items[own]])
-    found = EstimatedPropensities(p[np.arange(len(items)), items], calibrate(p, items, popularity))
+    found = EstimatedPropensities(p[np.arange(len(items)), items], calibrate(p, items, cross_fitted(folds, popular)))
     told = found.calibration
     warnings.warn(
         f"propensities were estimated by a {kind} model, not logged. Weights by them are biased wherever the logging "
@@ -143,7 +160,7 @@ def calibrate(p: Floats, items: Positions, popularity: Floats, *, n_bins: int = 
     Args: p: of every item, rows sum to 1, (n, N). items: shown, (n,). popularity: p of what was shown by its share
         alone, (n,). n_bins: at most so many.
     """
-    n, n_items = p.shape
+    n = len(p)
     shown = p[np.arange(n), items]
     hit = np.zeros(p.shape, dtype=bool)
     hit[np.arange(n), items] = True
@@ -160,39 +177,127 @@ def calibrate(p: Floats, items: Positions, popularity: Floats, *, n_bins: int = 
         log_loss=float(-np.log(shown).mean()),
         popularity_log_loss=float(-np.log(popularity).mean()),
         ece=float(np.abs(total - seen).sum() / n),
-        mean_inverse=float((1 / shown).mean() / n_items),
+        mean_inverse=float((1 / (shown * (p > 0).sum(axis=1))).mean()),
         bins=bins,
         n=n,
     )
 
 
-def _overall(items: Positions, n_items: int) -> Floats:
-    counts = np.bincount(items, minlength=n_items) + _PRIOR_SHOWS
-    return counts / counts.sum()
+@final
+@dataclass(frozen=True, slots=True)
+class _Above:
+    """The items that stand above each of n rows in its slate.
+
+    Attributes: rows, items: pairs of a row and an item above it, (P,) both. n: rows.
+    """
+
+    rows: Positions
+    items: Positions
+    n: int
+
+    @classmethod
+    def nothing(cls, n: int) -> "_Above":
+        """Rows of which nothing is known to stand above."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), n)
+
+    @classmethod
+    def of(cls, items: Positions, slots: Positions, slates: NDArray[Any]) -> "_Above":
+        """Of rows of slates, in any order.
+
+        Raises: DataError: as `estimate_propensities`.
+        """
+        slate = np.unique(slates, return_inverse=True)[1].reshape(-1)
+        order = np.lexsort((slots, slate))
+        begins = np.append(True, np.diff(slate[order]) != 0)
+        top = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+        wrong = np.zeros(len(order), np.bool_)
+        wrong[order] = slots[order] != np.arange(len(order)) - top
+        _refuse(wrong, "expected each position of a slate once, from 0 down to its last", "position")
+        rows, above = runs(top, np.arange(len(order)))
+        pairs = cls(order[rows], items[order[above]], len(order))
+        again = np.zeros(len(order), np.bool_)
+        again[pairs.rows[pairs.items == items[pairs.rows]]] = True
+        _refuse(again, "expected an item once in a slate", "item")
+        return pairs
+
+    def select(self, rows: Rows) -> "_Above":
+        """Of some rows, numbered anew."""
+        place = np.full(self.n, -1)
+        place[rows] = np.arange(len(rows))
+        kept = place[self.rows] >= 0
+        return _Above(place[self.rows[kept]], self.items[kept], len(rows))
+
+    def sums(self, worths: Floats) -> Floats:
+        """The worth of all that stands above each row, (N,) to (n,)."""
+        return np.bincount(self.rows, worths[self.items], self.n).astype(np.float64)
 
 
-def _shares(items: Positions, slots: Positions, n_items: int, n_slots: int) -> Floats:
-    """The share of each item at each position, shrunk to its overall share by half as many shows as items."""
-    overall = _overall(items, n_items)
-    counts = np.bincount(slots * n_items + items, minlength=n_slots * n_items).reshape(n_slots, n_items)
-    smoothed = counts + _PRIOR_SHOWS * n_items * overall
-    return smoothed / smoothed.sum(axis=1, keepdims=True)
+def _without(worths: Floats, above: _Above) -> Floats:
+    """Probabilities of the items that do not stand above, (n, N)."""
+    p = worths.copy()
+    p[above.rows, above.items] = 0.0
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def _overall(items: Positions, above: _Above, n_items: int) -> Floats:
+    return _worths(items, above, np.full(n_items, _PRIOR_SHOWS))
+
+
+def _worths_by_slot(items: Positions, slots: Positions, above: _Above, n_items: int, n_slots: int) -> Floats:
+    """The worth of each item at each position, shrunk to its overall worth by half as many shows as items."""
+    prior = _PRIOR_SHOWS * n_items * _overall(items, above, n_items)
+    rows = [np.flatnonzero(slots == slot) for slot in range(n_slots)]
+    return np.stack([_worths(items[own], above.select(own), prior) for own in rows])
+
+
+def _worths(items: Positions, above: _Above, prior: Floats) -> Floats:
+    """The likeliest worths of items, which sum to 1, when each row draws by worth among those not above it, (N,).
+
+    An iteration sets worth_a = shows of a / sum over rows in which a could be drawn of 1 / worth of all that could.
+    Where nothing stands above this is the share of each item, at once.
+    Source: Hunter (2004), MM algorithms for Bradley-Terry models, section 5, doi:10.1214/aos/1079120141.
+
+    Args: prior: further shows of each item, in rows with nothing above, (N,).
+    """
+    shows = np.bincount(items, minlength=len(prior)) + prior
+    worths = shows / shows.sum()
+    for _ in range(_STEPS if len(above.rows) else 0):
+        rate = 1.0 / (1.0 - above.sums(worths))
+        could = rate.sum() + prior.sum() - np.bincount(above.items, rate[above.rows], len(prior))
+        found = shows / could
+        found /= found.sum()
+        moved = np.abs(found / worths - 1).max()
+        worths = found
+        if moved < _CONVERGED:
+            break
+    return worths
 
 
 def _softmax(
-    context: Floats, items: Positions, slots: Positions, base: Floats
-) -> Callable[[Floats, Positions], Floats]:
-    """P = softmax(base of the position + context @ W), W penalised; returns probabilities of other rows, (m, N)."""
+    context: Floats, items: Positions, slots: Positions, base: Floats, above: _Above
+) -> Callable[[Floats, Positions, _Above], Floats]:
+    """P = softmax(base + context @ W + b of the position) over what does not stand above, W and b penalised.
+
+    Returns: probabilities of other rows, (m, N).
+    """
     mean, scale = context.mean(axis=0), context.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    inputs, offsets = torch.from_numpy((context - mean) / scale), torch.from_numpy(base)
+    at_slot = np.eye(len(base))
+
+    def design(rows: Floats, positions: Positions) -> Floats:
+        return np.column_stack([(rows - mean) / scale, at_slot[positions]])
+
+    inputs, offsets = torch.from_numpy(design(context, slots)), torch.from_numpy(base)
     wanted, at = torch.from_numpy(items), torch.from_numpy(slots)
-    weights = torch.zeros((context.shape[1], base.shape[1]), dtype=torch.float64, requires_grad=True)
+    taken = torch.from_numpy(above.rows), torch.from_numpy(above.items)
+    never = torch.tensor(-torch.inf, dtype=torch.float64)
+    weights = torch.zeros((inputs.shape[1], base.shape[1]), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        errors = torch.nn.functional.cross_entropy(offsets[at] + inputs @ weights, wanted, reduction="sum")
+        logits = (offsets[at] + inputs @ weights).index_put(taken, never)
+        errors = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
         total = (errors + 0.5 * _L2 * weights.square().sum()) / len(wanted)
         total.backward()
         return total
@@ -200,8 +305,9 @@ def _softmax(
     optimizer.step(loss)  # pyright: ignore[reportArgumentType]
     fitted = weights.detach().numpy()
 
-    def predict(others: Floats, positions: Positions) -> Floats:
-        logits = base[positions] + (others - mean) / scale @ fitted
+    def predict(others: Floats, positions: Positions, above_others: _Above) -> Floats:
+        logits = base[positions] + design(others, positions) @ fitted
+        logits[above_others.rows, above_others.items] = -np.inf
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
 

@@ -81,6 +81,88 @@ def test_positions_have_shares_of_their_own():
     np.testing.assert_allclose(found.propensities, 0.5, atol=0.04)
 
 
+WORTH = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+
+
+def slates_of(worth, n, k, rng):
+    """Slates of k items drawn by worth without replacement, and the probabilities given those above; (n, k) both."""
+    worth = np.broadcast_to(worth, (n, worth.shape[-1])).copy()
+    items, p = np.empty((n, k), int), np.empty((n, k))
+    for position in range(k):
+        share = worth / worth.sum(axis=1, keepdims=True)
+        items[:, position] = (share.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+        p[:, position] = share[np.arange(n), items[:, position]]
+        worth[np.arange(n), items[:, position]] = 0
+    return items, p
+
+
+def estimate_slates(items, n_items, **more):
+    n, k = items.shape
+    rows = {"positions": np.tile(np.arange(k), n), "slates": np.repeat(np.arange(n), k)}
+    with pytest.warns(PropensityWarning):
+        found = estimate_propensities(items.reshape(-1), rows["slates"], n_items, **(rows | more))
+    return found, found.propensities.reshape(n, k)
+
+
+def test_of_slates_the_items_above_are_not_drawn_again():
+    items, p = slates_of(WORTH, 4000, 3, np.random.default_rng(0))
+    found, estimated = estimate_slates(items, 5, kind="popularity")
+    assert np.abs(np.log(estimated / p)).mean() < 0.06
+    assert found.calibration.mean_inverse == pytest.approx(1, abs=0.05) and found.calibration.ece < 0.03
+    # Whatever stands above, the popular item is rarer at position 1 than its worth: it is often gone.
+    _, marginal = estimate_slates(items, 5, kind="popularity", slates=None)
+    assert np.abs(np.log(marginal / p)[:, 1:]).mean() > 0.3
+
+
+def test_probabilities_of_all_slates_sum_to_one():
+    """By enumeration: within a fold, where one model predicts, over the 60 slates of 3 out of 5."""
+    items, _ = slates_of(np.full(5, 0.5) + WORTH, 3000, 3, np.random.default_rng(1))
+    context = np.repeat(np.random.default_rng(2).normal(size=(1, 2)), 9000, axis=0)
+    for more in ({"kind": "popularity"}, {"context": context}):
+        _, estimated = estimate_slates(items, 5, **more)
+        folds = user_folds(np.arange(3000), 5)
+        for fold in range(5):
+            own = folds == fold
+            different, first = np.unique(items[own], axis=0, return_index=True)
+            assert len(different) == 60
+            assert estimated[own][first].prod(axis=1).sum() == pytest.approx(1)
+
+
+def test_of_slates_the_softmax_finds_what_the_context_does():
+    rng = np.random.default_rng(3)
+    context = rng.normal(size=(3000, 2))
+    worth = np.exp(0.7 * context @ rng.normal(size=(2, 6)) + rng.normal(size=6))
+    items, p = slates_of(worth, 3000, 3, rng)
+    _, estimated = estimate_slates(items, 6, context=np.repeat(context, 3, axis=0))
+    assert np.abs(np.log(estimated / p)).mean() < 0.1
+    _, marginal = estimate_slates(items, 6, context=np.repeat(context, 3, axis=0), slates=None)
+    assert np.abs(np.log(marginal / p)[:, 1:]).mean() > 0.2
+
+
+def test_the_order_of_rows_does_not_matter():
+    items, _ = slates_of(WORTH, 300, 3, np.random.default_rng(4))
+    _, expected = estimate_slates(items, 5, kind="popularity")
+    order = np.random.default_rng(5).permutation(900)
+    slate, position = np.repeat(np.arange(300), 3)[order], np.tile(np.arange(3), 300)[order]
+    with pytest.warns(PropensityWarning):
+        found = estimate_propensities(
+            items.reshape(-1)[order], slate, 5, positions=position, slates=slate, kind="popularity"
+        )
+    np.testing.assert_allclose(found.propensities, expected.reshape(-1)[order])
+
+
+def test_slates_whose_items_above_are_not_known_are_refused():
+    users, slates = np.arange(6), np.array([0, 0, 1, 1, 2, 2])
+    items, positions = np.array([0, 1, 1, 2, 0, 2]), np.array([0, 1, 0, 2, 0, 1])
+    with pytest.raises(DataError, match="each position of a slate once") as refused:
+        estimate_propensities(items, users, 3, positions=positions, slates=slates, kind="popularity")
+    assert (refused.value.row, refused.value.column) == (3, "position")
+    positions, items = np.array([0, 1, 0, 1, 0, 1]), np.array([0, 1, 1, 2, 2, 2])
+    with pytest.raises(DataError, match="an item once in a slate") as refused:
+        estimate_propensities(items, users, 3, positions=positions, slates=slates, kind="popularity")
+    assert (refused.value.row, refused.value.column) == (5, "item")
+
+
 def test_calibration_worked_example():
     # Two rows of two items: p .25 and .75; the first row shows the unlikely one, the second the likely one.
     p = np.array([[0.25, 0.75], [0.25, 0.75]])
