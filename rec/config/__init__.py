@@ -1,0 +1,60 @@
+"""The configuration of everything in `rec`: typed, frozen, and strict about names.
+
+Nothing here imports torch or Ray, so that the command line starts fast.
+"""
+
+from rec.config.base import Config, Fraction, Seed
+from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
+from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
+from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
+from rec.config.index import IndexConfig
+from rec.config.loading import ConfigT, config_error, load_config, parse_config
+from rec.config.objectives import SAMPLED_OBJECTIVES, LikesObjective, LoggedObjective, Objective
+from rec.config.off_policy import OffPolicyConfig
+from rec.config.ope import LOGGED_POLICY, OpeColumns, OpeConfig
+from rec.config.ranker import LambdaMARTConfig, MMoEConfig, RankerConfig, TaskConfig
+from rec.config.retriever import BranchConfig, QueriesConfig, RetrieverConfig, TowerConfig, UserTowerConfig
+from rec.config.train import TrainConfig
+from rec.config.training import TrainingConfig
+
+__all__ = [
+    "DEFAULT_HOME",
+    "HOME_VARIABLE",
+    "LOGGED_POLICY",
+    "SAMPLED_OBJECTIVES",
+    "BaselineName",
+    "BaselinesConfig",
+    "BranchConfig",
+    "ColumnsConfig",
+    "Config",
+    "ConfigT",
+    "DataConfig",
+    "DataName",
+    "EncodersConfig",
+    "EvaluationConfig",
+    "Fraction",
+    "HomePath",
+    "IndexConfig",
+    "LambdaMARTConfig",
+    "LikesObjective",
+    "LoggedObjective",
+    "MMoEConfig",
+    "Objective",
+    "OffPolicyConfig",
+    "OpeColumns",
+    "OpeConfig",
+    "QueriesConfig",
+    "RankerConfig",
+    "RetrieverConfig",
+    "Seed",
+    "SplitConfig",
+    "TaskConfig",
+    "TowerConfig",
+    "TrainConfig",
+    "TrainingConfig",
+    "UserTowerConfig",
+    "config_error",
+    "default_home",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,17 @@
+"""How nearest items are found."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from rec.config.base import Config
+
+
+class IndexConfig(Config):
+    """How nearest items are found: `flat` compares all, `hnsw` walks a graph, `ivf` looks into the nearest lists."""
+
+    kind: Literal["flat", "hnsw", "ivf"] = "flat"
+    hnsw_neighbors: PositiveInt = 32
+    hnsw_search: PositiveInt = 256
+    ivf_lists: PositiveInt = 1024
+    ivf_probes: PositiveInt = 32

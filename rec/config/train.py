@@ -1,0 +1,50 @@
+"""One training run, from data to bundle."""
+
+from typing import Annotated, Self
+
+import tyro
+from pydantic import PositiveInt, model_validator
+
+from rec.config.base import Config, Seed
+from rec.config.data import DataConfig, EncodersConfig, SplitConfig
+from rec.config.index import IndexConfig
+from rec.config.objectives import SAMPLED_OBJECTIVES
+from rec.config.off_policy import OffPolicyConfig
+from rec.config.ranker import RankerConfig
+from rec.config.retriever import RetrieverConfig
+from rec.config.training import TrainingConfig
+
+
+class TrainConfig(Config):
+    """One training run, from data to bundle.
+
+    Users of whom nothing is known are answered by what was popular over the last `popularity_days`.
+    """
+
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
+    split: SplitConfig = SplitConfig()
+    encoders: EncodersConfig = EncodersConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
+    index: IndexConfig = IndexConfig()
+    ranker: RankerConfig = RankerConfig()
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
+    popularity_days: PositiveInt = 30
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _items_can_be_sampled(self) -> Self:
+        objective, settings = self.retriever.objective, self.off_policy
+        if not settings.sampled_items:
+            return self
+        if objective not in SAMPLED_OBJECTIVES:
+            raise ValueError(
+                f"off_policy.sampled_items is for {' and '.join(SAMPLED_OBJECTIVES)}; found {settings.sampled_items} "
+                f"with objective {objective}: set 0"
+            )
+        if objective == "two_stage_ips" and settings.sampled_items < settings.slate_size:
+            raise ValueError(
+                "off_policy.sampled_items must be at least off_policy.slate_size, for slates are drawn from them; "
+                f"found {settings.sampled_items} and {settings.slate_size}"
+            )
+        return self
