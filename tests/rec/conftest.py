@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 import ray
 
-from rec.config import QueriesConfig
+from rec.config import QueriesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
+from rec.preparation import Prepared, snapshot_at
+from rec.ranker_fits import RankingPeriods
 from rec.retrieval_data import RetrievalData, build_retrieval_data, build_validation
 from rec.schema import FeatureSchema
 from rec.training import TrainingTask, Worker
@@ -58,6 +60,25 @@ def checkerboard() -> Checkerboard:
         "0",
     )
     return Checkerboard(dataset, Encoders.fit(dataset, interactions.before(cut_ms)), cut_ms)
+
+
+@pytest.fixture
+def untrained_periods() -> Callable[[Prepared, TrainConfig], RankingPeriods]:
+    """The ranker's periods as the pipeline makes them, with retrievers of one seed that learned nothing."""
+    import torch
+
+    from rec.models.two_tower import TwoTower
+    from rec.retrieval.two_tower import TwoTowerSource
+
+    def periods(ready: Prepared, config: TrainConfig) -> RankingPeriods:
+        torch.manual_seed(0)
+        model = TwoTower(config.retriever, ready.encoders.specs)
+        snapshots = [snapshot_at(ready, config, at_ms) for at_ms in ready.period_starts]
+        return RankingPeriods(
+            ready, config, snapshots, [TwoTowerSource.build(model, snapshot) for snapshot in snapshots]
+        )
+
+    return periods
 
 
 Gradients = dict[str, np.ndarray]
