@@ -61,20 +61,24 @@ def position_probabilities(
 
     Args:
         scores: float64, finite wherever the mask holds, (B, M).
-        candidate_mask: candidates that remain, all of them eligible, (B, M).
-        n_eligible: eligible items that remain, |E|, candidates included, (B,).
+        candidate_mask: candidates that remain, all of them eligible, booleans, (B, M).
+        n_eligible: eligible items that remain, |E|, candidates included, whole numbers, (B,).
         epsilon: share of uniform draws, 0 to 1.
         temperature: 0 or more, in units of the scores.
 
     Returns: probability of each candidate, 0 outside the mask, (B, M); probability of any one other eligible item,
         (B,). Where |E| is 0 both are 0.
 
-    Raises: ScoreError: when a score is not finite, or epsilon or temperature is out of range.
+    Raises: ScoreError: when a score is not finite, or epsilon or temperature is out of range. ValueError: when there
+        are fewer eligible items than candidates, or the arrays are of other shapes or types.
     """
     _check_parameters(epsilon, temperature)
-    mask = np.asarray(candidate_mask, dtype=bool)
+    given = np.asarray(candidate_mask)
+    if given.size and given.dtype != np.bool_:
+        raise ValueError(f"candidate_mask must hold booleans; found {given.dtype}")
+    mask = given.astype(bool, copy=False)
     weight = _weights(_masked_scores(scores, mask), temperature)
-    count = np.asarray(n_eligible, dtype=np.int64)
+    count = _whole_numbers(n_eligible)
     if count.shape != mask.shape[:1]:
         raise ValueError(f"n_eligible must have one entry per row of scores, {mask.shape[:1]}; found {count.shape}")
     _refuse_rows(count < mask.sum(axis=1), "n_eligible must count at least the candidates that remain")
@@ -176,7 +180,7 @@ def slate_propensities(
         scores: of the policy asked about, float64, finite wherever there is a candidate, (B, M).
         candidate_ids: its candidates, -1 for none, (B, M).
         slate: items shown, all eligible when they were shown, -1 after the end of a short slate, (B, K).
-        n_eligible: eligible items before each position, as in `Slate`, (B, K).
+        n_eligible: eligible items before each position, as in `Slate`; where nothing is shown it is not read, (B, K).
         epsilon: share of uniform draws, 0 to 1.
         temperature: 0 or more, in units of the scores.
         cap: the rule under which slates are drawn, the same as in `Eligible`.
@@ -184,10 +188,12 @@ def slate_propensities(
     Returns: (B, K); NaN where the slate is empty; 0 for an item that the cap forbids at its position.
 
     Raises: ScoreError: when a score is not finite, or epsilon or temperature is out of range. ValueError: when a slate
-        shows an item twice, or where nothing was eligible.
+        shows an item twice or below an empty position, or no catalogue has such n_eligible: fewer than the candidates
+        that remain and the item shown, or not fewer below an item that was shown.
     """
     _check_parameters(epsilon, temperature)
     masked = _masked_scores(scores, candidate_ids >= 0)
+    n_eligible = _whole_numbers(n_eligible)
     if slate.ndim != 2 or slate.shape != n_eligible.shape or len(slate) != len(masked):
         raise ValueError(
             f"slate and n_eligible must both be (B, K) with B = {len(masked)}; "
@@ -195,21 +201,30 @@ def slate_propensities(
         )
     _refuse_repeats(np.sort(candidate_ids, axis=1), "candidate_ids")
     _refuse_repeats(np.sort(slate, axis=1), "slate")
-    nothing_eligible = np.any((slate >= 0) & (n_eligible < 1), axis=1)
+    shown = slate >= 0
+    _refuse_rows(np.any(shown[:, 1:] & ~shown[:, :-1], axis=1), "a slate must be without holes: -1 only at its end")
+    nothing_eligible = np.any(shown & (n_eligible < 1), axis=1)
     _refuse_rows(nothing_eligible, "n_eligible must be at least 1 wherever an item is shown")
 
     column = _columns_of(candidate_ids, slate)
-    groups, closed = None, np.full(slate.shape, -1, dtype=np.int64)
+    groups, closed, forbidden = None, np.full(slate.shape, -1, dtype=np.int64), np.zeros(slate.shape, dtype=bool)
     if cap is not None:
+        for position in range(1, slate.shape[1]):
+            forbidden[:, position] = cap.is_closed(slate[:, :position], slate[:, position])
         groups = cap.of(candidate_ids)
         closed = np.stack([cap.closed_by(slate[:, : t + 1]) for t in range(slate.shape[1])], axis=1)
     last_position = _last_positions(candidate_ids.shape[1], column, groups, closed)
+    # What the cap forbids was not eligible: it is not counted, and showing it takes nothing away.
+    least = _sums_of_remaining(candidate_ids >= 0, last_position, slate.shape[1]) + ((column < 0) & ~forbidden)
+    _refuse_rows(
+        np.any(shown & (n_eligible < least), axis=1),
+        "n_eligible must count at least the candidates that remain and the item shown",
+    )
+    stays = shown[:, 1:] & ~forbidden[:, :-1] & (n_eligible[:, 1:] >= n_eligible[:, :-1])
+    _refuse_rows(np.any(stays, axis=1), "n_eligible must fall by at least one below an item that is shown")
     propensity = _shown_probabilities(masked, last_position, column, n_eligible, epsilon, temperature)
-    if cap is not None:
-        for position in range(1, slate.shape[1]):
-            forbidden = cap.is_closed(slate[:, :position], slate[:, position])
-            propensity[forbidden, position] = 0.0
-    propensity[slate < 0] = np.nan
+    propensity[forbidden] = 0.0
+    propensity[~shown] = np.nan
     return propensity
 
 
@@ -290,10 +305,7 @@ def _shown_probabilities(
     """The propensity of every shown item, from when the candidates leave; (B, K)."""
     n_rows, k = column.shape
     weight = _weights(masked, temperature)
-    # Sums over what remains, taken from the bottom up: only additions of positive numbers, so no digits cancel.
-    slot: IntArray = last_position + (np.arange(n_rows, dtype=np.int64) * (k + 1))[:, None]
-    leaving = np.bincount(slot.reshape(-1), weights=weight.reshape(-1), minlength=n_rows * (k + 1))
-    total = leaving.reshape(n_rows, k + 1)[:, ::-1].cumsum(axis=1)[:, :0:-1]
+    total = _sums_of_remaining(weight, last_position, k)
     is_candidate = column >= 0
     shown_weight = np.zeros((n_rows, k))
     rows, positions = np.nonzero(is_candidate)
@@ -308,6 +320,24 @@ def _shown_probabilities(
             at = column[rows, position]
             shown_weight[rows, position] = np.where(at >= 0, anew[np.arange(len(rows)), at], 0.0)
     return _mix(shown_weight, total, n_eligible, epsilon)
+
+
+def _sums_of_remaining(values: NDArray[Any], last_position: IntArray, k: int) -> FloatArray:
+    """Sums of the values (B, M) of the candidates that remain before each of k positions, (B, k).
+
+    Taken from the bottom up: of values above 0 only additions, so no digits cancel.
+    """
+    n_rows = len(values)
+    slot: IntArray = last_position + (np.arange(n_rows, dtype=np.int64) * (k + 1))[:, None]
+    leaving = np.bincount(slot.reshape(-1), weights=values.reshape(-1), minlength=n_rows * (k + 1))
+    return leaving.reshape(n_rows, k + 1)[:, ::-1].cumsum(axis=1)[:, :0:-1]
+
+
+def _whole_numbers(counts: ArrayLike) -> IntArray:
+    values = np.asarray(counts)
+    if values.size and values.dtype.kind not in "iu":
+        raise ValueError(f"n_eligible must hold whole numbers; found {values.dtype}")
+    return values.astype(np.int64, copy=False)
 
 
 def _masked_scores(scores: ArrayLike, mask: BoolArray) -> FloatArray:

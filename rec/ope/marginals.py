@@ -6,7 +6,7 @@ import numpy as np
 
 from rec.eligibility import Eligible
 from rec.ope.estimate import Floats
-from rec.ope.slate_log import Positions, SlateLog, SlatePolicy, columns_of
+from rec.ope.slate_log import Positions, SlateLog, SlatePolicy, columns_of, eligible_counts
 from rec.policy import sample_slate, slate_propensities
 
 N_PREFIXES: Final = 1000
@@ -25,7 +25,7 @@ def marginal_probabilities(
     Assumes: nothing but what was shown above is excluded below, and the log's first n_eligible are all there is.
     """
     found = np.full(log.slate.shape, np.nan)
-    columns = columns_of(policy.candidates, log.slate)
+    columns, n_eligible = columns_of(policy.candidates, log.slate), eligible_counts(policy, log)
     for row in range(len(log)):
         length = int((log.slate[row] >= 0).sum())
         if not length:
@@ -33,7 +33,7 @@ def marginal_probabilities(
         m = int((policy.candidates[row] >= 0).sum())
         listed = policy.candidates[row] >= 0
         # Items of one request: its candidates from 0, then everything else that may be shown.
-        n_items = max(int(log.n_eligible[row, 0]), m)
+        n_items = int(n_eligible[row, 0])
         place = np.full(len(listed), -1)
         place[listed] = np.arange(m)
         others = np.cumsum(columns[row] < 0) - 1

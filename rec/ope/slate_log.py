@@ -142,13 +142,13 @@ def slate_log(rounds: Rounds) -> SlateLog:
 
 def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
     """With which probability a policy shows each logged item, given the items above it; NaN after the end, (Q, K)."""
-    found = np.empty(log.slate.shape)
+    found, n_eligible = np.empty(log.slate.shape), eligible_counts(policy, log)
     for rows, epsilon, temperature in _drawn_alike(policy):
         found[rows] = slate_propensities(
             policy.scores[rows],
             policy.candidates[rows],
             log.slate[rows],
-            log.n_eligible[rows],
+            n_eligible[rows],
             epsilon=epsilon,
             temperature=temperature,
         )
@@ -164,8 +164,9 @@ def logged_slates(
 ) -> LoggedSlates:
     """The log with a target policy's probabilities and a reward model's predictions.
 
-    What was eligible is what the log says: the target draws its share epsilon from the same |E| items, also where its
-    own catalogue holds others. The reward model only sharpens `cascade_dr`; nothing depends on its being right.
+    What was eligible is what the log says: the target draws its share epsilon from as many items |E|, also where its
+    own catalogue holds others, and only from more where it has more candidates. The reward model only sharpens
+    `cascade_dr`; nothing depends on its being right.
 
     Args:
         log: Q requests.
@@ -265,13 +266,24 @@ def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
     rows, above = np.nonzero(column >= 0)
     shown_above[rows, column[rows, above]] = True
     remain = (policy.candidates >= 0) & ~shown_above & (log.slate[:, k] >= 0)[:, None]
-    p = np.zeros(policy.scores.shape)
+    p, n_eligible = np.zeros(policy.scores.shape), eligible_counts(policy, log)[:, k]
     for rows, epsilon, temperature in _drawn_alike(policy):
-        eligible = np.maximum(log.n_eligible[rows, k], remain[rows].sum(axis=1))
         p[rows], _ = position_probabilities(
-            policy.scores[rows], remain[rows], eligible, epsilon=epsilon, temperature=temperature
+            policy.scores[rows], remain[rows], n_eligible[rows], epsilon=epsilon, temperature=temperature
         )
     return p
+
+
+def eligible_counts(policy: SlatePolicy, log: SlateLog) -> Positions:
+    """The eligible items that the log counts, or the fewest there can be where a policy has more candidates, (Q, K).
+
+    At least the candidates that remain and the item shown, and one fewer below it; 0 after the end.
+    """
+    shown, k = log.slate >= 0, np.arange(log.slate.shape[1])
+    listed = columns_of(policy.candidates, log.slate) >= 0
+    remain = (policy.candidates >= 0).sum(axis=1)[:, None] - (listed.cumsum(axis=1) - listed)
+    first = np.where(shown, np.maximum(log.n_eligible, remain + ~listed) + k, 0)
+    return np.where(shown, np.maximum.accumulate(first[:, ::-1], axis=1)[:, ::-1] - k, 0)
 
 
 def _supported(log: SlateLog, k: int, p: Floats, in_logging: Positions) -> Floats:

@@ -341,3 +341,36 @@ def test_impossible_slates_are_refused():
         slate_propensities(SCORES, IDS, np.array([[3, 3]]), np.array([[6, 5]]), **kwargs)
     with pytest.raises(ValueError, match="n_eligible"):
         slate_propensities(SCORES, IDS, np.array([[3, 2]]), np.array([[6, 0]]), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("slate", "n_eligible", "rule"),
+    [
+        ([4, -1, -1], [1, 0, 0], "at least the candidates that remain"),
+        ([4, 1, 3], [2, 1, 0], "at least 1"),
+        ([4, 3, -1], [3, 1, 0], "candidates that remain and the item shown"),
+        ([3, 4, -1], [3, 1, 0], "at least the candidates that remain"),
+        ([4, 1, -1], [3, 3, 0], "fall by at least one"),
+        ([4, -1, 1], [3, 0, 2], "without holes"),
+        ([4, 1, 3], [3.0, 2.0, 1.5], "whole numbers"),
+    ],
+)
+def test_counts_that_no_catalogue_has_are_refused_naming_the_row(slate, n_eligible, rule):
+    """Of too few eligible items the probabilities would sum to more than one."""
+    good = ([4, 1, 3], [3, 2, 1])
+    with pytest.raises(ValueError, match=rule) as caught:
+        slate_propensities(
+            SCORES.repeat(2, axis=0),
+            IDS.repeat(2, axis=0),
+            np.array([good[0], slate]),
+            np.array([good[1], n_eligible]),
+            epsilon=0.5,
+            temperature=1.0,
+        )
+    assert "whole" in rule or "First: row 1" in str(caught.value)
+
+
+def test_counts_and_masks_of_another_type_are_refused():
+    for mask, n_eligible in (([[True, True]], [2.9]), ([[True, np.nan]], [2])):
+        with pytest.raises(ValueError, match="must hold"):
+            position_probabilities(SCORES, mask, n_eligible, epsilon=0.5, temperature=1.0)

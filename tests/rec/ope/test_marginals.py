@@ -1,6 +1,7 @@
 """Marginals of an item at its position, against sums over every slate above it."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,3 +53,11 @@ def test_a_short_slate_has_none_below_its_end():
     log = log_of([[2, -1, -1]])
     found = marginal_probabilities(log.logging, log, rng=np.random.default_rng(0), n_prefixes=10)[0]
     assert np.isfinite(found[0]) and np.isnan(found[1:]).all()
+
+
+def test_items_beside_more_candidates_than_were_eligible_have_their_place_too():
+    """The log counts four and the policy lists four others: the item shown is a fifth, which only epsilon draws."""
+    log = log_of([[1, -1, -1]])
+    log = replace(log, n_eligible=np.array([[4, 0, 0]]))
+    found = marginal_probabilities(log.logging, log, rng=np.random.default_rng(0), n_prefixes=10)
+    assert found[0, 0] == pytest.approx(EPSILON / 5)

@@ -119,7 +119,7 @@ def test_a_target_with_more_candidates_than_were_eligible_has_choices_that_the_l
     """The catalogue has shrunk, or more was excluded: of 60 alike of which 15 were eligible a quarter at best."""
     few = replace(log, n_eligible=np.where(log.slate >= 0, 15, 0))
     everything = log.codes([[f"new-{n}" for n in range(60)]])[:1].repeat(len(log), axis=0)
-    target = replace(few.logging, candidates=everything, scores=np.zeros((len(log), 60)))
+    target = replace(few.logging, candidates=everything, scores=np.zeros((len(log), 60)), epsilon=np.zeros(len(log)))
     with pytest.raises(SupportError, match=r"75\.0% of the target's choices"):
         logged_slates(few, target)
 
