@@ -187,3 +187,10 @@ def test_missing_columns_and_damaged_files_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match="cannot be read") as caught:
         events.read("impressions")
     assert caught.value.file == events.uri("impressions") and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("column", ["request_id", "user_id"])
+def test_ids_with_nul_are_refused(tmp_path, column):
+    with pytest.raises(DataError, match="NUL") as refused:
+        open_events(str(tmp_path)).append("requests", [request("r0"), request("r1") | {column: "a\0"}])
+    assert (refused.value.file, refused.value.row, refused.value.column) == ("requests", 1, column)

@@ -1,0 +1,57 @@
+"""A bundle beside the log of another: what either catalogue lacks."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rec.bundle_policy import warn_of_other_catalogue
+from rec.data.rounds import join_rounds
+from rec.ope import OverlapWarning
+from rec.ope.slate_log import SlateLog, slate_log
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok
+from rl.instatok.slate_log import REWARD_OF, by_category, log_slates
+
+
+@pytest.fixture(scope="module")
+def world() -> InstaTok:
+    return InstaTok(InstaTokConfig(n_users=30, n_videos=50, seed=2))
+
+
+@pytest.fixture(scope="module")
+def log(world: InstaTok) -> SlateLog:
+    policy, rng = by_category(world.watch_p, 10), np.random.default_rng(0)
+    found = log_slates(world, policy, n_sessions=90, k=3, epsilon=0.3, temperature=0.5, rng=rng, max_requests=1)
+    rewards: Any = REWARD_OF
+    return slate_log(join_rounds(found.requests, found.impressions, found.feedback, rewards=rewards, now_ms=2**50))
+
+
+def bundle(item_ids: list[str]) -> Any:
+    place = {item: at for at, item in enumerate(item_ids)}
+    snapshot = SimpleNamespace(item_positions=lambda ids: np.array([place.get(item, -1) for item in ids]))
+    return SimpleNamespace(version="v", n_items=len(item_ids), snapshot=snapshot)
+
+
+def test_of_the_same_catalogue_nothing_is_said(
+    world: InstaTok, log: SlateLog, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert warn_of_other_catalogue(bundle(list(world.item_ids)), log) == 0
+    assert not recwarn.list
+
+
+def test_impressions_of_unknown_items_are_counted(world: InstaTok, log: SlateLog) -> None:
+    unknown = str(log.item_ids[log.slate[0, 0]])
+    expected = int((log.item_ids[log.slate] == unknown).sum())
+    with pytest.warns(
+        OverlapWarning, match=f"{expected} of {log.slate.size} logged impressions.*{unknown!r} in request"
+    ):
+        assert warn_of_other_catalogue(bundle([item for item in world.item_ids if item != unknown]), log) == expected
+
+
+def test_a_larger_catalogue_than_the_log_ever_had_is_said(world: InstaTok, log: SlateLog) -> None:
+    most = world.n_items + max(len(items) for items in log.history)
+    grown = bundle([*world.item_ids, *(f"new-{n}" for n in range(60))])
+    with pytest.warns(OverlapWarning, match=f"has 110 items, of which at most {most} were"):
+        warn_of_other_catalogue(grown, log)

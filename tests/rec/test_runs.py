@@ -1,0 +1,26 @@
+"""The record of a run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rec.config import DataConfig, TrainConfig
+from rec.errors import ConfigError
+from rec.runs import Runs, recorded_config
+from rec.storage import Home
+
+
+def test_a_run_remembers_as_of_when_its_data_were(tmp_path: Path) -> None:
+    home, dataset = Home(str(tmp_path)), SimpleNamespace(name="events", sha256="0" * 64)
+    config = TrainConfig(data=DataConfig(name="events", path="log", now_ms=1_700_000_000_000))
+    anything: Any = dataset
+    run = Runs.begin(home, config, anything)
+    assert recorded_config(home, run.folder.name) == config
+    assert Runs.resume(home, run.folder.name, config, anything).resumed
+    with pytest.raises(ConfigError, match="another config"):
+        later = config.data.model_copy(update={"now_ms": 1_700_000_000_001})
+        Runs.resume(home, run.folder.name, config.model_copy(update={"data": later}), anything)
+    with pytest.raises(ConfigError, match="no run 'nowhere'"):
+        recorded_config(home, "nowhere")
