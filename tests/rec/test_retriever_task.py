@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retriever_task import RetrieverTask
-from rec.training import fit
+from rec.training import Worker, fit
 
 QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1, min_batches=1)
 CONFIG = RetrieverConfig(
@@ -83,6 +84,50 @@ def test_log_q_is_the_probability_of_a_drawn_target(checkerboard):
     shares = counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.exp(task.data.log_q).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(shares, np.exp(task.data.log_q), atol=0.003)
+
+
+@pytest.mark.parametrize("objective", ["logq", "mixed_negative"])
+@pytest.mark.parametrize("mask_known", [False, True])
+def test_the_loss_is_that_of_a_loop_over_draws_corrected_by_their_probabilities(checkerboard, objective, mask_known):
+    """-log of the positive's share among it and the draws, each with logit s / temperature - log of its probability."""
+    queries = QueriesConfig(
+        snapshots=3, snapshot_share=0.4, horizon_days=30, half_life_days=20, epoch_share=1, min_batches=1
+    )
+    task = _task(checkerboard, objective=objective, mask_known=mask_known, queries=queries, positives_per_query=2)
+    torch.manual_seed(0)
+    model = task.build_model().eval()
+    n_items, catalogue = task.data.tables.n_items, set(task.data.catalogue.tolist())
+    for batch in task.plan(0)[:2]:
+        n_batch, n_uniform = batch.targets.size, len(batch.uniform)
+        assert n_uniform == (16 if objective == "mixed_negative" else 0)
+        # A draw takes a query of the snapshot by its weight, and then one of the query's targets, all alike.
+        of_batch, total = np.zeros(n_items), 0.0
+        data = task.data.queries
+        for query in np.flatnonzero(data.moments.snapshot == batch.group):
+            targets = task.data.liked[data.target_start[query] : data.target_end[query]]
+            total += float(data.weight[query])
+            for item in targets:
+                of_batch[item] += float(data.weight[query]) / len(targets)
+        probability = (n_batch * of_batch / total + n_uniform / len(catalogue)) / (n_batch + n_uniform)
+
+        with torch.inference_mode():
+            users, items = model(
+                task.inputs.users(batch.queries, torch.device("cpu")),
+                task.inputs.items(np.arange(n_items), batch.group, torch.device("cpu")),
+            )
+            found = float(task.loss(model, batch, Worker()))
+        scores = (users @ items.T).double().numpy() / task.config.softmax_temperature
+        draws = [*batch.targets.ravel(), *batch.uniform]
+        losses = []
+        for row, query in enumerate(batch.queries):
+            user = data.moments.user[query]
+            liked = task.data.liked[task.data.liked_start[user] : task.data.liked_start[user + 1]]
+            no_negatives = {*batch.targets[row], *(liked if mask_known else ())}
+            negatives = sum(np.exp(scores[row, item]) / probability[item] for item in draws if item not in no_negatives)
+            for positive in batch.targets[row]:
+                own = np.exp(scores[row, positive]) / probability[positive]
+                losses.append(-np.log(own / (own + negatives)))
+        assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_a_plan_is_the_same_again_and_another_in_the_next_epoch(checkerboard):
