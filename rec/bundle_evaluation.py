@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of
 from rec.preparation import Prepared, prepare
 from rec.recommender import Recommender
@@ -27,7 +27,7 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """Judges a bundle and the baselines on the period held out when it was trained; the JSON of `tandem evaluate`.
 
-    Raises: DataError: when the data are not those the bundle was trained on.
+    Raises: DataError: when the data are not those the bundle was trained on. ConfigError: when it was trained on all.
     """
     started = time.perf_counter()
     bundle = Registry(Home(location)).open(version)
@@ -38,6 +38,12 @@ def evaluate_bundle(
             f"{dataset.sha256}, the model says {trained}; give the same data, or train again"
         )
     recommender = Recommender.from_bundle(bundle)
+    if recommender.config.split.kind == "none":
+        raise ConfigError(
+            f"model {bundle.version} was trained on all the data, so none is left to judge it by; evaluate a model of "
+            "the same config trained with another split",
+            field="split.kind",
+        )
     report, ready, period = report_on(recommender, dataset, config)
     split_config = recommender.config.split
     return {

@@ -68,8 +68,9 @@ class EvaluationPeriod:
     ) -> Self:
         """Who is judged, and by what.
 
-        An item that a user already knew cannot be recommended and so is not relevant; users of whom nothing else is
-        left are not judged.
+        An item that a user already knew cannot be recommended and so is not relevant; nor is one that nobody knew.
+        Users who knew nothing, or of whom nothing relevant is left, are not judged: those of a validation period are
+        then the same sort of users as those of a test, whose split drops what is cold.
 
         Args:
             before: what is known, all of it before at_ms.
@@ -84,11 +85,15 @@ class EvaluationPeriod:
         index = EventIndex(before)
         known_indptr, known = index.seen(np.arange(before.n_users), at_ms)
         n_items = before.n_items
-        pairs = np.unique(period.user.astype(np.int64) * n_items + period.item)
+        warm = (np.diff(known_indptr) > 0)[period.user] & (np.bincount(known, minlength=n_items) > 0)[period.item]
+        pairs = np.unique(period.user[warm].astype(np.int64) * n_items + period.item[warm])
         owners = np.repeat(np.arange(before.n_users, dtype=np.int64), np.diff(known_indptr))
         pairs = np.setdiff1d(pairs, owners * n_items + known, assume_unique=True)
         if not len(pairs):
-            raise DataError("nobody in the period liked anything new to them; use a longer period or more data")
+            raise DataError(
+                "nobody known before the period liked anything in it that was known, but new to them; use a longer "
+                "period or more data"
+            )
         users, n_relevant = np.unique(pairs // n_items, return_counts=True)
         make = states or (lambda positions: _plain_states(index, positions, at_ms, history_length))
         return cls(

@@ -22,7 +22,10 @@ from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
 from rec.rankers import RANKING_MODELS, FeatureRanker
 from rec.ranking_data import FeatureLayout
 from rec.registry import Registry
+from rec.retrieval.arrays import arrays_file
+from rec.retrieval.index import INDEX_FILE
 from rec.retrieval.popularity import RecentPopularity
+from rec.retrieval.two_tower import WEIGHTS_FILE as RETRIEVER_FILE
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.state import Candidates, UserStates
 from rec.storage import Home
@@ -88,14 +91,21 @@ class Recommender:
     def load(cls, home: str | Path | None = None, version: str | None = None) -> Self:
         """The CURRENT bundle of a registry, or a version of it, verified before any file is opened.
 
+        It has answered once: what cannot, fails here, and what is compiled at first use does not wait for a request.
+
         Raises: BundleError: naming the file that is missing, damaged, or of another format or schema.
         """
-        return cls.from_bundle(Registry(Home(home)).open(version))
+        recommender = cls.from_bundle(Registry(Home(home)).open(version))
+        recommender.top_k(recommender.hydrate([recommender.snapshot.user_ids[recommender.snapshot.best_known_user]]), 1)
+        return recommender
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
         """The recommender in a verified bundle."""
         config = TrainConfig.model_validate(bundle.manifest.config)
+        ranking_model = RANKING_MODELS[config.ranker.kind]
+        for name in (RETRIEVER_FILE, INDEX_FILE, ranking_model.filename, arrays_file(RecentPopularity.name)):
+            bundle.path(name)  # is read from the folder below, and must be among the verified files
         encoders = Encoders.from_json(json.loads(bundle.path(ENCODERS_FILE).read_text(encoding="utf-8")))
         snapshot = Snapshot.from_frames(
             pd.read_parquet(bundle.path(USERS_FILE)), pd.read_parquet(bundle.path(ITEMS_FILE)), encoders
@@ -103,7 +113,7 @@ class Recommender:
         neighbors = neighbors_from_frame(pd.read_parquet(bundle.path(NEIGHBORS_FILE)), snapshot.item_ids)
         features = RankingFeatures(snapshot, neighbors)
         layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
-        model = RANKING_MODELS[config.ranker.kind].load(bundle.folder, layout)
+        model = ranking_model.load(bundle.folder, layout)
         return cls(
             version=bundle.version,
             config=config,
@@ -167,6 +177,8 @@ class Recommender:
         """
         for user_id in user_ids:
             _require_string(user_id, "user_id")
+        for items in exclude:
+            _require_strings(items, "exclude")
         rows = self.snapshot.user_positions(user_ids)
         excluded = [self.snapshot.item_positions(items) for items in exclude] if any(map(len, exclude)) else None
         return self.snapshot.user_states(rows, excluded=excluded)
@@ -192,17 +204,24 @@ class Recommender:
         return self.source.candidates(states, k)
 
     def rank(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
-        """Scores of the candidates, (B, M); of popular items the logarithm, so that a softmax draws by popularity."""
+        """Scores of the candidates, (B, M); of popular items the logarithm of their counts.
+
+        At temperature T a softmax draws these by popularity to the power 1 / T.
+        """
         if candidates.source == self.popularity.name:
             return np.log1p(candidates.scores, out=candidates.scores.copy(), where=candidates.items >= 0)
         return self.ranker.score_many(states, candidates)
 
     def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:
-        """The n best items for a user, best first, without what was seen. A user never seen gets what is popular."""
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; found {n}", field="n")
+        """The n best items for a user, best first, without what he had seen when the model was trained.
+
+        A user of whom nothing is known gets what is popular.
+
+        Raises: ConfigError: when n is no positive number. DataError: for ids that are not strings.
+        """
+        _require_count(n)
         states = self.hydrate([user_id], exclude=[exclude])
-        candidates = self.retrieve(states, max(n, self.config.ranker.n_candidates))
+        candidates = self.retrieve(states, max(min(n, self.n_items), self.config.ranker.n_candidates))
         scores = self.rank(states, candidates)[0]
         best = np.lexsort((candidates.items[0], -scores))[:n]
         best = best[candidates.items[0][best] >= 0]
@@ -222,9 +241,10 @@ class Recommender:
     def similar_items(self, item_id: str, n: int = 10) -> tuple[Recommended, ...]:
         """The n items whose embeddings are nearest to that of an item; score is the cosine.
 
-        Raises: DataError: when the item is not in the catalogue.
+        Raises: DataError: when the item is not in the catalogue. ConfigError: when n is no positive number.
         """
-        items, scores = self.source.similar(self._require(item_id), n)
+        _require_count(n)
+        items, scores = self.source.similar(self._require(item_id), min(n, self.n_items))
         return tuple(
             Recommended(str(self.item_ids[position]), self.titles[position], place, float(score), self.source.name)
             for place, (position, score) in enumerate(zip(items.tolist(), scores, strict=True))
@@ -235,6 +255,7 @@ class Recommender:
 
         Raises: DataError: when an item is not in the catalogue.
         """
+        _require_strings(item_ids, "item_ids")
         positions = np.array([[self._require(item_id) for item_id in item_ids]], np.int32)
         states = self.hydrate([user_id])
         if self._nothing_known(states).all():
@@ -259,6 +280,19 @@ def _require_string(value: object, field: str) -> None:
     """A number is no id: it would pass for somebody, or something, never seen."""
     if not isinstance(value, str):
         raise DataError(f"ids are strings; found {value!r}: write {str(value)!r}", field=field)
+
+
+def _require_strings(values: Sequence[object], field: str) -> None:
+    """A string is a sequence of strings, too: of its characters."""
+    if isinstance(values, str):
+        raise DataError(f"must be a list of ids; found {values!r}: write [{values!r}]", field=field)
+    for value in values:
+        _require_string(value, field)
+
+
+def _require_count(n: object) -> None:
+    if not isinstance(n, int) or n < 1:
+        raise ConfigError(f"must be a number of items, at least 1; found {n!r}", field="n")
 
 
 def _missing(value: object) -> bool:

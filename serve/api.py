@@ -4,6 +4,7 @@ A recommendation takes a short path past FastAPI, which costs a third as much pr
 and answers everything else.
 """
 
+import asyncio
 import logging
 from http import HTTPStatus
 from typing import Any, Final, final
@@ -28,9 +29,10 @@ _LOG: Final = logging.getLogger(__name__)
 class Api:
     """The ASGI application."""
 
-    def __init__(self, gateway: Gateway, max_body_bytes: int) -> None:
+    def __init__(self, gateway: Gateway, *, max_body_bytes: int, body_timeout_s: float) -> None:
         self._gateway = gateway
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
         self._documented = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +49,7 @@ class Api:
     async def _recommend(self, receive: Receive) -> tuple[int, bytes, bytes]:
         """Status, content type and body of the answer."""
         try:
-            request = parse_request(await read_body(receive, self._max_body_bytes))
+            request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
             answer = await self._gateway.recommend(request)
             unexplained = {"stages"} if answer.stages is None else None
             return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=unexplained).encode()
@@ -73,6 +75,7 @@ class Api:
             openapi_extra={"requestBody": _body_of(RecommendRequest)},
             responses=responses(
                 {
+                    HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
                     HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
                 }
@@ -127,16 +130,22 @@ def parse_request(body: bytes) -> RecommendRequest:
         raise invalid(error) from error
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
+async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
     """The body of a request, whose announced length plays no part.
 
-    Raises: ProblemError: when it is longer than the limit, without reading the rest.
+    Raises: ProblemError: when it is longer than the limit, without reading the rest, or takes longer to arrive.
     """
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body") and len(body) <= limit:
-        message = await receive()
-        body += message.get("body", b"")
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            while message.get("more_body") and len(body) <= limit:
+                message = await receive()
+                body += message.get("body", b"")
+    except TimeoutError as error:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT, f"the body must arrive within {timeout_s:g} s", "body"
+        ) from error
     if len(body) > limit:
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have {limit} bytes at most", "body")
     return body

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rec.config import Config, HomePath
 
@@ -26,7 +26,8 @@ class ServeConfig(Config):
     `home` and `version` name the bundle, the CURRENT one unless a version is given. Layout `single` runs all stages in
     every replica of the gateway, `distributed` gives each stage deployments of its own. `replicas` counts gateways,
     `stage_replicas` the copies of each stage of its own; `replica_cpus` is what each of them reserves. `port` 0 takes a
-    free one. `seed` makes the draws of a single replica reproducible, for tests.
+    free one. A client that takes longer than `body_timeout_s` to send its request is let go. `seed` makes the draws of
+    a single replica reproducible, for tests.
     """
 
     home: HomePath
@@ -39,6 +40,7 @@ class ServeConfig(Config):
     replica_cpus: NonNegativeFloat = 0.2
     max_ongoing_requests: PositiveInt = 256
     max_body_bytes: PositiveInt = 262_144
+    body_timeout_s: PositiveFloat = 5.0
     policy: PolicyConfig = PolicyConfig()
     seed: NonNegativeInt | None = None
 

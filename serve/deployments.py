@@ -50,7 +50,8 @@ class GatewayDeployment:
 
     def __init__(self, config: ServeConfig, version: str, **stages: DeploymentHandle) -> None:
         called = remote_stages(stages) if stages else Stages.here(Recommender.load(config.home, version), config)
-        self._api = Api(Gateway(called, Registry(Home(config.home)), version), config.max_body_bytes)
+        gateway = Gateway(called, Registry(Home(config.home)), version)
+        self._api = Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api

@@ -14,9 +14,7 @@ class RankerStage:
     """Scores candidates with the bundle's ranker."""
 
     def __init__(self, recommender: Recommender) -> None:
-        """Ranks for one user at once: what is compiled or loaded at first use is not left to the first request."""
         self._recommender = recommender
-        recommender.top_k(recommender.hydrate([str(recommender.snapshot.user_ids[0])]), 1)
 
     def __call__(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
         """Scores, higher is better, -inf where there is no candidate, (B, M)."""

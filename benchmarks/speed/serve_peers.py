@@ -61,4 +61,4 @@ def our_asgi() -> Api:
     config = ServeConfig()
     recommender = rec.load(config.home)
     gateway = Gateway(Stages.here(recommender, config), Registry(Home(config.home)), recommender.version)
-    return Api(gateway, config.max_body_bytes)
+    return Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)

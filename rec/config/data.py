@@ -41,9 +41,12 @@ class DataConfig(Config):
 
 
 class SplitConfig(Config):
-    """How interactions are divided into training and test."""
+    """How interactions are divided into training and test.
 
-    kind: Literal["global_temporal", "per_user_temporal", "leave_last_out"] = "global_temporal"
+    `none` trains on everything, for a model that is to serve all that is known; `tandem evaluate` refuses it.
+    """
+
+    kind: Literal["global_temporal", "per_user_temporal", "leave_last_out", "none"] = "global_temporal"
     train_fraction: Fraction = 0.8
 
 

@@ -19,9 +19,9 @@ class BaselinesConfig(Config):
     recent_days: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 3, 7, 14, 30, 90)
     item_knn_neighbors: PositiveInt = 200
     ease_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (300.0, 1000.0, 3000.0, 10_000.0)
-    ials_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (30.0, 100.0, 300.0)
+    ials_regularization: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (100.0, 300.0)
     ials_factors: PositiveInt = 64
-    ials_alpha: PositiveFloat = 1.0
+    ials_alpha: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 4.0, 10.0)
     ials_iterations: PositiveInt = 15
     seed: Seed = 0
 

@@ -35,7 +35,7 @@ class TaskConfig(Config):
 class LambdaMARTConfig(Config):
     """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10.
 
-    Validation periods are short and noisy, so at least `min_trees` are kept, whatever they say.
+    Validation periods are short and noisy, so at least `min_trees` are grown and kept, whatever they say.
     """
 
     trees: PositiveInt = 150

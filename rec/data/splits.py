@@ -71,10 +71,18 @@ def leave_last_out(interactions: Interactions, train_fraction: float) -> Split:
     return _without_cold(interactions, (rank == count - 1) & (count > 1), None)
 
 
+def undivided(interactions: Interactions, train_fraction: float) -> Split:
+    """Everything is train: for a model that is to serve all that is known, and is judged on what comes later."""
+    del train_fraction  # there is no test
+    end_ms = int(interactions.timestamp.max()) + 1
+    return Split(train=interactions, test=interactions.take(np.zeros(len(interactions), bool)), cut_ms=end_ms)
+
+
 SPLITS: Final[Mapping[str, Callable[[Interactions, float], Split]]] = {
     "global_temporal": global_temporal,
     "per_user_temporal": per_user_temporal,
     "leave_last_out": leave_last_out,
+    "none": undivided,
 }
 
 

@@ -23,7 +23,7 @@ COUNTS: Final = ("item_count_7d", "item_count_30d", "item_count_90d", "item_coun
 class RankingFeatures:
     """Feature rows of (user, candidate), computed from a snapshot; nothing is fitted and every number is finite.
 
-    - retrieval_score, retrieval_rank (from 0, by score), retrieval_gap (to the user's best);
+    - retrieval_score, retrieval_rank (how many have a higher one), retrieval_gap (to the user's best);
     - the item's as-of and numeric features as encoded, its categorical features as slots;
     - item_percentile_*: share of the catalogue with fewer events in the window, ties half, which stays comparable
       when traffic grows;

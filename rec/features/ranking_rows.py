@@ -35,11 +35,10 @@ def fill_rows(
 ) -> None:
     """Fills the rows of B users with M candidates each.
 
-    The columns are: the retriever's score, its rank from 0 (ties in the order of the candidates) and the distance to
-    the best; those of the item; those of the user; for each slotted feature the share of the history with the
-    candidate's value, averaged over its values; for each taste column the candidate minus the history's mean; with
-    neighbours, the similarity to the history summed, summed over the last LATE items, and largest. Rows without an
-    item are finite.
+    The columns are: the retriever's score, its rank (how many have more) and the distance to the best; those of the
+    item; those of the user; for each slotted feature the share of the history with the candidate's value, averaged over
+    its values; for each taste column the candidate minus the history's mean; with neighbours, the similarity to the
+    history summed, summed over the last LATE items, and largest. Rows without an item are finite.
 
     Args:
         rows: to be filled, float32, (B, M, F).
@@ -94,8 +93,7 @@ def fill_rows(
             item, score, rank = items[user, place], scores[user, place], 0
             known = item >= 0
             for other in range(n_candidates):
-                above = scores[user, other] > score or (scores[user, other] == score and other < place)
-                rank += items[user, other] >= 0 and above
+                rank += items[user, other] >= 0 and scores[user, other] > score
             row = rows[user, place]
             row[0] = score if known else 0.0
             row[1] = rank if known else 0

@@ -79,6 +79,11 @@ class Snapshot:
         """Ids of the items by position, (N,)."""
         return self.item_table["item_id"].to_numpy(dtype=object)
 
+    @property
+    def best_known_user(self) -> int:
+        """Position of the first of the users with the longest history."""
+        return int((self.history >= 0).sum(axis=1).argmax())
+
     @cached_property
     def users(self) -> dict[str, NDArray]:
         """Encoded features of the users, as-of features among them, (U,) or (U, dim) by name."""

@@ -69,8 +69,9 @@ def fit_lambdamart(
 ) -> LambdaMARTFit:
     """Grows trees on the first task's labels.
 
-    With `valid`, if that holds a query, it stops once the validation NDCG has not risen for `config.patience` trees
-    and keeps the best number of them, `config.min_trees` at least; without, it grows `trees`, or config.trees.
+    With `valid`, if that holds a query, it stops once the validation NDCG has not risen for `config.patience` trees, or
+    for `config.min_trees` where that is more, and keeps the best number of them, `config.min_trees` at least; without,
+    it grows `trees`, or config.trees.
 
     Args:
         data: this worker's queries.

@@ -12,9 +12,14 @@ from safetensors.numpy import save_file
 from rec.errors import BundleError
 
 
+def arrays_file(source: str) -> str:
+    """Name of a source's file."""
+    return f"{source}.safetensors"
+
+
 def write_arrays(folder: Path, source: str, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
     """Writes `<source>.safetensors` and returns its name."""
-    name = f"{source}.safetensors"
+    name = arrays_file(source)
     contiguous = {key: np.ascontiguousarray(values) for key, values in arrays.items()}
     save_file(contiguous, folder / name, metadata={"source": source})
     return [name]
@@ -25,7 +30,7 @@ def read_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
 
     Raises: BundleError: naming the file, when it is missing, damaged, or of another source.
     """
-    file = folder / f"{source}.safetensors"
+    file = folder / arrays_file(source)
     try:
         with safe_open(file, "numpy") as arrays:
             found = (arrays.metadata() or {}).get("source")

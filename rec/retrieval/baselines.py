@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any, Final
 
 from rec.config import BaselinesConfig
@@ -61,12 +62,13 @@ def fit_baselines(
         choice = choose(options, lambda option: fit(earlier, option, valid_from_ms), validation())
         return Baseline(fit(train, choice.option, at_ms), choice.option, choice.scores)
 
-    def ials(rows: Interactions, regularization: float, until_ms: int) -> IALS:
+    def ials(rows: Interactions, option: tuple[float, float], until_ms: int) -> IALS:
         del until_ms
+        alpha, regularization = option
         return IALS.fit(
             rows,
             n_factors=config.ials_factors,
-            alpha=config.ials_alpha,
+            alpha=alpha,
             regularization=regularization,
             n_iterations=config.ials_iterations,
             seed=config.seed,
@@ -82,7 +84,7 @@ def fit_baselines(
         "ease": lambda: chosen(
             config.ease_regularization, lambda rows, weight, until_ms: EASE.fit(rows, regularization=weight)
         ),
-        "ials": lambda: chosen(config.ials_regularization, ials),
+        "ials": lambda: chosen(tuple(product(config.ials_alpha, config.ials_regularization)), ials),
     }
     baselines: dict[str, Baseline] = {}
     for name in config.names:

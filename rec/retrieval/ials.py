@@ -51,7 +51,8 @@ class IALS:
     ) -> Self:
         """Alternates least squares over users and items.
 
-        Source: Hu, Koren and Volinsky (2008), equation 4, doi:10.1109/ICDM.2008.22.
+        Source: Hu, Koren and Volinsky (2008), equation 4, doi:10.1109/ICDM.2008.22. Differs from it in: the confidence
+        of a liked pair is alpha, not 1 + alpha times a count; at alpha 1 liked pairs weigh as much as the others.
 
         Raises: ConfigError: when `implicit` is not installed.
         """

@@ -196,8 +196,10 @@ def test_unknown_users_and_empty_histories_get_finite_scores(case: RankerCase, r
 
 
 def test_the_same_item_twice_is_scored_twice(case: RankerCase, ranker: Ranker):
-    scores = ranker.score(_state(case), _candidates([4, 4, 9]))
+    twice = Candidates(np.array([[4, 4, 9]], np.int32), np.array([[0.8, 0.8, 0.1]]), "test")
+    scores = ranker.score(_state(case), twice)
     assert scores.shape == (3,) and np.isfinite(scores).all()
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
 
 
 def test_no_candidates(case: RankerCase, ranker: Ranker):

@@ -1,6 +1,7 @@
 """What a user types, what comes back, and with which exit code."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 
 import rec
-from rec.errors import BundleError, DataError
+from rec.bundle import write_manifest
+from rec.errors import BundleError, ConfigError, DataError
+from rec.registry import Registry
+from rec.storage import Home
 
 HEADER = "user_id,item_id,timestamp,rating\n"
 
@@ -148,6 +152,52 @@ def test_python_scores_rank_as_recommend_does(trained: tuple[str, dict[str, Any]
         recommender.score(user_id, ["video-none"])
     with pytest.raises(DataError, match=r"ids are strings; found 42: write '42'"):
         recommender.recommend(42)  # pyright: ignore[reportArgumentType]
+
+
+def test_python_refuses_what_it_would_else_misread(trained: tuple[str, dict[str, Any]]) -> None:
+    recommender: Any = rec.load(trained[0])
+    user_id = str(recommender.snapshot.user_ids[3])
+    for exclude in ([42], "video-0", [b"video-0"]):
+        with pytest.raises(DataError) as refused:
+            recommender.recommend(user_id, exclude=exclude)
+        assert refused.value.field == "exclude"
+    with pytest.raises(DataError, match="must be a list of ids"):
+        recommender.score(user_id, "video-0")
+    for n in (0, 2.5, "3"):
+        with pytest.raises(ConfigError, match="at least 1"):
+            recommender.recommend(user_id, n)
+        with pytest.raises(ConfigError, match="at least 1"):
+            recommender.similar_items("video-0", n)
+    everything = recommender.recommend(user_id, 10**12)
+    assert everything.short and 0 < len(everything.items) < recommender.n_items
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_read(
+    trained: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained[0], home)
+    bundle = Registry(Home(str(home))).open()
+    unlisted = next(name for name in bundle.manifest.files if name.startswith("ranker"))
+    manifest = bundle.manifest.model_copy(
+        update={"files": {name: file for name, file in bundle.manifest.files.items() if name != unlisted}}
+    )
+    write_manifest(bundle.folder, manifest)
+    with pytest.raises(BundleError, match="no such file"):
+        rec.load(str(home))
+
+
+def test_a_model_of_everything_serves_but_is_not_evaluated(
+    tandem: Any, trained: tuple[str, dict[str, Any]], small_config: Path, tmp_path: Path
+) -> None:
+    home, world = str(tmp_path / "home"), str(Path(trained[0]).parent / "world.yaml")
+    options = ("--config", str(small_config), "--path", world, "--home", home, "--workers", "0", "--split.kind", "none")
+    said = json.loads(tandem("train", *options, "--json").stdout)
+    assert said["data"]["n_test"] == 0
+    before, after = rec.load(trained[0]).snapshot, rec.load(home).snapshot
+    assert after.at_ms > before.at_ms and len(after.seen) > len(before.seen)
+    refused = tandem("evaluate", "--home", home, "--path", world)
+    assert refused.returncode == 2 and "split.kind" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ def _interactions(rows: list[tuple[int, int, int]], n_users: int = 4, n_items: i
 
 @pytest.fixture
 def period() -> EvaluationPeriod:
-    # Users 0 and 2 are judged: user 1's only item was known before, user 3 did nothing later.
-    before = _interactions([(0, 0, 1), (0, 1, 3), (1, 2, 2), (2, 0, 1), (3, 5, 1)])
-    later = _interactions([(0, 3, 5), (0, 0, 5), (0, 3, 6), (1, 2, 5), (2, 4, 6), (2, 1, 7)])
+    # Users 0 and 2 are judged: user 1's only item was known before, user 3 did nothing later, user 4 was unknown.
+    before = _interactions([(0, 0, 1), (0, 1, 3), (1, 2, 2), (2, 0, 1), (3, 5, 1), (3, 3, 2), (3, 4, 2)], n_users=5)
+    later = _interactions([(0, 3, 5), (0, 0, 5), (0, 3, 6), (1, 2, 5), (2, 4, 6), (2, 1, 7), (4, 3, 6)], n_users=5)
     return EvaluationPeriod.build(before, later, at_ms=5 * DAY_MS, history_length=2)
 
 
@@ -39,14 +39,15 @@ def test_a_period_holds_who_is_judged_and_what_was_new_to_them(period):
     assert period.states.history.tolist() == [[0, 1], [-1, 0]]
     assert (period.states.excluded_indptr.tolist(), period.states.excluded.tolist()) == ([0, 2, 3], [0, 1, 0])
     assert (period.indptr.tolist(), period.relevant.tolist()) == ([0, 1, 3], [3, 1, 4])
-    assert period.item_users.tolist() == [2, 1, 1, 0, 0, 1]
-    assert (period.n_users, period.n_rows) == (4, 6)
+    assert period.item_users.tolist() == [2, 1, 1, 1, 1, 1]
+    assert (period.n_users, period.n_rows) == (4, 7)
 
 
 def test_a_period_of_nothing_new_is_refused():
     known = _interactions([(0, 0, 1)])
-    with pytest.raises(DataError, match="anything new"):
-        EvaluationPeriod.build(known, _interactions([(0, 0, 5)]), at_ms=5 * DAY_MS)
+    for row in ((0, 0, 5), (1, 0, 5), (0, 1, 5)):  # nothing new, nobody known, nothing known
+        with pytest.raises(DataError, match="nobody known before the period"):
+            EvaluationPeriod.build(known, _interactions([row]), at_ms=5 * DAY_MS)
 
 
 def test_the_report_is_the_json_of_the_command_line(period):
@@ -131,7 +132,7 @@ def test_baselines_are_chosen_before_the_test_and_fitted_on_everything_before_it
         "recent_popularity": 6,
         "item_knn": 0,
         "ease": 2,
-        "ials": 3,
+        "ials": 6,
     }
     window_ms = baselines["recent_popularity"].option * DAY_MS
     expected = RecentPopularity.fit(train, window_ms=window_ms, until_ms=90 * DAY_MS)

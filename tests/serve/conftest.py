@@ -75,7 +75,7 @@ def ask() -> Ask:
 @pytest.fixture
 def request_to(gateway: Gateway, ask: Ask) -> Callable[..., httpx.Response]:
     """Sends one request to the interface of the bundle."""
-    return partial(ask, Api(gateway, max_body_bytes=10_000))
+    return partial(ask, Api(gateway, max_body_bytes=10_000, body_timeout_s=5))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The HTTP interface without a network: answers, errors that name the field, and nothing about the inside."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -164,7 +165,7 @@ def test_the_documentation_shows_the_interface(request_to: Request):
     recommend = document["paths"]["/v1/recommend"]["post"]
     request = recommend["requestBody"]["content"]["application/json"]["schema"]
     assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
-    assert set(recommend["responses"]) == {"200", "413", "422"}
+    assert set(recommend["responses"]) == {"200", "408", "413", "422"}
     assert set(document["paths"]) == {
         "/v1/recommend", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
     }  # fmt: skip
@@ -184,11 +185,34 @@ class BrokenGateway:
         raise RuntimeError("secret")
 
 
+def test_a_client_that_never_finishes_its_request_is_let_go(gateway: Gateway):
+    async def never_finishes() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if not sent_first:
+                sent_first.append(True)
+                return {"type": "http.request", "body": b"{", "more_body": True}
+            await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        sent_first: list[bool] = []
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend"}
+        api = Api(gateway, max_body_bytes=1000, body_timeout_s=0.05)
+        await asyncio.wait_for(api(scope, receive, send), timeout=10)
+        return sent
+
+    start, body = asyncio.run(never_finishes())
+    assert start["status"] == 408 and json.loads(body["body"])["field"] == "body"
+
+
 @pytest.mark.parametrize("path", ["/v1/recommend", "/v1/models", "/health/ready"])
 def test_failures_show_nothing_of_the_inside(ask: Callable[..., httpx.Response], path: str):
     gateway: Any = BrokenGateway()
     method = "POST" if path == "/v1/recommend" else "GET"
-    response = ask(Api(gateway, 1000), method, path, json={"user_id": "a"})
+    response = ask(Api(gateway, max_body_bytes=1000, body_timeout_s=5), method, path, json={"user_id": "a"})
     assert_problem(response, 503 if path == "/health/ready" else 500, None)
     assert "secret" not in response.text and "Traceback" not in response.text
 
@@ -197,7 +221,7 @@ def test_the_documented_route_answers_like_the_short_path(
     gateway: Gateway, ask: Callable[..., httpx.Response], user_id: str
 ):
     """Under a prefix, as one application among others, requests go through FastAPI."""
-    app = Starlette(routes=[Mount("/tandem", Api(gateway, 1000))])
+    app = Starlette(routes=[Mount("/tandem", Api(gateway, max_body_bytes=1000, body_timeout_s=5))])
     answer = ask(app, "POST", "/tandem/v1/recommend", json={"user_id": user_id, "n": 2})
     RecommendResponse.model_validate(answer.json(), extra="forbid")
     assert_problem(ask(app, "POST", "/tandem/v1/recommend", json={"user_id": 2}), 422, "user_id")

@@ -131,10 +131,16 @@ def test_ties_keep_the_order_of_the_file() -> None:
     assert rows_of(parts.test) == [2, 4]
 
 
-@pytest.mark.parametrize("kind", sorted(SPLITS))
+@pytest.mark.parametrize("kind", sorted({*SPLITS} - {"none"}))
 def test_a_split_that_leaves_nothing_to_judge_by_is_refused(kind: str) -> None:
     config = SplitConfig.model_validate({"kind": kind})
     with pytest.raises(DataError, match="leaves no"):
         split(interactions_of([(0, 0, 1), (1, 1, 1), (2, 0, 1)]), config)
     with pytest.raises(DataError, match="no interactions"):
         split(interactions_of([(0, 0, 1)]).before(0), config)
+
+
+def test_without_a_test_everything_is_train_and_before_the_cut():
+    log = interactions_of([(0, 0, 3), (1, 1, 9), (0, 1, 9)])
+    parts = split(log, SplitConfig(kind="none"))
+    assert (rows_of(parts.train), rows_of(parts.test), parts.cut_ms, parts.dropped) == ([0, 1, 2], [], 10, {})
