@@ -123,7 +123,7 @@ def draw_moments(
     inside = np.flatnonzero(index.user_count(period.user, period.timestamp) > 0)
     n_inside = min(len(inside), round(n * session_share))
     returning = rng.permutation(returning)[: n - n_inside]
-    # Each user counts alike, however much the user did.
+    # Users count about alike, however much they did; not quite, since no moment is drawn twice.
     weight = 1.0 / np.bincount(period.user)[period.user[inside]]
     chosen = rng.choice(inside, n_inside, replace=False, p=weight / weight.sum()) if n_inside else inside[:0]
     return Moments(

@@ -100,7 +100,10 @@ class Gateway:
         return await self._stages.item(item_id)
 
     async def check(self) -> None:
-        """Sends a request of nobody through all stages; raises whatever they raise."""
+        """Sends a request of nobody through all stages; raises whatever they raise.
+
+        Nobody gets what is popular; the models themselves have answered once when the bundle was loaded.
+        """
         states = await self._stages.hydrate([NOBODY], [[]])
         candidates = await self._stages.retrieve(states, 1)
         await self._stages.select(states, candidates, await self._stages.rank(states, candidates), 1)

@@ -22,8 +22,8 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 class RecommendRequest(BaseModel):
     """Who asks for how many items, and what must not be among them.
 
-    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; `explain` adds what
-    each stage did and how long it took.
+    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; nothing reads them
+    yet. `explain` adds what each stage did and how long it took.
     """
 
     model_config = ConfigDict(

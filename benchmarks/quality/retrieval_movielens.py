@@ -31,6 +31,7 @@ from rec.recommender import Recommender
 PUBLISHED = {"popularity": 0.244, "ease": 0.2525, "ials": 0.265}
 GOALS = {"retriever": 0.2525, "two_stage": 0.30}
 METRIC = "ndcg@10"
+PRINTED = (METRIC, "hit_rate@10", "recall@10")
 WEEK = "popularity_7_days"
 
 
@@ -93,9 +94,10 @@ def main() -> None:
     }
     write_result(quality_result("retrieval_movielens", protocol=protocol, rows=rows, summary=summary))
     for row in summary:
-        if row["metric"] == METRIC:
+        if row["metric"] in PRINTED:
             told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
-            print(f"{row['model']:<20} {told}  goal {row['goal']}")
+            goal = "" if row["goal"] is None else f"  goal {row['goal']}"
+            print(f"{row['model']:<20} {row['metric']:<12} {told}{goal}")
 
 
 def _summary(model: str, metric: str, rows: list[dict]) -> dict:

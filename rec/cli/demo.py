@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.bundle_evaluation import evaluate_bundle
+from rec.bundle_evaluation import TWO_STAGE, evaluate_bundle
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
 from rec.metrics import format_estimate
 from rec.pipeline import train
@@ -49,6 +49,9 @@ def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str
     print("3. Offline, on the days held out (NDCG@10, users' mean):")
     for model, metrics in evaluation["models"].items():
         print(f"     {model:<18} {format_estimate(metrics['ndcg@10'])}")
+    for row in evaluation["paired"]:
+        if row["a"] == TWO_STAGE and row["metric"] == "ndcg@10":
+            print(f"     {TWO_STAGE} - {row['b']}: {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]")
 
     with start(ServeConfig(home=home, port=0)) as server:
         print(f"4. Served at {server.address}.")
@@ -65,6 +68,7 @@ def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str
     )
     report = write_report(run)
     print(f"6. Report: {report}")
+    print(f"   Ask it yourself: tandem recommend --home {home} --user-id {sessions['slate']['user_id']}")
     return {
         "version": trained["version"],
         "report": str(report),
