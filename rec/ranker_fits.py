@@ -12,6 +12,7 @@ from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
+from rec.models.lambdamart import LambdaMART
 from rec.models.mmoe import MMoERanker, MMoETask
 from rec.preparation import Prepared
 from rec.rankers import RankingModel
@@ -75,26 +76,39 @@ class RankingPeriods:
 
 
 def _fit_lambdamart(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
-    config = runs.config
-    shared = {
-        "seed": config.seed,
-        "workers": config.training.workers,
-        "storage_path": str(runs.folder),
-        "max_failures": config.training.max_failures,
-    }
     last = periods.last()
-    chosen = fit_lambdamart_on_ray(
-        periods.earlier(),
+    chosen = _grow(runs, "ranker-chosen", periods.earlier(), valid=last)
+    return chosen, _grow(runs, "ranker", periods.all(last), trees=chosen.booster.num_trees())
+
+
+def _grow(
+    runs: Runs, name: str, data: RankingData, *, valid: RankingData | None = None, trees: int | None = None
+) -> LambdaMART:
+    """Grows trees and keeps them in a folder of the run; a resumed run takes what it has grown already."""
+    config, folder = runs.config, runs.folder / name
+    if runs.resumed and folder.is_dir():
+        return LambdaMART.load(folder, data.layout)
+    say(f"fitting {name}")
+    grown = fit_lambdamart_on_ray(
+        data,
         config.ranker.lambdamart,
-        valid=last,
-        run_name=f"ranker-chosen-{token_hex(4)}",
-        **shared,
+        seed=config.seed,
+        workers=config.training.workers,
+        # Ray Train would go on from what is left of a run of the same name.
+        run_name=f"{name}-{token_hex(4)}",
+        storage_path=str(runs.folder),
+        max_failures=config.training.max_failures,
+        valid=valid,
+        trees=trees,
     )
-    say(f"the ranker has {chosen.trees} trees, validation NDCG@10 {chosen.valid_ndcg:.4f}; growing them on all periods")
-    final = fit_lambdamart_on_ray(
-        periods.all(last), config.ranker.lambdamart, trees=chosen.trees, run_name=f"ranker-{token_hex(4)}", **shared
-    )
-    return chosen.model, final.model
+    judged = "" if grown.valid_ndcg is None else f", validation NDCG@10 {grown.valid_ndcg:.4f}"
+    say(f"{name} has {grown.trees} trees{judged}")
+    # Renamed when whole, so that a folder of this name is a finished fit.
+    unfinished = folder.with_name(f"{name}.unfinished")
+    unfinished.mkdir(exist_ok=True)
+    grown.model.save(unfinished)
+    unfinished.rename(folder)
+    return grown.model
 
 
 def _fit_mmoe(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:

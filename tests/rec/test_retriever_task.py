@@ -33,6 +33,7 @@ def test_a_checkerboard_world_is_solved(checkerboard, objective):
     model = task.build_model()
     model.load_state_dict(fitted.weights)
     valid = task.data.valid
+    assert valid is not None
     scores = user_vectors(model, valid.features, valid.history) @ item_vectors(model, valid.items).T
     owner = np.repeat(np.arange(len(scores)), np.diff(valid.excluded_indptr))
     scores[owner, valid.excluded] = -np.inf
