@@ -1,5 +1,6 @@
 """Columns of a table as it was read, turned into typed arrays with errors that name file, row and column."""
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
@@ -16,6 +17,8 @@ pc: Any = pyarrow.compute  # its functions are made at import, where no type che
 
 NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000; a later time is a wrong unit
+_SINCE_1970: Final = "a time since 1970 is required, so none is negative; fix or remove the row"
+_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,14 @@ class RawTable:
         if not len(rows):
             return
         first = int(rows[0])
-        found = "" if column is None else f"; found {self.table.column(column)[first].as_py()!r}"
+        found = "" if column is None else f"; found {_shown(self.table.column(column)[first])}"
         more = f" ({len(rows)} rows are so, this is the first)" if len(rows) > 1 else ""
         raise DataError(f"{expected}{found}{more}", file=self.file, row=self.row_in_file(first), column=column)
+
+
+def first_row(column: pa.Array | pa.ChunkedArray, is_wrong: Callable[[Any], bool]) -> int:
+    """The first row of a wrong column, by bisection: the end of its shortest beginning that is wrong."""
+    return bisect.bisect_left(range(len(column)), True, key=lambda row: is_wrong(column.slice(0, row + 1)))
 
 
 def is_string(kind: pa.DataType) -> bool:
@@ -74,6 +82,11 @@ def is_string(kind: pa.DataType) -> bool:
 def is_number(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds integers, floats or decimals."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether an Arrow type holds lists, of one length or of several."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def flags(mask: pa.Array) -> NDArray[np.bool_]:
@@ -118,7 +131,8 @@ def ids(raw: RawTable, name: str, *, pattern: str | None = None) -> tuple[NDArra
 def numbers(raw: RawTable, name: str, *, required: bool = True) -> NDArray[np.float64]:
     """A column of finite numbers, float64; an empty or missing one is NaN unless required.
 
-    Raises: DataError: for text that is no number, an infinite number, and, where required, a missing one.
+    Raises: DataError: for text that is no number, an integer that float64 does not hold, an infinite number, and,
+        where required, a missing one.
     """
     column = raw.column(name)
     if is_string(column.type):
@@ -130,7 +144,8 @@ def numbers(raw: RawTable, name: str, *, required: bool = True) -> NDArray[np.fl
             raise DataError("a number is required in every row", file=raw.file, column=name) from None
     elif not is_number(column.type):
         raise DataError(f"numbers are required; the column is of type {column.type}", file=raw.file, column=name)
-    values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    exact = "a number is required that float64 holds, of integers those within 2**53; write codes as strings"
+    values = np.asarray(_cast(raw, name, column, pa.float64(), exact).to_numpy(zero_copy_only=False), dtype=np.float64)
     raw.refuse(np.isinf(values), name, "a finite number is required")
     if required:
         raw.refuse(np.isnan(values), name, "a number is required; fix or remove the row")
@@ -146,33 +161,42 @@ def timestamps(raw: RawTable, name: str, *, unit: Literal["s", "ms"]) -> NDArray
     column = raw.column(name)
     if pa.types.is_timestamp(column.type):
         raw.refuse(flags(column.is_null()), name, "every row needs a time")
-        millis = column.cast(pa.timestamp("ms", tz="UTC" if column.type.tz else None), safe=False)
-        values = millis.cast(pa.int64()).to_numpy()
-    else:
-        # 2**53 ms is beyond the year 280000: float64 holds every millisecond.
-        exact = numbers(raw, name) * (1000 if unit == "s" else 1)
-        limit = exact >= END_OF_TIME_MS
-        raw.refuse(limit, name, f"a time in {unit} before the year 10000 is required; check `timestamp_unit`")
-        values = np.rint(exact).astype(np.int64)
-    raw.refuse(values < 0, name, "a time since 1970 is required, so none is negative; fix or remove the row")
-    return values
+        ticks, per_second = column.cast(pa.int64()).to_numpy(), _PER_SECOND[column.type.unit]
+        late = ticks // per_second >= END_OF_TIME_MS // 1000
+        raw.refuse(late, name, "a time before the year 10000 is required; fix or remove the row")
+        raw.refuse(ticks < 0, name, _SINCE_1970)
+        return ticks * (1000 // per_second) if per_second < 1000 else ticks // (per_second // 1000)
+    limit, expected = END_OF_TIME_MS, f"a time in {unit} before the year 10000 is required; check `timestamp_unit`"
+    per_ms = 1000 if unit == "s" else 1
+    if pa.types.is_integer(column.type):
+        raw.refuse(column.fill_null(0).to_numpy() >= limit // per_ms, name, expected)
+    # 2**53 ms is beyond the year 280000: float64 holds every millisecond.
+    exact = numbers(raw, name) * per_ms
+    raw.refuse(exact >= limit, name, expected)
+    raw.refuse(exact < 0, name, _SINCE_1970)
+    return np.rint(exact).astype(np.int64)
 
 
 def categories(raw: RawTable, name: str) -> NDArray[np.object_]:
-    """A column of values compared as strings; None where empty or missing."""
+    """A column of values compared as strings; None where empty or missing.
+
+    Raises: DataError: for a column of lists and the like, and for bytes that are no UTF-8.
+    """
     column = raw.column(name)
     if not is_string(column.type):
-        column = column.cast(pa.string())
+        column = _cast(raw, name, column, pa.string(), "text in UTF-8 is required; convert the column to strings")
     column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     return column.to_numpy(zero_copy_only=False)
 
 
 def value_lists(raw: RawTable, name: str, *, separator: str) -> list[list[str]]:
-    """A column of several values a row, each once and in order; empty where there are none.
+    """A column of several values a row, each once and in order; empty and missing values are left out.
 
     Args: separator: between the values of a column of text; a column of lists needs none.
+    Raises: DataError: for a column of neither.
     """
-    return [list(dict.fromkeys(str(part) for part in parts if part != "")) for parts in _parts(raw, name, separator)]
+    rows = _parts(raw, name, separator)
+    return [list(dict.fromkeys(str(part) for part in parts if part not in ("", None))) for parts in rows]
 
 
 def vectors(raw: RawTable, name: str, *, separator: str) -> list[list[float] | None]:
@@ -196,5 +220,39 @@ def vectors(raw: RawTable, name: str, *, separator: str) -> list[list[float] | N
 
 def _parts(raw: RawTable, name: str, separator: str) -> list[list]:
     """The values in each row of a column of lists, or of text that holds several values."""
-    rows = raw.column(name).to_pylist()
+    column = raw.column(name)
+    kind = column.type
+    if not (is_string(kind) or (is_list(kind) and (is_string(kind.value_type) or is_number(kind.value_type)))):
+        raise DataError(
+            f"lists of strings or numbers are required; the column is of type {kind}", file=raw.file, column=name
+        )
+    rows = column.to_pylist()
     return [row.split(separator) if isinstance(row, str) and row else row or [] for row in rows]
+
+
+def _cast(raw: RawTable, name: str, column: pa.Array, kind: pa.DataType, expected: str) -> pa.Array:
+    """A column as another type, refused by row, or as a whole where no column of its type can be."""
+    try:
+        return column.cast(kind)
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(f"{expected}; it is of type {column.type}", file=raw.file, column=name) from error
+    except pa.ArrowInvalid:
+        wrong = np.arange(len(column)) == first_row(column, lambda part: not _can_be(part, kind))
+        raw.refuse(wrong, name, expected)
+        raise
+
+
+def _can_be(column: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        column.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _shown(value: pa.Scalar) -> str:
+    """A value as messages show it; Python has no times before the year 1 or after 9999."""
+    try:
+        return repr(value.as_py())
+    except (ValueError, OverflowError):
+        return f"{value.cast(pa.int64()).as_py()} {value.type}"

@@ -6,10 +6,11 @@ same folder are read too. Columns of these are features; `title` of items is wha
 - numbers are numeric, lists of strings or integers multi_hot, lists of floats vector, everything else categorical;
 - in CSV, a column is numeric if all its values are, and multi_hot if one of its values holds a `|`;
 - a column of strings whose name ends in `_text` is text.
+
+Of several values in a row, the empty and missing ones are left out.
 """
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
 
-from rec.config import DataConfig
+from rec.config import Config, DataConfig
 from rec.data.assembly import LogColumns, assemble
-from rec.data.columns import NUMBER, RawTable, flags, is_number, is_string, pc
+from rec.data.columns import NUMBER, RawTable, first_row, flags, is_list, is_number, is_string, pc
 from rec.data.dataset import Dataset
 from rec.data.delimited import read_delimited
 from rec.data.side_tables import TEXT_SUFFIX, SideTable, side_table
@@ -38,6 +40,15 @@ ARROW_TYPES: Final[Mapping[Kind, pa.DataType]] = {
     "multi_hot": pa.list_(pa.string()),
     "vector": pa.list_(pa.float64()),
 }
+
+
+class Notes(Config):
+    """What write_parquet notes about a table beside its columns; nothing in a table from elsewhere."""
+
+    name: str | None = None
+    actions: tuple[str, ...] = ()
+    dropped: dict[str, int] = Field(default_factory=dict)
+    kinds: dict[str, Kind] = Field(default_factory=dict)
 
 
 def read_parquet(config: DataConfig) -> Dataset:
@@ -71,11 +82,11 @@ def write_side_tables(dataset: Dataset, folder: str | Path) -> None:
     target = Path(folder)
     kinds: dict[str, Kind] = {feature.name: feature.kind for feature in dataset.schema.features}
     for name, frame in (("users", dataset.users), ("items", dataset.items)):
-        about = {"kinds": {column: kinds[column] for column in frame.columns if column in kinds}}
+        notes = Notes(kinds={column: kinds[column] for column in frame.columns if column in kinds})
         table = pa.table(
             {column: _to_arrow(frame[column], kinds.get(column, "categorical")) for column in frame.columns}
         )
-        _write_table(table, about, target / f"{name}.parquet")
+        _write_table(table, notes, target / f"{name}.parquet")
 
 
 def write_parquet(dataset: Dataset, folder: str | Path) -> None:
@@ -91,8 +102,8 @@ def write_parquet(dataset: Dataset, folder: str | Path) -> None:
         columns["rating"] = pa.array(log.rating)
     if log.action is not None:
         columns["action"] = _taken(log.actions, log.action)
-    about = {"name": dataset.name, "actions": log.actions, "dropped": dataset.dropped}
-    _write_table(pa.table(columns), about, target / "interactions.parquet")
+    notes = Notes(name=dataset.name, actions=log.actions, dropped=dataset.dropped)
+    _write_table(pa.table(columns), notes, target / "interactions.parquet")
     write_side_tables(dataset, target)
 
 
@@ -110,14 +121,13 @@ def _read(
             file=str(given),
         )
     log = read_table(path)
-    about = _about(log)
+    notes = _notes(log)
     columns = _log_columns(log, config)
     users = _side(path.with_name(f"users{suffix}"), "user", config.columns.user_id, read_table, infer)
     items = _side(path.with_name(f"items{suffix}"), "item", config.columns.item_id, read_table, infer)
-    dataset = assemble(
-        about.get("name", config.name), log, columns, users=users, items=items, actions=about.get("actions", ())
-    )
-    return replace(dataset, dropped=about.get("dropped", {}))
+    name = config.name if notes.name is None else notes.name
+    dataset = assemble(name, log, columns, users=users, items=items, actions=notes.actions)
+    return replace(dataset, dropped=notes.dropped)
 
 
 def _log_columns(log: RawTable, config: DataConfig) -> LogColumns:
@@ -158,7 +168,7 @@ def _side(
         return SideTable()
     raw = read_table(path)
     id_column = id_column if id_column in raw.table.column_names else f"{side}_id"
-    written = _about(raw).get("kinds", {})
+    written = _notes(raw).kinds
     others = [name for name in raw.table.column_names if name not in (id_column, "title")]
     kinds: dict[str, Kind] = {name: written.get(name) or infer(raw, name) for name in others}
     return side_table(raw, side, id_column, kinds, separator=LIST_SEPARATOR)
@@ -182,7 +192,7 @@ def _parquet_kind(raw: RawTable, name: str) -> Kind:
         return "numeric"
     if pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return "categorical"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         if pa.types.is_floating(kind.value_type):
             return "vector"
         if is_string(kind.value_type) or pa.types.is_integer(kind.value_type):
@@ -197,27 +207,53 @@ def _parquet_kind(raw: RawTable, name: str) -> Kind:
 def read_parquet_table(path: Path) -> RawTable:
     """A Parquet file as it is.
 
-    Raises: DataError: for a file that is missing, empty, or no Parquet.
+    Raises: DataError: for a file that is missing, empty, damaged, or no Parquet, and for text that is no UTF-8.
     """
     try:
         table = pq.read_table(path)
+        names = table.column_names
     except FileNotFoundError as error:
         raise DataError("no such file; check the path", file=str(path)) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"not readable as Parquet: {error}", file=str(path)) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"not readable as Parquet: {error}; write the file anew", file=str(path)) from error
+    for name, column in zip(names, table.columns, strict=True):
+        if not _is_valid(column):
+            raise DataError(
+                "damaged, or text that is not in UTF-8; write the file anew",
+                file=str(path),
+                row=first_row(column, lambda part: not _is_valid(part)),
+                column=name,
+            )
     if not table.num_rows:
         raise DataError("there are no rows; at least one is required", file=str(path))
     return RawTable(file=str(path), table=table, row_in_file=lambda row: row)
 
 
-def _about(raw: RawTable) -> dict[str, Any]:
-    """What write_parquet noted about a table; nothing in a table from elsewhere."""
-    return json.loads((raw.table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
-def _write_table(table: pa.Table, about: dict[str, Any], path: Path) -> None:
+def _notes(raw: RawTable) -> Notes:
+    try:
+        return Notes.model_validate_json((raw.table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["metadata", METADATA_KEY.decode(), *map(str, first["loc"])])
+        raise DataError(
+            f"not what Tandem notes in a file: {first['msg']}; remove this key of the file's metadata, or write the "
+            "file anew",
+            file=raw.file,
+            field=field,
+        ) from error
+
+
+def _write_table(table: pa.Table, notes: Notes, path: Path) -> None:
     buffer = io.BytesIO()
-    noted = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
+    noted = table.replace_schema_metadata({METADATA_KEY: notes.model_dump_json(exclude_defaults=True).encode()})
     pq.write_table(noted, buffer, compression="zstd")
     replace_file(path, buffer.getvalue())
 

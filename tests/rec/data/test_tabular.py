@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rec.config import ColumnsConfig, DataConfig
 from rec.data.movielens import read_movielens_1m
+from rec.data.source import summary
 from rec.data.tabular import read_csv, read_parquet, write_parquet
 from rec.errors import DataError
 
@@ -217,6 +219,87 @@ def test_a_broken_parquet_is_refused_naming_where(
     pq.write_table(pa.table(good | change), path)
     error = refused(DataConfig(name="parquet", path=str(path)))
     assert (error.file, error.row, error.column) == (str(path), row, column)
+
+
+INVALID = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "column", "message"),
+    [
+        ({"timestamp": [5, 1_700_000_000_000_000_001]}, 1, "timestamp", "check `timestamp_unit`"),
+        ({"timestamp": pa.array([5, 2**64 - 1], pa.uint64())}, 1, "timestamp", "check `timestamp_unit`"),
+        ({"timestamp": pa.array([5, 316_516_000_000_000], pa.timestamp("ms"))}, 1, "timestamp", "year 10000"),
+        ({"timestamp": pa.array([5, -1], pa.timestamp("us"))}, 1, "timestamp", "since 1970"),
+        ({"rating": [3, 2**60 + 1]}, 1, "rating", r"within 2\*\*53"),
+        ({"user_id": INVALID}, 1, "user_id", "not in UTF-8"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_naming_their_row(
+    tmp_path: Path, change: dict, row: int, column: str, message: str
+) -> None:
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"user_id": ["a", "b"], "item_id": ["x", "x"], "timestamp": [1, 2]} | change), path)
+    error = refused(DataConfig(name="parquet", path=str(path)))
+    assert (error.file, error.row, error.column) == (str(path), row, column)
+    assert re.search(message, error.message)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "row"),
+    [
+        ({"size": [1, 2**53 + 1]}, None, 1),
+        ({"title": [b"one", b"\xff"]}, None, 1),
+        ({"title": [["one"], ["two"]]}, None, None),
+        ({"size": [1, 2]}, "multi_hot", None),
+        ({"size": ["a", "b"]}, "vector", 0),
+        ({"tags": [["a"], ["b"]]}, "categorical", None),
+    ],
+)
+def test_an_items_column_of_the_wrong_type_is_refused(
+    tmp_path: Path, column: dict, kind: str | None, row: int | None
+) -> None:
+    pq.write_table(pa.table({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]}), tmp_path / "interactions.parquet")
+    name = next(iter(column))
+    metadata = {b"tandem": f'{{"kinds": {{"{name}": "{kind}"}}}}'.encode()} if kind else None
+    items = pa.table({"item_id": ["x", "y"], **column}).replace_schema_metadata(metadata)
+    pq.write_table(items, tmp_path / "items.parquet")
+    error = refused(DataConfig(name="parquet", path=str(tmp_path)))
+    assert (error.file, error.row, error.column) == (str(tmp_path / "items.parquet"), row, name)
+
+
+@pytest.mark.parametrize("noted", [b"{", b"[]", b"\xff", b'{"actions": 5}', b'{"name": 7}', b'{"kinds": {"c": "zzz"}}'])
+def test_metadata_that_tandem_never_wrote_are_refused(tmp_path: Path, noted: bytes) -> None:
+    path = tmp_path / "log.parquet"
+    table = pa.table({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]})
+    pq.write_table(table.replace_schema_metadata({b"tandem": noted}), path)
+    error = refused(DataConfig(name="parquet", path=str(path)))
+    assert error.file == str(path)
+    assert error.field is not None and error.field.startswith("metadata.tandem")
+
+
+def test_missing_values_in_lists_are_left_out_as_empty_ones_are(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]}), tmp_path / "interactions.parquet")
+    items = {"item_id": ["x", "y"], "tags": [["a", None, ""], None], "codes": [[1, None], [None]]}
+    pq.write_table(pa.table(items), tmp_path / "items.parquet")
+    read = read_parquet(DataConfig(name="parquet", path=str(tmp_path))).items
+    assert list(read["tags"]) == [["a"], []]
+    assert list(read["codes"]) == [["1"], []]
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_whatever_bit_of_a_parquet_flips_it_is_read_or_refused_by_name(tmp_path: Path, place: float, bit: int) -> None:
+    path = tmp_path / "log.parquet"
+    good = {"user_id": ["a", "b"], "item_id": ["x", "x"], "timestamp": [1, 2], "rating": [1.0, 2.0]}
+    pq.write_table(pa.table(good), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        summary(read_parquet(DataConfig(name="parquet", path=str(path))))
+    except DataError as error:
+        assert error.file == str(path)
 
 
 def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
