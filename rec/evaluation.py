@@ -152,7 +152,7 @@ def evaluate(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     pairs: Sequence[tuple[str, str]] = (),
-    paired_metrics: Sequence[str] = ("ndcg@10",),
+    paired_metrics: Sequence[str] | None = None,
 ) -> EvaluationReport:
     """Judges models on one period.
 
@@ -161,7 +161,8 @@ def evaluate(
         period: users and what they went on to like.
         metrics: names such as `ndcg@10`, `coverage@10`.
         pairs: (a, b) for a test of a - b.
-        paired_metrics: the metrics tested, of those in `metrics` that users have.
+        paired_metrics: the metrics tested, of those in `metrics` that users have. None: ndcg@10, or where it is not
+            among them the first.
 
     Raises: ConfigError: for a name of a metric or model that is none. ScoreError: naming the model, when a list is
         of the wrong shape, or names an item that was excluded or is not in the catalogue.
@@ -170,21 +171,29 @@ def evaluate(
     unknown = sorted({name for pair in pairs for name in pair} - set(models))
     if unknown:
         raise ConfigError(f"cannot compare {', '.join(unknown)}: not among the models {', '.join(models)}")
+    tested = _tested(metrics, paired_metrics) if pairs else ()
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     estimates: dict[str, dict[str, MetricEstimate]] = {}
     for name, model in models.items():
         lists = recommend(model, period, depth, name=name)
         values[name] = _values(lists, period, metrics)
         estimates[name] = {metric: _estimate(metric, lists, values[name], period) for metric in metrics}
-    for metric in paired_metrics if pairs else ():
-        if metric not in values[pairs[0][0]]:
-            raise ConfigError(f"{metric} cannot be tested: not among the metrics {', '.join(metrics)}, or not a user's")
     paired = tuple(
         PairedRow(a, b, metric, paired_difference(values[a][metric], values[b][metric]))
         for a, b in pairs
-        for metric in paired_metrics
+        for metric in tested
     )
     return EvaluationReport(estimates, paired, values)
+
+
+def _tested(metrics: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:
+    of_users = [metric for metric in metrics if parse_metric(metric)[0] != "coverage"]
+    if wanted is None:
+        return ("ndcg@10",) if "ndcg@10" in of_users else of_users[:1]
+    for metric in wanted:
+        if metric not in of_users:
+            raise ConfigError(f"{metric} cannot be tested: not among the metrics {', '.join(metrics)}, or not a user's")
+    return wanted
 
 
 def recommend(model: TopK, period: EvaluationPeriod, k: int, *, name: str = "model") -> NDArray[np.int32]:

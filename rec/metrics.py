@@ -4,6 +4,7 @@ Lists are top-k lists (B, K), best first, with -1 where a list is shorter. Relev
 user b are items[indptr[b]:indptr[b + 1]], without repeats. Every user must have at least one.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -129,11 +130,11 @@ CATALOGUE_METRICS: Final = ("coverage", "novelty")
 def parse_metric(name: str) -> tuple[str, int]:
     """`ndcg@10` as ("ndcg", 10).
 
-    Raises: ConfigError: when there is no such metric, or k is no whole number above 0.
+    Raises: ConfigError: when there is no such metric, or k is no whole number from 1 to 999999.
     """
     kind, _, k = name.partition("@")
     known = (*METRICS, *CATALOGUE_METRICS)
-    if kind not in known or not k.isdecimal() or int(k) < 1:
+    if kind not in known or not re.fullmatch("[1-9][0-9]{0,5}", k):
         raise ConfigError(f"no metric {name!r}; write one of {', '.join(known)}, then @ and a number, as in ndcg@10")
     return kind, int(k)
 

@@ -40,7 +40,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     started = time.perf_counter()
     home = Home(location)
     ready = prepare(dataset, config)
-    runs = Runs.resume(home, resume, config, dataset) if resume else Runs.begin(home, config, dataset)
+    runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:
         ensure_ray(config.training.workers)

@@ -85,6 +85,8 @@ def recorded_config(home: Home, name: str) -> TrainConfig:
 
 
 def _record(home: Home, name: str) -> Path:
+    if not name:
+        raise ConfigError("the name of a run is required, as in HOME/runs; found an empty one", field="resume")
     record = ((home.folder or home.cache) / RUNS / name).resolve() / RUN_FILE
     if not record.is_file():
         raise ConfigError(f"there is no run {name!r} to resume", file=str(record))

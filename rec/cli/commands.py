@@ -151,7 +151,7 @@ def _train(options: TrainOptions) -> Answer:
     if config.data.path is not None:
         meant["path"] = str(Path(config.data.path).resolve())
     if config.data.name == "events" and config.data.now_ms is None:
-        begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume else None
+        begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
         meant["now_ms"] = int(time.time() * 1000) if begun is None else begun
     config = config.model_copy(update={"data": config.data.model_copy(update=meant)})
     return train(read(config.data), config, options.home, resume=options.resume)

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from rec.config.base import Config, Seed
+from rec.errors import ConfigError
 
 BaselineName = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]
 
@@ -40,3 +41,15 @@ class EvaluationConfig(Config):
         "novelty@10",
     )
     baselines: BaselinesConfig = BaselinesConfig()
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from rec.metrics import parse_metric  # it imports scipy, which other configs can do without
+
+        try:
+            for name in names:
+                parse_metric(name)
+        except ConfigError as error:
+            raise ValueError(error.message) from error
+        return names

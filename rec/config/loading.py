@@ -15,15 +15,19 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 def load_config(kind: type[ConfigT], path: str | Path) -> ConfigT:
     """A config from a YAML file.
 
+    An empty file, or one of comments only, is a config in which nothing is given.
+
     Raises: ConfigError: naming the file and the field, for a file that is missing, no YAML, or has a wrong field.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"no config can be read: {error.strerror}; check the path", file=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not readable as YAML: {error}", file=str(path)) from error
-    return parse_config(kind, values or {}, file=str(path))
+    except RecursionError as error:
+        raise ConfigError("not readable as YAML: nested too deeply; is this the right file?", file=str(path)) from error
+    return parse_config(kind, {} if values is None else values, file=str(path))
 
 
 def parse_config(kind: type[ConfigT], values: Any, *, file: str | None = None) -> ConfigT:

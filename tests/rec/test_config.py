@@ -1,6 +1,6 @@
 import pytest
 
-from rec.config import TrainConfig, parse_config
+from rec.config import EvaluationConfig, TrainConfig, load_config, parse_config
 from rec.errors import ConfigError
 
 
@@ -46,3 +46,26 @@ def test_a_complaint_of_the_whole_config_does_not_repeat_it():
     # A value of a field is named.
     with pytest.raises(ConfigError, match="found 'often'"):
         _parse("ips", rebuild_steps="often")
+
+
+@pytest.mark.parametrize("name", ["ndcg@²", "ndgc@10"])
+def test_a_metric_that_is_none_is_refused_before_anything_is_fitted(name):
+    with pytest.raises(ConfigError, match=f"no metric '{name}'") as raised:
+        parse_config(EvaluationConfig, {"metrics": ["ndcg@10", name]})
+    assert raised.value.field == "metrics"
+
+
+@pytest.mark.parametrize("content", ["[]", "0", "false", '""', "[" * 5000, "seed: 2020-13-01", "a: ["])
+def test_a_file_that_is_no_mapping_is_refused_by_its_name(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        load_config(TrainConfig, path)
+    assert raised.value.file == str(path)
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}"])
+def test_a_file_without_content_gives_nothing(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    assert load_config(TrainConfig, path) == TrainConfig()

@@ -96,8 +96,26 @@ def test_comparisons_that_cannot_be_made_are_refused(period):
     models = {"a": lambda states, k: np.full((len(states), k), 3, np.int32)}
     with pytest.raises(ConfigError, match="cannot compare eese"):
         evaluate(models, period, metrics=["ndcg@1"], pairs=[("a", "eese")])
-    with pytest.raises(ConfigError, match="ndcg@10 cannot be tested"):
-        evaluate(models, period, metrics=["ndcg@1"], pairs=[("a", "a")])
+    for metric in ("ndcg@10", "coverage@1"):
+        with pytest.raises(ConfigError, match=f"{metric} cannot be tested"):
+            evaluate(
+                {"a": lambda states, k: pytest.fail("refused only after a model was asked")},
+                period,
+                metrics=["ndcg@1", "coverage@1"],
+                pairs=[("a", "a")],
+                paired_metrics=[metric],
+            )
+
+
+def test_models_are_compared_by_ndcg_or_by_the_first_metric_of_users(period):
+    model = lists_of(Popularity(np.array([1.0, 5, 2, 4, 3, 0])))
+    for metrics, tested in (
+        (["recall@2", "ndcg@10"], ["ndcg@10"]),
+        (["coverage@2", "recall@2", "mrr@2"], ["recall@2"]),
+    ):
+        report = evaluate({"a": model}, period, metrics=metrics, pairs=[("a", "a")])
+        assert [row.metric for row in report.paired] == tested
+    assert evaluate({"a": model}, period, metrics=["coverage@2"], pairs=[("a", "a")]).paired == ()
 
 
 def test_lists_do_not_depend_on_how_users_are_blocked(period, monkeypatch):

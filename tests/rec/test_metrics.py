@@ -108,7 +108,9 @@ def test_lists_and_users_that_cannot_be_judged_are_refused():
         per_user(np.array([[1]]), np.array([0, 1]), np.array([1]), ["recall@5"])
 
 
-@pytest.mark.parametrize("name", ["ndgc@10", "ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@ten"])
+@pytest.mark.parametrize(
+    "name", ["ndgc@10", "ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@ten", "ndcg@²", "ndcg@１", "ndcg@9999999"]
+)
 def test_a_misspelt_metric_is_refused_by_name(name):
     with pytest.raises(ConfigError, match=f"no metric '{name}'.*ndcg"):
         parse_metric(name)

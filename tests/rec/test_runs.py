@@ -24,3 +24,12 @@ def test_a_run_remembers_as_of_when_its_data_were(tmp_path: Path) -> None:
         Runs.resume(home, run.folder.name, config.model_copy(update={"data": later}), anything)
     with pytest.raises(ConfigError, match="no run 'nowhere'"):
         recorded_config(home, "nowhere")
+    with pytest.raises(ConfigError, match="name of a run is required"):
+        recorded_config(home, "")
+
+
+def test_an_empty_name_resumes_nothing_instead_of_beginning_anew(tmp_path: Path) -> None:
+    anything: Any = SimpleNamespace(name="events", sha256="0" * 64)
+    with pytest.raises(ConfigError, match="name of a run is required") as raised:
+        Runs.resume(Home(str(tmp_path)), "", TrainConfig(), anything)
+    assert raised.value.field == "resume"
