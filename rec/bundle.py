@@ -94,9 +94,12 @@ class Bundle:
 def digest_folder(folder: Path) -> dict[str, FileDigest]:
     """Force every file of a folder to the disk, and return what its manifest has to say about it.
 
+    Whoever may look into the folder may read its files afterwards, whatever permissions their writers gave them.
+
     Raises: BundleError: naming the entry, when it is a folder, a link, or of a format that a bundle does not take.
     """
     digests: dict[str, FileDigest] = {}
+    mode = folder.stat().st_mode & 0o666
     for path in sorted(folder.iterdir()):
         if (
             path.is_symlink()
@@ -109,6 +112,7 @@ def digest_folder(folder: Path) -> dict[str, FileDigest]:
                 f"and {MANIFEST} is written last by the registry; move this elsewhere",
                 file=str(path),
             )
+        path.chmod(mode)
         sync(path)
         digests[path.name] = _digest(path)
     if not digests:

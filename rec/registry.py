@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,21 +70,25 @@ class Registry:
         """Build a bundle in a temporary folder and make it appear as a whole; it does not serve until promoted.
 
         Args: fill: writes the files, flat, into the folder it is given.
-        Returns: the new version, later than all others.
+        Returns: the new version, later than all others; in an object store, than those that others had begun to
+            upload when the upload of this one began.
         Raises: BundleError: for a file that a bundle does not take. What `fill` raises leaves nothing behind.
         """
         with self._draft() as folder:
             fill(folder)
             files = digest_folder(folder)
-            version = self._next_version()
-            write_manifest(
-                folder, Manifest(**details.model_dump(), format_version=FORMAT_VERSION, version=version, files=files)
-            )
-            if self.home.folder is None:
-                for name in [*files, MANIFEST]:
-                    self.home.upload(folder / name, f"{MODELS}/{version}/{name}")
-            os.rename(folder, self._workspace / version)
-            sync(self._workspace)
+            # No other version may come in between naming this one and its appearing. Uploads would keep others waiting.
+            with self._lock() if self.home.folder is not None else nullcontext():
+                version = self._next_version()
+                write_manifest(
+                    folder,
+                    Manifest(**details.model_dump(), format_version=FORMAT_VERSION, version=version, files=files),
+                )
+                if self.home.folder is None:
+                    for name in [*files, MANIFEST]:
+                        self.home.upload(folder / name, f"{MODELS}/{version}/{name}")
+                os.rename(folder, self._workspace / version)
+                sync(self._workspace)
         return version
 
     def versions(self) -> list[str]:

@@ -3,6 +3,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,37 @@ def test_a_published_bundle_opens_but_does_not_serve(registry):
 def test_versions_sort_by_time_even_within_one_second(registry):
     published = [publish(registry) for _ in range(3)]
     assert registry.versions() == published == sorted(published)
+
+
+def test_versions_published_at_once_have_times_of_their_own(local):
+    n_writers = 4
+    together = threading.Barrier(n_writers)
+
+    def fill_together(folder: Path) -> None:
+        fill(folder)
+        together.wait(timeout=30)
+
+    with ThreadPoolExecutor(n_writers) as writers:
+        futures = [writers.submit(local.publish, fill_together, DETAILS) for _ in range(n_writers)]
+        published = [future.result() for future in futures]
+    assert len({version.partition("-")[0] for version in published}) == n_writers
+    assert local.versions() == sorted(published)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_all_files_of_a_bundle_have_the_mode_that_the_umask_gives(local, umask, mode):
+    def private(folder: Path) -> None:
+        fill(folder)
+        (folder / "retriever.safetensors").chmod(0o600)
+
+    before = os.umask(umask)
+    try:
+        folder = local.open(local.publish(private, DETAILS)).folder
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
+        ["retriever.safetensors", "encoders.json", MANIFEST], mode
+    )
 
 
 def test_current_is_one_line_that_changes_with_each_promotion(registry):
