@@ -77,7 +77,7 @@ def _no_half_written_bundle(home: Path) -> None:
         pytest.param("epoch 1 ", 0.0, marks=pytest.mark.slow),
         pytest.param("fitting retriever-1", 8.0, marks=pytest.mark.slow),
         pytest.param("fitting retriever-2", 12.0, marks=pytest.mark.slow),
-        pytest.param("growing them on all periods", 2.0, marks=pytest.mark.slow),
+        pytest.param("fitting ranker\n", 2.0, marks=pytest.mark.slow),
     ],
 )
 def test_training_interrupted(small_config: Path, tmp_path: Path, after: str, delay_s: float) -> None:

@@ -78,13 +78,19 @@ def test_expected_rewards_are_the_published_ones(all_kinds_of_users):
 
 
 def test_random_catalogue_of_the_notebook_has_its_published_figures():
-    """Interests with replacement, probabilities not kept above 0: 3.14 +- .03 reward and 6.60 steps."""
+    """Interests with replacement, and the rest as here: 3.14 reward and 6.60 steps, sampled in 40,000 sessions.
+
+    Session rewards have a standard deviation of 4.98 and steps one of 6.10, so the sampled means have standard errors
+    of .025 and .031; the tolerance is two of these. Probabilities that may fall below 0, as in the notebook, give 3.107
+    and 6.606: the samples cannot tell the two laws apart, so both figures are asserted of ours.
+    """
     kinds = np.array(list(itertools.product(range(8), range(8), range(3))))
-    lift, drop = offsets(kinds[:, :2], kinds[:, 2])
-    clipped = session_value(mean_watch_probability(lift, drop).mean(axis=1), 50)
-    unclipped = session_value((1 - (1 - lift) ** 2 / 2 - drop).mean(axis=1), 50)
-    assert clipped.reward.mean() == pytest.approx(3.14, abs=0.03)
-    assert unclipped.steps.mean() == pytest.approx(6.60, abs=0.03)
+    p = mean_watch_probability(*offsets(kinds[:, :2], kinds[:, 2]))
+    value = session_value(p.mean(axis=1), 50)
+    assert value.reward.mean() == pytest.approx(3.14, abs=2 * 4.98 / np.sqrt(40_000))
+    assert value.steps.mean() == pytest.approx(6.60, abs=2 * 6.10 / np.sqrt(40_000))
+    assert value.reward.mean() == pytest.approx(3.135, abs=0.001)
+    assert value.steps.mean() == pytest.approx(6.634, abs=0.001)
 
 
 @pytest.mark.parametrize(("n", "published"), [(5, 6.50), (10, 8.38), (15, 9.00), (20, 9.40), (30, 9.51)])
