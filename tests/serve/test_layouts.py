@@ -1,9 +1,13 @@
 """Whatever the layout, the same user gets the same candidates with the same scores, and exact propensities."""
 
 import asyncio
+import csv
 import json
+import os
+import socket
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +23,21 @@ IN_ORDER = PolicyConfig(epsilon=0, temperature=0)
 EXPLORING = PolicyConfig(epsilon=0.1, temperature=0.5)
 
 
+def answers_by_replica() -> Counter[str]:
+    """How many requests each replica has answered with success, as counted by the front that sent them to it."""
+    answered = Counter()
+    for file in Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent.glob("*/admin.sock"):
+        with socket.socket(socket.AF_UNIX) as front:
+            front.connect(str(file))
+            front.sendall(b"show stat\n")
+            table = b"".join(iter(lambda: front.recv(65536), b"")).decode().removeprefix("# ")
+        rows = csv.DictReader(table.splitlines())
+        answered |= Counter(
+            {row["svname"]: int(row["hrsp_2xx"]) for row in rows if row["svname"].startswith("SERVE_REPLICA")}
+        )
+    return answered
+
+
 def test_all_layouts_agree_with_the_recommender(
     deploy: Callable[[str, ServeConfig], str], home: str, recommender: Recommender
 ):
@@ -32,12 +51,16 @@ def test_all_layouts_agree_with_the_recommender(
     expected = {user_id: recommender.recommend(user_id, n) for user_id in user_ids}
     for name, config in layouts.items():
         address = deploy(name, config)
+        before = answers_by_replica()
         for _ in range(config.replicas):
             for user_id in user_ids:
                 answer = httpx.post(f"{address}/v1/recommend", json={"user_id": user_id, "n": n}, timeout=30).json()
                 shown = {item["item_id"]: (item["score"], item["source"]) for item in answer["items"]}
                 assert shown == {item.item_id: (item.score, item.source) for item in expected[user_id].items}, name
                 assert answer["user_known"] == expected[user_id].user_known
+        answered = answers_by_replica() - before
+        assert len(answered) == config.replicas, f"{name}: {answered}"
+        assert answered.total() == config.replicas * len(user_ids), f"{name}: {answered}"
 
 
 def draws(address: str, body: dict[str, Any], n_requests: int) -> list[dict[str, Any]]:
