@@ -5,7 +5,6 @@ otherwise by a softmax over the ranked candidates that remain. Serving, the simu
 all call the functions of this module.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,10 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rec.eligibility import BoolArray, Eligible, GroupCap, IntArray, RemainingItems
-from rec.errors import ScoreError
-
-FloatArray = NDArray[np.float64]
-Positions = NDArray[np.integer[Any]]
+from rec.policy_checks import (
+    FloatArray,
+    Positions,
+    check_candidates,
+    check_parameters,
+    masked_scores,
+    refuse_repeats,
+    refuse_rows,
+    whole_numbers,
+)
 
 # Softmax weights are relative to the best score of all candidates. Where those that remain weigh less than this in
 # sum, they are taken anew relative to the best that remains, so that nothing underflows and no digits are lost.
@@ -72,16 +77,16 @@ def position_probabilities(
     Raises: ScoreError: when a score is not finite, or epsilon or temperature is out of range. ValueError: when there
         are fewer eligible items than candidates, or the arrays are of other shapes or types.
     """
-    _check_parameters(epsilon, temperature)
+    check_parameters(epsilon, temperature)
     given = np.asarray(candidate_mask)
     if given.size and given.dtype != np.bool_:
         raise ValueError(f"candidate_mask must hold booleans; found {given.dtype}")
     mask = given.astype(bool, copy=False)
-    weight = _weights(_masked_scores(scores, mask), temperature)
-    count = _whole_numbers(n_eligible)
+    weight = _weights(masked_scores(scores, mask), temperature)
+    count = whole_numbers(n_eligible)
     if count.shape != mask.shape[:1]:
         raise ValueError(f"n_eligible must have one entry per row of scores, {mask.shape[:1]}; found {count.shape}")
-    _refuse_rows(count < mask.sum(axis=1), "n_eligible must count at least the candidates that remain")
+    refuse_rows(count < mask.sum(axis=1), "n_eligible must count at least the candidates that remain")
     total = weight.sum(axis=1)
     p_candidate = _mix(weight, total[:, None], count[:, None], epsilon)
     return np.where(mask, p_candidate, 0.0), _mix(np.zeros(len(count)), total, count, epsilon)
@@ -119,10 +124,10 @@ def sample_slate(
     Raises: ScoreError: when a score is not finite, or epsilon or temperature is out of range. ValueError: when
         candidates repeat or are not eligible.
     """
-    _check_parameters(epsilon, temperature)
-    masked = _masked_scores(scores, candidate_ids >= 0)
+    check_parameters(epsilon, temperature)
+    masked = masked_scores(scores, candidate_ids >= 0)
     items = RemainingItems(eligible, k)
-    _check_candidates(candidate_ids, eligible, items)
+    check_candidates(candidate_ids, eligible, items)
     cap = eligible.cap
     order = _random_order(masked, temperature, rng)
     if cap is None:
@@ -191,20 +196,20 @@ def slate_propensities(
         shows an item twice or below an empty position, or no catalogue has such n_eligible: fewer than the candidates
         that remain and the item shown, or not fewer below an item that was shown.
     """
-    _check_parameters(epsilon, temperature)
-    masked = _masked_scores(scores, candidate_ids >= 0)
-    n_eligible = _whole_numbers(n_eligible)
+    check_parameters(epsilon, temperature)
+    masked = masked_scores(scores, candidate_ids >= 0)
+    n_eligible = whole_numbers(n_eligible)
     if slate.ndim != 2 or slate.shape != n_eligible.shape or len(slate) != len(masked):
         raise ValueError(
             f"slate and n_eligible must both be (B, K) with B = {len(masked)}; "
             f"found {slate.shape} and {n_eligible.shape}"
         )
-    _refuse_repeats(np.sort(candidate_ids, axis=1), "candidate_ids")
-    _refuse_repeats(np.sort(slate, axis=1), "slate")
+    refuse_repeats(np.sort(candidate_ids, axis=1), "candidate_ids")
+    refuse_repeats(np.sort(slate, axis=1), "slate")
     shown = slate >= 0
-    _refuse_rows(np.any(shown[:, 1:] & ~shown[:, :-1], axis=1), "a slate must be without holes: -1 only at its end")
+    refuse_rows(np.any(shown[:, 1:] & ~shown[:, :-1], axis=1), "a slate must be without holes: -1 only at its end")
     nothing_eligible = np.any(shown & (n_eligible < 1), axis=1)
-    _refuse_rows(nothing_eligible, "n_eligible must be at least 1 wherever an item is shown")
+    refuse_rows(nothing_eligible, "n_eligible must be at least 1 wherever an item is shown")
 
     column = _columns_of(candidate_ids, slate)
     groups, closed, forbidden = None, np.full(slate.shape, -1, dtype=np.int64), np.zeros(slate.shape, dtype=bool)
@@ -216,12 +221,12 @@ def slate_propensities(
     last_position = _last_positions(candidate_ids.shape[1], column, groups, closed)
     # What the cap forbids was not eligible: it is not counted, and showing it takes nothing away.
     least = _sums_of_remaining(candidate_ids >= 0, last_position, slate.shape[1]) + ((column < 0) & ~forbidden)
-    _refuse_rows(
+    refuse_rows(
         np.any(shown & (n_eligible < least), axis=1),
         "n_eligible must count at least the candidates that remain and the item shown",
     )
     stays = shown[:, 1:] & ~forbidden[:, :-1] & (n_eligible[:, 1:] >= n_eligible[:, :-1])
-    _refuse_rows(np.any(stays, axis=1), "n_eligible must fall by at least one below an item that is shown")
+    refuse_rows(np.any(stays, axis=1), "n_eligible must fall by at least one below an item that is shown")
     propensity = _shown_probabilities(masked, last_position, column, n_eligible, epsilon, temperature)
     propensity[forbidden] = 0.0
     propensity[~shown] = np.nan
@@ -331,54 +336,3 @@ def _sums_of_remaining(values: NDArray[Any], last_position: IntArray, k: int) ->
     slot: IntArray = last_position + (np.arange(n_rows, dtype=np.int64) * (k + 1))[:, None]
     leaving = np.bincount(slot.reshape(-1), weights=values.reshape(-1), minlength=n_rows * (k + 1))
     return leaving.reshape(n_rows, k + 1)[:, ::-1].cumsum(axis=1)[:, :0:-1]
-
-
-def _whole_numbers(counts: ArrayLike) -> IntArray:
-    values = np.asarray(counts)
-    if values.size and values.dtype.kind not in "iu":
-        raise ValueError(f"n_eligible must hold whole numbers; found {values.dtype}")
-    return values.astype(np.int64, copy=False)
-
-
-def _masked_scores(scores: ArrayLike, mask: BoolArray) -> FloatArray:
-    """The scores as float64, -inf where there is no candidate."""
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 2 or values.shape != mask.shape:
-        raise ValueError(f"scores and candidates must both be (B, M); found {values.shape} and {mask.shape}")
-    wrong = mask & ~np.isfinite(values)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise ScoreError(
-            f"scores of candidates must be finite; {wrong.sum()} of {mask.sum()} are not. "
-            f"First: {values[row, column]} for candidate {column}. Check the ranker's inputs and weights",
-            row=int(row),
-        )
-    return np.where(mask, values, -np.inf)
-
-
-def _check_parameters(epsilon: float, temperature: float) -> None:
-    if not 0 <= epsilon <= 1:
-        raise ScoreError(f"epsilon must lie in [0, 1]; found {epsilon}", field="epsilon")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ScoreError(f"temperature must be finite and 0 or more; found {temperature}", field="temperature")
-
-
-def _check_candidates(candidate_ids: Positions, eligible: Eligible, items: RemainingItems) -> None:
-    if len(candidate_ids) != len(eligible):
-        raise ValueError(f"candidates are given for {len(candidate_ids)} users, eligible items for {len(eligible)}")
-    ascending = np.sort(candidate_ids, axis=1)
-    _refuse_repeats(ascending, "candidate_ids")
-    if ascending.size:
-        _refuse_rows(ascending[:, -1] >= eligible.n_items, f"candidates must lie in 0..{eligible.n_items - 1}")
-    excluded = items.n_excluded_among(ascending) > 0
-    _refuse_rows(excluded, "candidates must be eligible: filter excluded items out before they are ranked")
-
-
-def _refuse_repeats(ascending: Positions, name: str) -> None:
-    repeated = np.any((ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0), axis=1)
-    _refuse_rows(repeated, f"the items of one row of {name} must be distinct")
-
-
-def _refuse_rows(wrong: BoolArray, rule: str) -> None:
-    if wrong.any():
-        raise ValueError(f"{rule}; {wrong.sum()} of {len(wrong)} rows break this. First: row {np.argmax(wrong)}")
