@@ -48,7 +48,7 @@ def _interrupt(arguments: list[str], after: str, delay_s: float) -> tuple[int, s
         if after in line:
             break
     time.sleep(delay_s)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     said += process.stdout.read()
     code = process.wait(timeout=90)
     deadline = time.monotonic() + 20
