@@ -185,6 +185,7 @@ def _recommend(options: RecommendOptions) -> Answer:
     answer = rec.load(options.home, options.version).recommend(options.user_id, options.n)
     known = "" if answer.user_known else " (never seen; answered from what is popular)"
     print(f"user {options.user_id}{known}, model {answer.version}")
+    print(f"{'':>3}  {'score':>8}  {'item':>8}  title")
     for item in answer.items:
         print(f"{item.position + 1:>3}  {item.score:8.3f}  {item.item_id:>8}  {item.title or ''}")
     return answer.to_json()
