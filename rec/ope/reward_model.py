@@ -71,8 +71,10 @@ def ridge_per_action(context: Floats, actions: NDArray[np.int64], rewards: Float
 def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Floats, n_actions: int) -> Predict:
     """A logistic regression on the context for each action.
 
-    Minimises the sum of cross-entropies plus half the squared deviations of weights from 0, and of intercepts from that
-    of the mean reward, so an action never logged predicts the mean reward.
+    Minimises the sum of cross-entropies plus half the squared weights. Intercepts are free, else rare rewards would be
+    overestimated; what keeps them finite is one more round of each action, at the mean context, that earned the mean
+    reward. So the sum of an action's predictions misses that of its rewards by less than 1, by next to nothing over all
+    actions, and an action never logged predicts the mean reward.
 
     Args: context: (n, F). actions: (n,). rewards: in [0, 1], (n,). n_actions: A.
     Returns: predictions of contexts (m, F) as (m, A).
@@ -89,30 +91,38 @@ def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Fl
     design = _standardised(context)
     inputs = design(context)
     mean = float(np.clip(rewards.mean(), 1e-6, 1 - 1e-6))
-    base = float(np.log(mean / (1 - mean)))
-    weights = np.zeros((n_actions, inputs.shape[1]))
+    start = np.zeros(inputs.shape[1])
+    start[-1] = np.log(mean / (1 - mean))
+    weights = np.tile(start, (n_actions, 1))
     for action in np.unique(actions):
         rows = actions == action
-        weights[action] = _newton(inputs[rows], rewards[rows], base)
-    return lambda others: _sigmoid(base + design(others) @ weights.T)
+        weights[action] = _newton(inputs[rows], rewards[rows], start, mean)
+    return lambda others: _sigmoid(design(others) @ weights.T)
 
 
-def _newton(inputs: Floats, rewards: Floats, base: float) -> Floats:
-    """Weights that minimise the penalised cross-entropy of sigmoid(base + inputs @ weights), (F,).
+def _newton(inputs: Floats, rewards: Floats, start: Floats, mean: float) -> Floats:
+    """Weights that minimise the penalised cross-entropy of sigmoid(inputs @ weights), the last the intercept; (F,).
 
     Newton's steps, halved until they improve; the objective is strictly convex, so they end at its minimum.
+
+    Args: inputs: standardised, and a column of ones, (n, F). rewards: (n,). start: where the steps begin, (F,). mean:
+        the reward of the round that is added, whose context is the mean, 0.
     """
+    added = np.zeros((1, len(start)))
+    added[0, -1] = 1.0
+    inputs, rewards = np.concatenate([inputs, added]), np.append(rewards, mean)
+    penalty = np.append(np.full(len(start) - 1, _L2), 0.0)
 
     def objective(at: Floats) -> float:
-        logits = base + inputs @ at
-        return float((np.logaddexp(0, logits) - rewards * logits).sum() + 0.5 * _L2 * at @ at)
+        logits = inputs @ at
+        return float((np.logaddexp(0, logits) - rewards * logits).sum() + 0.5 * penalty @ np.square(at))
 
-    weights = np.zeros(inputs.shape[1])
+    weights = start
     reached = objective(weights)
     for _ in range(_NEWTON_STEPS):
-        p = _sigmoid(base + inputs @ weights)
-        gradient = inputs.T @ (p - rewards) + _L2 * weights
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + _L2 * np.eye(len(weights))
+        p = _sigmoid(inputs @ weights)
+        gradient = inputs.T @ (p - rewards) + penalty * weights
+        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + np.diag(penalty)
         step = np.linalg.solve(curvature, gradient)
         while (found := objective(weights - step)) > reached and np.abs(step).max() > _CONVERGED:
             step = step / 2

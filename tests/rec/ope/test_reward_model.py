@@ -58,14 +58,30 @@ def test_ridge_of_many_rows_is_least_squares():
 
 
 def test_logistic_regression_is_at_its_minimum():
-    # Weights are penalised by 1, so at the minimum they are minus the gradient of the sum of cross-entropies.
+    # Weights are penalised by 1, so at the minimum they are minus the gradient of the sum of cross-entropies; the
+    # intercept is free, but for one more round at the mean context that earned the mean reward.
     rng = np.random.default_rng(5)
     x, rewards = rng.normal(size=(500, 1)), rng.integers(0, 2, 500).astype(float)
     inputs = np.column_stack([(x - x.mean(axis=0)) / x.std(axis=0), np.ones(500)])
     p = logistic_per_action(x, np.zeros(500, int), rewards, 1)(x)[:, 0]
-    logits, mean = np.log(p / (1 - p)), rewards.mean()
-    weights, *_ = np.linalg.lstsq(inputs, logits - np.log(mean / (1 - mean)), rcond=None)
-    np.testing.assert_allclose(inputs.T @ (p - rewards) + weights, 0, atol=1e-6)
+    (slope, intercept), *_ = np.linalg.lstsq(inputs, np.log(p / (1 - p)), rcond=None)
+    gradient = inputs.T @ (p - rewards)
+    assert gradient[0] + slope == pytest.approx(0, abs=1e-6)
+    assert gradient[1] + sigmoid(intercept) - rewards.mean() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("spread", ["even", "uneven"])
+def test_rare_rewards_are_predicted_as_rare_as_they_are(spread):
+    # 40 of 10,000 rounds among 80 actions earn something: most actions never did.
+    rng = np.random.default_rng(6)
+    n, n_actions = 10_000, 80
+    share = np.ones(n_actions) if spread == "even" else 1.0 / np.arange(1, n_actions + 1)
+    actions, context = rng.choice(n_actions, n, p=share / share.sum()), rng.normal(size=(n, 6))
+    rewards = np.zeros(n)
+    rewards[rng.permutation(n)[:40]] = 1
+    predicted = logistic_per_action(context, actions, rewards, n_actions)(context)
+    assert predicted[np.arange(n), actions].mean() == pytest.approx(rewards.mean(), rel=0.02)
+    assert (predicted > 0).all()
 
 
 def test_logistic_regression_refuses_rewards_that_are_no_shares():
