@@ -36,7 +36,6 @@ _OF_EVENTS: Final = (
     "allow_no_feedback",
 )
 _OF_TABLE: Final = ("columns",)
-_OF_BERNSTEIN: Final = ("reward_range", "weight_bound")
 
 
 def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
@@ -110,11 +109,27 @@ def _refuse_ignored(options: OpeConfig) -> None:
                 else f"{name} names those of a table; give --table FILE, or leave it out: the log's are fixed",
                 field=name,
             )
-    for name in _OF_BERNSTEIN:
-        if options.interval != "empirical_bernstein" and _is_given(options, name):
-            raise ConfigError(
-                f"{name} is for --interval empirical_bernstein; found {options.interval}: leave it out", field=name
-            )
+    if options.interval == "empirical_bernstein":
+        return
+    if _is_given(options, "weight_bound"):
+        raise ConfigError(
+            f"weight_bound is for --interval empirical_bernstein; found {options.interval}: leave it out",
+            field="weight_bound",
+        )
+    if _is_given(options, "reward_range") and not _shrinks(options):
+        raise ConfigError(
+            "reward_range is for --interval empirical_bernstein, and of a table for estimators that shrink weights: "
+            "leave it out",
+            field="reward_range",
+        )
+
+
+def _shrinks(options: OpeConfig) -> bool:
+    from rec.ope import SHRINKING_ESTIMATORS
+
+    return options.table is not None and not set(options.estimators or SHRINKING_ESTIMATORS).isdisjoint(
+        SHRINKING_ESTIMATORS
+    )
 
 
 def _is_given(options: OpeConfig, name: str) -> bool:
@@ -136,11 +151,17 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
             file=file,
             column=options.columns.user_id,
         )
-    possible = [
-        name
-        for name in (*ESTIMATORS, *SHRINKING_ESTIMATORS)
-        if name not in NEED_PREDICTIONS or rounds.q_target is not None
-    ]
+    predicted = rounds.q_logged is not None and rounds.q_target is not None
+    possible = [name for name in (*ESTIMATORS, *SHRINKING_ESTIMATORS) if predicted or name not in NEED_PREDICTIONS]
+    lacking = [name for name in options.estimators if name in NEED_PREDICTIONS and not predicted]
+    if lacking:
+        raise ConfigError(
+            f"{lacking[0]} needs predicted rewards as columns of the table: name them with --columns.q-logged, that of "
+            "the item shown, and --columns.q-target, their mean under the policy under evaluation, by a model that has "
+            f"not seen the row's user; without them there are {', '.join(possible)}",
+            file=file,
+            field="columns.q_logged" if rounds.q_logged is None else "columns.q_target",
+        )
     rng = np.random.default_rng(options.seed)
     try:
         estimates = evaluate(rounds, options.estimators or possible, rng=rng, interval=settings)

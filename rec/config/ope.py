@@ -33,7 +33,9 @@ class OpeConfig(Config):
     `now_ms`, by default now. A log without any feedback is refused, but with `allow_no_feedback`, where silence is the
     answer. A `table` is a Parquet or CSV file of one round a row, with the target's probability in it.
 
-    The empirical Bernstein interval needs `reward_range` and `weight_bound`. `plot` is where the HTML goes.
+    Without `estimators` a table gives those it has columns for, a log of slates `cascade`, `sn_cascade`, `cascade_dr`.
+    The empirical Bernstein interval needs `reward_range` and `weight_bound`; the estimators that shrink weights take
+    the least and the greatest reward of the table where no range is given. `plot` is where the HTML goes.
     """
 
     table: str | None = None

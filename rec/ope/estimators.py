@@ -13,7 +13,8 @@ from rec.ope.estimate import Floats, Terms
 from rec.ope.logged import LoggedActions
 
 Estimator = Callable[[LoggedActions], Terms]
-ShrinkingEstimator = Callable[[LoggedActions, float], Terms]
+# The parameter is one for all rows, or one for each, (n,).
+ShrinkingEstimator = Callable[[LoggedActions, float | Floats], Terms]
 
 
 def dm(rounds: LoggedActions) -> Terms:
@@ -34,12 +35,12 @@ def ips(rounds: LoggedActions) -> Terms:
     return Terms.mean(rounds.weights * rounds.rewards)
 
 
-def clipped_ips(rounds: LoggedActions, max_weight: float) -> Terms:
+def clipped_ips(rounds: LoggedActions, max_weight: float | Floats) -> Terms:
     """Mean of min(w, max_weight) r: less variance for a bias, downwards where rewards are positive.
 
     Source: Ionides (2008), doi:10.1198/106186008X320456.
     """
-    return Terms.mean(np.minimum(rounds.weights, max_weight) * rounds.rewards)
+    return Terms.mean(clipped(rounds.weights, max_weight) * rounds.rewards)
 
 
 def snips(rounds: LoggedActions) -> Terms:
@@ -69,32 +70,39 @@ def sndr(rounds: LoggedActions) -> Terms:
     return Terms.ratios([(q_target, np.ones(len(rounds))), (correction, rounds.weights)])
 
 
-def switch_dr(rounds: LoggedActions, threshold: float) -> Terms:
+def switch_dr(rounds: LoggedActions, threshold: float | Floats) -> Terms:
     """Doubly robust that trusts the model alone where w exceeds the threshold.
 
     Source: Wang et al. (2017), SWITCH with a doubly robust base, ICML, arXiv:1612.01205.
     """
     q_logged, q_target = rounds.predictions
-    weights = np.where(rounds.weights <= threshold, rounds.weights, 0.0)
-    return Terms.mean(q_target + weights * (rounds.rewards - q_logged))
+    return Terms.mean(q_target + switched(rounds.weights, threshold) * (rounds.rewards - q_logged))
 
 
-def dr_os(rounds: LoggedActions, shrinkage: float) -> Terms:
+def dr_os(rounds: LoggedActions, shrinkage: float | Floats) -> Terms:
     """Doubly robust with optimistic shrinkage: w becomes lambda w / (w^2 + lambda), lambda = shrinkage.
 
     lambda 0 is the direct method, infinity is doubly robust; no weight exceeds sqrt(lambda) / 2.
     Source: Su et al. (2020), optimistic shrinkage, arXiv:1907.09623.
     """
     q_logged, q_target = rounds.predictions
-    return Terms.mean(q_target + _shrunk(rounds.weights, shrinkage) * (rounds.rewards - q_logged))
+    return Terms.mean(q_target + optimistic(rounds.weights, shrinkage) * (rounds.rewards - q_logged))
 
 
-def _shrunk(weights: Floats, shrinkage: float) -> Floats:
-    if np.isinf(shrinkage):
-        return weights
-    if shrinkage == 0:
-        return np.zeros_like(weights)
-    return shrinkage * weights / (np.square(weights) + shrinkage)
+def clipped(weights: Floats, max_weight: float | Floats) -> Floats:
+    """Weights of max_weight at most, (n,)."""
+    return np.minimum(weights, max_weight)
+
+
+def switched(weights: Floats, threshold: float | Floats) -> Floats:
+    """Weights up to the threshold, and 0 beyond, (n,)."""
+    return np.where(weights <= threshold, weights, 0.0)
+
+
+def optimistic(weights: Floats, shrinkage: float | Floats) -> Floats:
+    """Weights w / (1 + w^2 / lambda), which is lambda w / (w^2 + lambda), (n,)."""
+    with np.errstate(over="ignore"):
+        return weights / (1 + np.square(weights) / np.maximum(shrinkage, np.finfo(np.float64).tiny))
 
 
 ESTIMATORS: Final[dict[str, Estimator]] = {"dm": dm, "ips": ips, "snips": snips, "dr": dr, "sndr": sndr}
@@ -103,31 +111,33 @@ SHRINKING_ESTIMATORS: Final[dict[str, ShrinkingEstimator]] = {
     "switch_dr": switch_dr,
     "dr_os": dr_os,
 }
+# What becomes of the weights; never more than they were.
+SHRINKAGES: Final[dict[str, Callable[[Floats, float | Floats], Floats]]] = {
+    "clipped_ips": clipped,
+    "switch_dr": switched,
+    "dr_os": optimistic,
+}
 NEED_PREDICTIONS: Final = frozenset({"dm", "dr", "sndr", "switch_dr", "dr_os"})
 
 
 def contribution_bounds(
-    name: str, *, reward_range: tuple[float, float], weight_bound: float, parameter: float | None
+    name: str, *, reward_range: tuple[float, float], weight_bound: float
 ) -> tuple[float, float] | None:
     """Between which numbers one row's contribution lies, whatever the log holds; None for self-normalised estimators.
 
     Assumes: predictions lie within the rewards' range.
 
     Args:
-        name: of the estimator.
+        name: of an estimator of ESTIMATORS.
         reward_range: least and largest reward possible.
         weight_bound: largest target_p / propensity possible; with a log of share epsilon and E eligible items, E /
             epsilon.
-        parameter: of a shrinking estimator.
     """
     low, high = reward_range
-    largest = weight_bound
-    if parameter is not None:
-        largest = min(weight_bound, np.sqrt(parameter) / 2 if name == "dr_os" else parameter)
     if name == "dm":
         return reward_range
-    if name in ("ips", "clipped_ips"):
-        return min(0.0, largest * low), max(0.0, largest * high)
-    if name in ("dr", "switch_dr", "dr_os"):
-        return low - largest * (high - low), high + largest * (high - low)
+    if name == "ips":
+        return min(0.0, weight_bound * low), max(0.0, weight_bound * high)
+    if name == "dr":
+        return low - weight_bound * (high - low), high + weight_bound * (high - low)
     return None

@@ -1,23 +1,27 @@
 """Estimates of one policy, or of the difference of two, by any of the estimators."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rec.errors import ConfigError, DataError
+from rec.ope.brackets import Bracket, shrunk_bracket
 from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
 from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS, contribution_bounds
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval
 from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
 from rec.ope.support import MIN_ESS, warn_of_overlap
-from rec.ope.tuning import GRIDS, shrunk_by_others
+from rec.ope.tuning import chosen_by_others
 from rec.weights import diagnose
 
 N_RESAMPLES: Final = 2000
+# What to look at where few rows carry the weight: of one item a time, and of slates by cascade forms.
+_OF_ACTIONS: Final = "look at the intervals of clipped_ips, switch_dr and dr_os, which allow for what was not drawn"
+_OF_CASCADES: Final = "take position_wise, where what an item earns does not depend on those above it"
 
 
 @final
@@ -27,11 +31,13 @@ class IntervalSettings:
 
     Attributes:
         method: `normal` is quick and right for many users; `bootstrap` follows a skewed distribution; the
-            `empirical_bernstein` interval is wide, and holds however few the users and heavy the weights.
+            `empirical_bernstein` interval is wide, and holds however few the users and heavy the weights. That of an
+            estimator that shrinks weights allows for the bias of shrinking, too.
         level: of the two-sided interval.
         n_resamples: of the bootstrap.
-        reward_range, weight_bound: least and largest reward, and largest weight, that are possible at all; the
-            empirical Bernstein interval needs both.
+        reward_range, weight_bound: least and greatest reward, and largest weight, that are possible at all; the
+            empirical Bernstein interval needs both, and that of shrinking estimators takes the least and the greatest
+            reward of the log where no range is given.
     """
 
     method: Method = "normal"
@@ -78,32 +84,34 @@ def evaluate(
     given = parameters or {}
     _known(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
     _known(given, SHRINKING_ESTIMATORS)
-    overlap = _Overlap.of(rounds.weights, rounds.codes(), rounds.support, min_ess)
+    overlap = _Overlap.of_actions(rounds, min_ess)
     found: dict[str, Estimate] = {}
     for name in estimators:
-        terms = terms_of(rounds, name, parameter=given.get(name))
-        bounds = None
-        tuned = name in SHRINKING_ESTIMATORS and name not in given
-        if settings.method == "empirical_bernstein":
-            bounds = None if tuned else _bounds(name, settings, given.get(name))
-            if bounds is None:
-                raise ConfigError(
-                    f"there is no empirical Bernstein interval for {name}"
-                    + (f" with a parameter chosen from the log: give parameters[{name!r}]" if tuned else ""),
-                    field="method",
-                )
-        found[name] = _estimate(terms, name, overlap, settings, bounds, rng)
+        bracket = _bracket(rounds, name, given.get(name), settings)
+        if settings.method == "empirical_bernstein" and bracket.bounds is None:
+            tuned = name in SHRINKING_ESTIMATORS and name not in given
+            raise ConfigError(
+                f"there is no empirical Bernstein interval for {name}"
+                + (f" with a parameter chosen from the log: give parameters[{name!r}]" if tuned else ""),
+                field="method",
+            )
+        found[name] = _estimate(bracket, name, overlap, settings, rng)
     return found
 
 
-def terms_of(rounds: LoggedActions, name: str, *, parameter: float | None = None) -> Terms:
-    """The terms of one estimator; a shrinking one without a parameter is cross-fitted over users."""
+def _bracket(rounds: LoggedActions, name: str, parameter: float | None, settings: IntervalSettings) -> Bracket:
+    """What one estimator says, and how far its bias may reach; a shrinking one without a parameter chooses it."""
     if name in ESTIMATORS:
-        return ESTIMATORS[name](rounds)
-    estimator = SHRINKING_ESTIMATORS[name]
-    if parameter is not None:
-        return estimator(rounds, parameter)
-    return shrunk_by_others(rounds, estimator, GRIDS[name])
+        bounds = None
+        if settings.reward_range is not None and settings.weight_bound is not None:
+            bounds = contribution_bounds(name, reward_range=settings.reward_range, weight_bound=settings.weight_bound)
+        return Bracket.unbiased(ESTIMATORS[name](rounds), bounds)
+    reward_range = settings.reward_range or (float(rounds.rewards.min()), float(rounds.rewards.max()))
+    used = chosen_by_others(rounds, name, reward_range) if parameter is None else parameter
+    weight_bound = np.inf if settings.weight_bound is None else settings.weight_bound
+    value = SHRINKING_ESTIMATORS[name](rounds, used)
+    bracket = shrunk_bracket(rounds, name, value, used, reward_range=reward_range, weight_bound=weight_bound)
+    return bracket if parameter is not None else replace(bracket, bounds=None)
 
 
 def evaluate_slates(
@@ -124,8 +132,8 @@ def evaluate_slates(
     _refuse_bernstein(settings)
     found: dict[str, Estimate] = {}
     for name in estimators:
-        overlap = _Overlap.of(_slate_weights(slates, name), slates.codes(), slates.support, min_ess)
-        found[name] = _estimate(SLATE_ESTIMATORS[name](slates), name, overlap, settings, None, rng)
+        overlap = _Overlap.of_slates(slates, name, min_ess)
+        found[name] = _estimate(Bracket.unbiased(SLATE_ESTIMATORS[name](slates)), name, overlap, settings, rng)
     return found
 
 
@@ -143,7 +151,8 @@ def evaluate_difference(
 
     What both share cancels row by row, so the error is that of where they differ. The lower end of the two-sided 95%
     interval is the one-sided 97.5% lower bound. Effective sample size and support are the smaller of the two, the
-    largest weight the larger.
+    largest weight the larger. Of a shrinking estimator the interval allows for the bias on both sides, which does not
+    cancel: for policies that are alike take `dr`.
 
     Args:
         challenger: the log, with the challenger's probabilities and predictions.
@@ -160,9 +169,9 @@ def evaluate_difference(
     _known([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
     _refuse_bernstein(settings)
     _refuse_unpaired(challenger, champion)
-    one, other = (_Overlap.of(side.weights, side.codes(), side.support, min_ess) for side in (challenger, champion))
-    ours, theirs = (terms_of(side, estimator, parameter=parameter) for side in (challenger, champion))
-    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
+    one, other = (_Overlap.of_actions(side, min_ess) for side in (challenger, champion))
+    ours, theirs = (_bracket(side, estimator, parameter, settings) for side in (challenger, champion))
+    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, rng)
 
 
 def evaluate_slate_difference(
@@ -180,9 +189,9 @@ def evaluate_slate_difference(
     _refuse_bernstein(settings)
     _refuse_unpaired(challenger, champion)
     sides = (challenger, champion)
-    one, other = (_Overlap.of(_slate_weights(s, estimator), s.codes(), s.support, min_ess) for s in sides)
-    ours, theirs = (SLATE_ESTIMATORS[estimator](side) for side in sides)
-    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, None, rng)
+    one, other = (_Overlap.of_slates(side, estimator, min_ess) for side in sides)
+    ours, theirs = (Bracket.unbiased(SLATE_ESTIMATORS[estimator](side)) for side in sides)
+    return _estimate(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, rng)
 
 
 @final
@@ -197,15 +206,35 @@ class _Overlap:
     support: float | None
 
     @classmethod
-    def of(
-        cls, weights: Floats, clusters: tuple[NDArray[np.int64], int], support: float | None, min_ess: float
+    def of_actions(cls, rounds: LoggedActions, min_ess: float) -> "_Overlap":
+        """Of rounds; warns."""
+        return cls._of(rounds.weights[:, None], rounds, min_ess, _OF_ACTIONS)
+
+    @classmethod
+    def of_slates(cls, slates: LoggedSlates, estimator: str, min_ess: float) -> "_Overlap":
+        """Of whole slates, or for the position-wise forms of the position that counts least; warns."""
+        if "position_wise" in estimator:
+            return cls._of(slates.marginal_weights, slates, min_ess, None)
+        return cls._of(cascade_weights(slates)[:, -1:], slates, min_ess, _OF_CASCADES)
+
+    @classmethod
+    def _of(
+        cls, weights: Floats, logged: LoggedActions | LoggedSlates, min_ess: float, instead: str | None
     ) -> "_Overlap":
-        """Of weights (n,), or (n, J) of which the worst column counts; warns."""
-        columns = weights.reshape(len(weights), -1).T
+        """Of weights (n, J), of which the worst column counts."""
+        columns, support = weights.T, logged.support
         sizes = [diagnose(column).ess for column in columns]
         worst = int(np.argmin(sizes))
-        codes, n_clusters = clusters
-        warn_of_overlap(columns[worst], codes, n_clusters, ess=sizes[worst], support=support, min_ess=min_ess)
+        codes, n_clusters = logged.codes()
+        warn_of_overlap(
+            columns[worst],
+            codes,
+            n_clusters,
+            ess=sizes[worst],
+            support=support,
+            instead=instead,
+            min_ess=min_ess,
+        )
         return cls(codes, n_clusters, sizes[worst], float(weights.max()), support)
 
     def worse_of(self, other: "_Overlap") -> "_Overlap":
@@ -221,24 +250,18 @@ class _Overlap:
 
 
 def _estimate(
-    terms: Terms,
-    name: str,
-    overlap: _Overlap,
-    settings: IntervalSettings,
-    bounds: tuple[float, float] | None,
-    rng: np.random.Generator,
+    bracket: Bracket, name: str, overlap: _Overlap, settings: IntervalSettings, rng: np.random.Generator
 ) -> Estimate:
+    terms = bracket.value
     if (terms.denominator.sum(axis=0) <= 0).any():
         raise DataError(
             f"{name} divides by the sum of weights, which is 0: the target policy would have shown nothing of what was "
             "logged"
         )
-    error = std_error(terms, overlap.codes, overlap.n_clusters)
-    around = None if error is None else _interval(terms, error, overlap, settings, bounds, rng)
     return Estimate(
         value=terms.value,
-        std_error=error,
-        interval=around,
+        std_error=std_error(terms, overlap.codes, overlap.n_clusters),
+        interval=None if overlap.n_clusters < 2 else _interval(bracket, overlap, settings, rng),
         n=len(terms),
         n_clusters=overlap.n_clusters,
         ess=overlap.ess,
@@ -248,35 +271,33 @@ def _estimate(
     )
 
 
-def _interval(
+def _interval(bracket: Bracket, overlap: _Overlap, settings: IntervalSettings, rng: np.random.Generator) -> Interval:
+    """From the lower end of the interval around the bracket's low to the upper end of that around its high."""
+    of_low, of_high = bracket.bounds or (None, None)
+    around = _interval_of(bracket.low, of_low, overlap, settings, rng)
+    if bracket.low is bracket.high:
+        return around
+    above, value = _interval_of(bracket.high, of_high, overlap, settings, rng), bracket.value.value
+    return replace(around, low=min(around.low, value), high=max(above.high, value))
+
+
+def _interval_of(
     terms: Terms,
-    error: float,
+    bounds: tuple[float, float] | None,
     overlap: _Overlap,
     settings: IntervalSettings,
-    bounds: tuple[float, float] | None,
     rng: np.random.Generator,
 ) -> Interval:
     level, codes, n_clusters = settings.level, overlap.codes, overlap.n_clusters
-    if bounds is not None:
+    if settings.method == "empirical_bernstein" and bounds is not None:
         rows = terms.numerator[:, 0]
         return empirical_bernstein_interval(rows, codes, n_clusters, bounds=bounds, level=level)
     if settings.method == "bootstrap":
         n_resamples = settings.n_resamples
         return bootstrap_interval(terms, codes, n_clusters, level=level, n_resamples=n_resamples, rng=rng)
+    error = std_error(terms, codes, n_clusters)
+    assert error is not None
     return normal_interval(terms.value, error, n_clusters, level=level)
-
-
-def _bounds(name: str, settings: IntervalSettings, parameter: float | None) -> tuple[float, float] | None:
-    if settings.reward_range is None or settings.weight_bound is None:
-        return None
-    return contribution_bounds(
-        name, reward_range=settings.reward_range, weight_bound=settings.weight_bound, parameter=parameter
-    )
-
-
-def _slate_weights(slates: LoggedSlates, estimator: str) -> Floats:
-    """What decides how much a slate counts: its weights at all positions, or that of the whole slate."""
-    return slates.marginal_weights if "position_wise" in estimator else cascade_weights(slates)[:, -1:]
 
 
 def _refuse_bernstein(settings: IntervalSettings) -> None:

@@ -5,31 +5,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from rec.config import OpeColumns
+from rec.data.columns import RawTable
 from rec.errors import DataError
 from rec.ope.estimate import Floats
 from rec.ope.logged import LoggedActions
 from rec.ope.support import support_share
+from rec.ope.table_file import from_table
 
 
 def from_frame(frame: pd.DataFrame, columns: OpeColumns | None = None) -> LoggedActions:
-    """Rounds of a table, one row each.
-
-    Raises: DataError: naming column and row, for a column that is missing, or a value that is no finite number or
-        (user_id) missing. SupportError: for a value that is no probability.
-    """
-    names = columns or OpeColumns()
-    q_logged, q_target = (None if name is None else _numbers(frame, name) for name in (names.q_logged, names.q_target))
-    return LoggedActions(
-        rewards=_numbers(frame, names.reward),
-        propensities=_numbers(frame, names.propensity),
-        target_p=_numbers(frame, names.target_p),
-        clusters=None if names.user_id is None else _users(frame, names.user_id),
-        q_logged=q_logged,
-        q_target=q_target,
-    )
+    """Rounds of a DataFrame, one row each, counted from 0; as `rec.ope.table_file.from_file` reads those of a file."""
+    table = pa.table({str(name): _arrow(frame[name]) for name in frame.columns})
+    return from_table(RawTable("the DataFrame", table, int), columns or OpeColumns())
 
 
 def from_obp(
@@ -103,40 +94,13 @@ def from_obp(
     )
 
 
-def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    if name not in frame.columns:
-        raise DataError(
-            f"there is no such column; the table has {', '.join(map(str, frame.columns))}: name the right one "
-            "(or None, where users and predictions are not known)",
-            column=name,
-        )
-    return frame[name]
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> Floats:
-    values = _column(frame, name)
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~np.isfinite(numbers)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise DataError(
-            f"a finite number is needed; {wrong.sum()} of {len(wrong)} rows have none. First: {values.iloc[row]!r}",
-            row=row,
-            column=name,
-        )
-    return numbers
-
-
-def _users(frame: pd.DataFrame, name: str) -> NDArray[Any]:
-    values = _column(frame, name)
-    missing = values.isna().to_numpy()
-    if missing.any():
-        raise DataError(
-            f"every row needs a user; {missing.sum()} of {len(missing)} have none",
-            row=int(np.argmax(missing)),
-            column=name,
-        )
-    return values.astype(str).to_numpy()
+def _arrow(values: pd.Series) -> pa.Array:
+    """A column; one of several types as text, whose values are refused by row where they are no numbers."""
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        missing = values.isna()
+        return pa.array([None if gone else str(value) for value, gone in zip(values, missing, strict=True)])
 
 
 def _key(feedback: Mapping[str, Any], name: str) -> Any:

@@ -194,7 +194,9 @@ def _ratio(target_p: Floats, propensities: Floats, kind: str) -> Floats:
 
 def _predictions(q_logged: Floats | None, q_target: Floats | None) -> tuple[Floats, Floats]:
     if q_logged is None or q_target is None:
-        raise DataError("this estimator needs predicted rewards: give q_logged and q_target, or fit a reward model")
+        raise DataError(
+            "this estimator needs predicted rewards: give q_logged and q_target; rec.ope.reward_model has models"
+        )
     return q_logged, q_target
 
 

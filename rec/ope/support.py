@@ -97,7 +97,14 @@ def refuse_unsupported(
 
 
 def warn_of_overlap(
-    weights: Floats, codes: Integers, n_clusters: int, *, ess: float, support: float | None, min_ess: float = MIN_ESS
+    weights: Floats,
+    codes: Integers,
+    n_clusters: int,
+    *,
+    ess: float,
+    support: float | None,
+    instead: str | None = None,
+    min_ess: float = MIN_ESS,
 ) -> None:
     """Warns where the weights say that the log is nearly silent about the target policy.
 
@@ -107,11 +114,12 @@ def warn_of_overlap(
         n_clusters: number of users.
         ess: effective sample size of the weights.
         support: share of supported choices, None where unknown.
+        instead: what else to look at where few rows carry the weight.
         min_ess: effective sample size below which it warns.
 
     Warns: OverlapWarning: effective sample size below min_ess; one row carries more than 5% of all weight; the mean
-        weight, which is 1 where propensities are right and cover the target, is more than four standard errors from
-        1; support below 1.
+        weight, which is 1 in expectation where propensities are right and cover the target, is more than four
+        standard errors from 1; support below 1.
     """
     n, total = len(weights), float(weights.sum())
     if ess < min_ess:
@@ -123,19 +131,34 @@ def warn_of_overlap(
         row = int(weights.argmax())
         _warn(
             f"row {row} carries {weights[row] / total:.1%} of all weight (weight {weights[row]:.1f}): the estimate "
-            "hangs on it; collect more, or take an estimator that shrinks weights (dr_os, switch_dr)"
+            "hangs on it; collect more, or ask about a policy nearer to the logged one"
+            + (f", or {instead}" if instead else "")
         )
     error = std_error(Terms.mean(weights), codes, n_clusters)
     if error is not None and abs(total / n - 1) > MEAN_WEIGHT_ERRORS * error:
         _warn(
-            f"the mean weight is {total / n:.3f} ± {error:.3f} and should be 1: the propensities are not those of the "
-            "policy that logged, or the target policy shows what the log never could"
+            f"the mean weight is {total / n:.3f} ± {error:.3f} where 1 is expected: "
+            + _named_causes(total < n, few=ess < min_ess, support=support)
         )
     if support is not None and support < 1 - _ROUNDING:
         _warn(
             f"{1 - support:.2%} of the target policy's choices could never have been logged; the estimate leaves them "
-            "out (ips, snips) or trusts the reward model for them (dr)"
+            "out, or trusts the reward model for them where it has one"
         )
+
+
+def _named_causes(too_small: bool, *, few: bool, support: float | None) -> str:
+    """Why a mean weight may be far from 1, the likeliest cause first."""
+    causes = ["the propensities are not those of the policy that logged"]
+    if too_small:
+        if support is None or support < 1 - _ROUNDING:
+            causes.append("the target policy shows what the log never could")
+        rare = "the rows in which the target policy would have the largest weights are too rare to have been drawn"
+        if few:
+            causes.insert(0, f"{rare}, as is usual at this effective sample size, and the error is too small")
+        else:
+            causes.append(rare)
+    return "; or ".join(causes)
 
 
 def _warn(message: str) -> None:

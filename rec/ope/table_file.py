@@ -25,12 +25,17 @@ def from_file(path: str | Path, columns: OpeColumns | None = None) -> LoggedActi
         read, a column that is missing, a value that is no finite number, and a row without a user. SupportError: the
         same, for a value that is no probability.
     """
-    names, raw = columns or OpeColumns(), _read(Path(path))
-    propensities, target_p = numbers(raw, names.propensity), numbers(raw, names.target_p)
+    return from_table(_read(Path(path)), columns or OpeColumns())
+
+
+def from_table(raw: RawTable, names: OpeColumns) -> LoggedActions:
+    """Rounds of a table, whose columns have these names; raises as `from_file`."""
+    raw = _flags_as_numbers(raw)
+    rewards, propensities, target_p = (numbers(raw, name) for name in (names.reward, names.propensity, names.target_p))
     for name, values, above_zero in ((names.propensity, propensities, True), (names.target_p, target_p, False)):
         refuse_improbable(values, name, above_zero=above_zero, file=raw.file, row_in_file=raw.row_in_file)
     return LoggedActions(
-        rewards=numbers(raw, names.reward),
+        rewards=rewards,
         propensities=propensities,
         target_p=target_p,
         clusters=None if names.user_id is None else _users(raw, names.user_id),
@@ -44,11 +49,14 @@ def _read(path: Path) -> RawTable:
         raise ConfigError("a table is a .parquet or a .csv file", file=str(path), field="table")
     if path.is_dir():
         raise DataError("this is a folder; name one file of rounds in it", file=str(path))
-    raw = read_parquet_table(path) if path.suffix == ".parquet" else read_delimited(path, delimiter=",", quoted=True)
-    flags = [name for name in raw.table.column_names if pa.types.is_boolean(raw.table.schema.field(name).type)]
+    return read_parquet_table(path) if path.suffix == ".parquet" else read_delimited(path, delimiter=",", quoted=True)
+
+
+def _flags_as_numbers(raw: RawTable) -> RawTable:
     table = raw.table
-    for name in flags:
-        table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.int8()))
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_boolean(table.schema.field(place).type):
+            table = table.set_column(place, name, table.column(place).cast(pa.int8()))
     return RawTable(raw.file, table, raw.row_in_file)
 
 

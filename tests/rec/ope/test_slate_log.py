@@ -137,6 +137,19 @@ def test_rewards_weighted_by_position_are_what_the_weighted_log_earns(log):
         assert found[name].std_error == pytest.approx(expected[name].std_error)
 
 
+def test_what_a_user_earned_changes_no_prediction_of_their_rewards(log):
+    """Not in any of their requests: cascade_dr would subtract from a reward what it learned from it."""
+    users, n_requests = np.unique(log.user_id, return_counts=True)
+    own = log.user_id == users[n_requests.argmax()]
+    assert own.sum() > 2
+    changed = replace(log, rewards=np.where(own[:, None], log.rewards + 9, log.rewards))
+    before, after = (logged_slates(rewarded, log.logging) for rewarded in (log, changed))
+    for name in ("q_logged", "q_target"):
+        found, expected = getattr(after, name), getattr(before, name)
+        np.testing.assert_array_equal(found[own], expected[own])
+        assert not np.array_equal(found[~own], expected[~own], equal_nan=True)
+
+
 def test_rewards_of_one_user_cannot_be_predicted_from_others(log):
     with pytest.raises(DataError, match="two at least") as refused:
         logged_slates(replace(log, user_id=np.full(len(log), "me", dtype=object)), log.logging)

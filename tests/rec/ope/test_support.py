@@ -1,12 +1,22 @@
 """What is refused, and what is warned of."""
 
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 from rec.errors import DataError, SupportError
-from rec.ope import LoggedActions, OverlapWarning, evaluate
+from rec.ope import (
+    ESTIMATORS,
+    SHRINKING_ESTIMATORS,
+    SLATE_ESTIMATORS,
+    LoggedActions,
+    LoggedSlates,
+    OverlapWarning,
+    evaluate,
+    evaluate_slates,
+)
 from rec.ope.support import support_share
 
 RNG = np.random.default_rng(0)
@@ -65,6 +75,45 @@ def test_propensities_of_another_policy_show_in_the_mean_weight():
     rng = np.random.default_rng(2)
     told = warnings_of(rounds(rng.uniform(0.4, 0.6, 1000), rng.uniform(0.2, 0.3, 1000)))
     assert any("mean weight is 0.5" in message for message in told)
+
+
+@pytest.mark.parametrize("support", [None, 1.0, 0.97])
+def test_a_tail_that_was_not_drawn_is_named_before_the_log_is_accused(support):
+    """A correct log: one row in a million would have had nearly all the weight, and none was drawn."""
+    rng = np.random.default_rng(3)
+    weights = rng.uniform(0.01, 0.1, 800) * np.where(rng.random(800) < 0.01, 60, 1)
+    given = warnings_of(rounds(np.full(800, 0.1), weights / 10, support=support))
+    (told,) = (text for text in given if "mean weight" in text)
+    causes = told.split(" is expected: ")[1].split("; or ")
+    assert "too rare to have been drawn" in causes[0]
+    assert "propensities" in causes[1]
+    # Where the log could have shown everything, it is not said that it could not.
+    assert len(causes) == (2 if support == 1.0 else 3)
+
+
+def test_weights_too_large_are_no_tail_that_is_missing():
+    rng = np.random.default_rng(2)
+    told = warnings_of(rounds(rng.uniform(0.2, 0.3, 1000), rng.uniform(0.4, 0.6, 1000)))
+    (about,) = (text for text in told if "mean weight" in text)
+    assert "propensities" in about and "drawn" not in about and "never" not in about
+
+
+def test_what_is_advised_exists():
+    """Slates have no estimators that shrink weights."""
+    target_p = np.full((200, 2), 1e-4)
+    target_p[17] = 1.0
+    p = np.full((200, 2), 0.1)
+    slates = LoggedSlates(np.ones((200, 2)), p, target_p, marginal_propensities=p, marginal_target_p=target_p)
+    for name in SLATE_ESTIMATORS.keys() - {"cascade_dr"}:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluate_slates(slates, [name], rng=RNG)
+        told = " ".join(str(warning.message) for warning in caught)
+        assert "row 17 carries" in told
+        assert not {*ESTIMATORS, *SHRINKING_ESTIMATORS} & set(re.findall(r"\w+", told))
+        assert ("take position_wise" in told) == ("cascade" in name)
+    told = " ".join(warnings_of(rounds(np.full(200, 0.1), target_p[:, 0])))
+    assert all(name in told for name in SHRINKING_ESTIMATORS)
 
 
 def test_what_support_is_missing_is_told():
