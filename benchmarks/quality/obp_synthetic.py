@@ -5,11 +5,13 @@ Run:    python benchmarks/quality/obp_synthetic.py [--parts table sweep] [--seed
 World:  10 actions, contexts of 5, beta -2, logistic reward, seed 12345, 10,000 rounds to learn from and 10,000 to judge
         on, drawn as version 0.5.5 draws them (checked: the uniform policy is worth .499925).
 Learns: two towers, by regression (greedy), IPS gradients and DR gradients with a cross-fitted regression. Settings are
-        chosen out of a grid by a doubly robust estimate on a third of the log, learned on the others. A seed is that of
-        weights and batches; the log is one, as published.
+        chosen out of a grid by the lower bound of an off-policy estimate on a third of the log, learned on the others:
+        of DR, or where its effective sample size is below 100 of DR with shrunk weights, whose interval allows for
+        what was not drawn. A seed is that of weights and batches; the log is one, as published.
 Beware: the grid itself (caps of DR's weights from .1 up) and the number of folds were set while looking at exact values
         of the published world. Fresh worlds (generator seeds 1, 2, ...) were looked at only after that: they are the
-        test. A cap of .1 leaves nearly all to the reward model; `dr uncapped` is the DR gradient without one.
+        test of what is learned. A cap of .1 leaves nearly all to the reward model; `dr uncapped` is the DR gradient
+        without one.
 Judged: exact value on the test contexts, of the softmax policy and of its argmax.
 Expect: about ten minutes for the table and twenty for the sweep on one core; 5 GB of memory for 5,000 actions.
 Writes: benchmarks/results/obp_synthetic.json, obp_synthetic_sweep.json and obp_synthetic_sweep.png
@@ -47,7 +49,7 @@ GOALS = {("dr", "value"): 0.793, ("dr", "argmax_value"): 0.793}
 SWEPT = {
     "regression": GRIDS["regression"],
     "ips": (Settings(10, max_weight=10.0), Settings(10)),
-    "dr": tuple(Settings(10, max_weight=cap) for cap in (0.1, 1.0, 10.0)),
+    "dr": tuple(Settings(10, max_weight=cap) for cap in (0.1, 1.0, 10.0, None)),
 }
 
 
@@ -123,6 +125,13 @@ def run(train: Bandit, test: Bandit, seeds: range, grids: dict[str, Any]) -> tup
     for objective in OBJECTIVES:
         chosen[objective], told = choose(train, objective, chosen, grids[objective], seed=0)
         estimates += told
+        print(f"  {n_actions} actions, {objective}, settings by their lower bound:")
+        for settings, row in zip(grids[objective], told, strict=True):
+            cap = "none" if settings.max_weight is None else f"{settings.max_weight:g}"
+            interval = f"{row['estimator']:<6} {row['estimate']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+            how = f"{settings.epochs} epochs, decay {settings.weight_decay:g}, cap {cap}"
+            mark = "  chosen" if settings == chosen[objective] else ""
+            print(f"    {how:<32} {interval}  ess {row['ess']:.0f} of {row['n']}{mark}", flush=True)
     learned: list[tuple[str, Any, dict[Any, Settings]]] = [(objective, objective, chosen) for objective in OBJECTIVES]
     learned.append(("dr uncapped", "dr", chosen | {"dr": replace(chosen["dr"], max_weight=None)}))
     for name, objective, settings in learned:

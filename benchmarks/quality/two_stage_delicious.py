@@ -46,11 +46,10 @@ METRICS: Final = ("precision@1", "precision@5", "ndcg@5")
 CHECKED: Final = "precision@1"
 STAGES: Final = ("one-stage", "two-stage")
 READING: Final = """
-Reading: where the order 2-IPS > 1-IPS > CE of the paper does not hold, the rows without training say what is likely the
-reason. The logging policy is already right in its first label for every second point, far above the most clicked label,
-and yet spreads its draws over so many labels that five of six are wrong. What is clicked then depends on which labels
-are right more than on which were drawn: there is little selection to correct for, and weights only add variance. The
-ranker is hardly better than the generators, as it learned from the same labels: few of its mistakes can be hidden."""
+Reading: whether the order 2-IPS > 1-IPS > CE of the paper holds here, the paired lines say; why it does or does not, no
+run tests. Two things that may matter can be read off the table: how far the logging policy lies above the most clicked
+label, as where the log is good already, weights have little to correct and add variance; and how far the two-stage rows
+lie above the one-stage ones, as only what the ranker does better or worse than the generator can be used or hidden."""
 # Wiki10-31K, top-1 precision in percent, as published.
 WIKI: Final = {
     "ce": {"one-stage": 19.3, "two-stage": 38.8},
