@@ -1,6 +1,6 @@
 """The two-tower model as a source of candidates: a user's embedding asks an index of item embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Self, final
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rec.config import IndexConfig, TrainConfig
 from rec.errors import BundleError
 from rec.features.snapshot import Snapshot
-from rec.models.two_tower import TwoTower, item_vectors, user_vectors
+from rec.models.two_tower import TwoTower, item_vectors
+from rec.models.user_queries import UserQueries
 from rec.models.weights import load_weights, save_weights
 from rec.retrieval.index import INDEX_FILE, ItemIndex
 from rec.state import Candidates, UserStates
@@ -37,7 +38,11 @@ class TwoTowerSource:
     snapshot: Snapshot
     index: ItemIndex
     eligible: NDArray[np.bool_]
+    _embed_users: UserQueries = field(init=False, repr=False)
     name: ClassVar[str] = "two_tower"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_embed_users", UserQueries(self.model))
 
     @classmethod
     def build(cls, model: TwoTower, snapshot: Snapshot, config: IndexConfig | None = None) -> Self:
@@ -98,7 +103,7 @@ class TwoTowerSource:
         return cls(model.eval(), snapshot, index, _taken(snapshot))
 
     def _queries(self, states: UserStates) -> NDArray[np.float32]:
-        return user_vectors(self.model, states.features, self.snapshot.history_slots(states.history))
+        return self._embed_users(states.features, self.snapshot.history_slots(states.history))
 
 
 def _taken(snapshot: Snapshot) -> NDArray[np.bool_]:
