@@ -29,14 +29,17 @@ from rec.losses.logged import log_probability
 from rec.losses.off_policy import ErrorName, reward_errors
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.policy_value import snips_with_bound
 from rec.ranker_scores import RankerScores, RankerTables
 from rec.sampling import Groups, LoggedBatch, grouped_batches, row_uniforms, runs
 from rec.tensors import on_device
 from rec.tower_inputs import TowerInputs
 from rec.training import Worker
-from rec.weights import Total, effective_sample_size, importance_weights, self_normalized
+from rec.weights import Total, effective_sample_size, importance_weights
 
 SNIPS = "snips"
+SNIPS_LOW = "snips_low"
+ESS = "ess"
 EXPLAINED = "explained"
 # Numbers in the largest array of validation, about.
 VALID_NUMBERS = 2**24
@@ -89,11 +92,12 @@ class OffPolicyTask:
     def metric(self) -> str:
         """The validation metric that decides, on later rounds.
 
-        `snips`: self-normalised estimate of the policy's reward. A regression is no policy; what is shown by it is what
-        it predicts highest, which the log seldom showed. It is judged by what it is fitted for, `explained`: the share
-        of the error of a constant prediction, the mean reward learned from, that its own predictions do without.
+        `snips_low`: lower bound of the self-normalised estimate of the policy's reward. A regression is no policy; what
+        is shown by it is what it predicts highest, which the log seldom showed. It is judged by what it is fitted for,
+        `explained`: the share of the error of a constant prediction, the mean reward learned from, that its own
+        predictions do without.
         """
-        return EXPLAINED if self.config.objective == "regression" else SNIPS
+        return EXPLAINED if self.config.objective == "regression" else SNIPS_LOW
 
     def build_model(self) -> TwoTower:
         """The model before training."""
@@ -127,7 +131,7 @@ class OffPolicyTask:
         return self._objective(logits, rows, batch, part, total)
 
     def validate(self, model: TwoTower, device: torch.device) -> dict[str, float]:
-        """The metric that decides; of an estimated reward also how many rounds it rests on."""
+        """The metric that decides; of a bound also the estimate, and how many rounds that rests on."""
         rows = self.data.valid
         if not len(rows):
             return {}
@@ -146,8 +150,9 @@ class OffPolicyTask:
             actions = on_device(self.data.item[block].astype(np.int64), device)
             target_p = log_probability(logits, actions).double().exp().cpu().numpy()
             weights[start : start + len(block)] = importance_weights(target_p, self.data.propensity[block])
-        value = float((self_normalized(weights) * self.data.reward[rows]).mean())
-        return {SNIPS: value, "ess": effective_sample_size(weights)}
+        rewards = self.data.reward[rows].astype(np.float64)
+        value, low = snips_with_bound(weights, rewards, self.data.moments.user[rows])
+        return {SNIPS: value, SNIPS_LOW: low, ESS: effective_sample_size(weights)}
 
     @cached_property
     def inputs(self) -> TowerInputs:
@@ -180,27 +185,29 @@ class OffPolicyTask:
         self, logits: Tensor, rows: NDArray[np.int64], batch: LoggedBatch, part: slice, total: Total | None
     ) -> Tensor:
         device, settings = logits.device, self.off_policy
-        logged = self._logged(rows, device)
-        actions, propensities, rewards = logged
-        floored = self._floored(rewards, total)
-        clicked = {name: value for name, value in floored.items() if name != "min_weight"}
-        weighting = {name: clicked[name] for name in ("max_weight", "self_normalize", "total")}
+        actions, propensities, rewards = self._logged(rows, device)
+        capped, clipped = self._capped_weights(total), self._clipped_weights(total)
         match self.config.objective:
             case "regression":
                 return regression(logits, actions, rewards, error=self._error, total=total)
             case "ips":
-                return ips(logits, actions, propensities, **floored)
+                return ips(logits, actions, propensities, rewards=rewards, **clipped)
             case "dr":
-                return dr(logits, *logged, self._predicted(rows, batch.snapshot, device), **weighting)
+                predicted = self._predicted(rows, batch.snapshot, device)
+                return dr(logits, actions, propensities, rewards, predicted, **capped)
             case "weighted_log_likelihood":
-                return weighted_log_likelihood(logits, actions, propensities, **clicked)
+                over = settings.normalize_over
+                return weighted_log_likelihood(
+                    logits, actions, propensities, rewards=rewards, normalize_over=over, **capped
+                )
             case "top_k_reinforce":
-                return top_k_reinforce(logits, actions, propensities, slate_size=settings.slate_size, **floored)
+                size = settings.slate_size
+                return top_k_reinforce(logits, actions, propensities, rewards=rewards, slate_size=size, **clipped)
             case "two_stage_ips":
                 assert isinstance(self.ranker, RankerTables)
-                ranked = on_device(self.ranker.of(self.data.moments.user[rows], self.data.at_ms[rows]), device)
-                slates = self._slates(batch, part, device)
-                return two_stage_ips(logits, actions, propensities, ranked, **slates, **floored)
+                scores = self.ranker.of(self.data.moments.user[rows], self.data.at_ms[rows])
+                ranked, slates = self._ranker_logits(scores, device), self._slates(batch, part, device)
+                return two_stage_ips(logits, actions, propensities, ranked, rewards=rewards, **slates, **clipped)
         raise AssertionError(f"{self.config.objective} learns from likes")
 
     def _sampled_loss(
@@ -223,7 +230,8 @@ class OffPolicyTask:
         options: dict[str, Any] = {
             "temperature": self.config.softmax_temperature,
             "excluded": drawn.excluded,
-            **self._floored(rewards, total),
+            "rewards": rewards,
+            **self._clipped_weights(total),
         }
         if self.config.objective == "ips":
             return sampled_ips(*given, **options)
@@ -236,7 +244,7 @@ class OffPolicyTask:
             asked = rows[own]
             user, at_ms = self.data.moments.user[asked], self.data.at_ms[asked]
             scores[own] = self.ranker.of_items(user, at_ms, ids.cpu().numpy()[own])
-            return on_device(scores, device)
+            return self._ranker_logits(scores, device)
 
         return sampled_two_stage_ips(*given, ranker, **self._slates(batch, part, device), **options)
 
@@ -252,17 +260,20 @@ class OffPolicyTask:
             on_device(self.data.reward[rows], device),
         )
 
-    def _floored(self, rewards: Tensor, total: Total | None) -> dict[str, Any]:
-        """How rounds are weighted by what they earned."""
+    def _capped_weights(self, total: Total | None) -> dict[str, Any]:
+        """Options of losses that keep importance weights below a cap."""
         settings = self.off_policy
-        return {
-            "rewards": rewards,
-            "min_weight": settings.min_weight,
-            "max_weight": settings.max_weight,
-            "self_normalize": settings.self_normalize,
-            "normalize_over": settings.normalize_over,
-            "total": total,
-        }
+        return {"max_weight": settings.max_weight, "self_normalize": settings.self_normalize, "total": total}
+
+    def _clipped_weights(self, total: Total | None) -> dict[str, Any]:
+        """Options of losses that keep importance weights within a range."""
+        settings = self.off_policy
+        floor = {"min_weight": settings.min_weight, "normalize_over": settings.normalize_over}
+        return {**self._capped_weights(total), **floor}
+
+    def _ranker_logits(self, scores: NDArray[np.float32], device: torch.device) -> Tensor:
+        """Logits of the softmax by which the ranker draws from a slate: its scores over the temperature, same shape."""
+        return on_device(scores, device) / self.off_policy.ranker_temperature
 
     def _slates(self, batch: LoggedBatch, part: slice, device: torch.device) -> dict[str, Any]:
         """What a two-stage loss draws slates by; for each row the same on any number of workers."""

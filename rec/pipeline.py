@@ -22,7 +22,7 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.popularity import RecentPopularity
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retriever_fits import fit_retriever, fit_through_ranker
+from rec.retriever_fits import fit_retriever, fit_through_ranker, thin_overlap
 from rec.runs import Runs, say
 from rec.storage import Home
 from rec.training import Fitted
@@ -48,6 +48,10 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     starts = ready.period_starts
     retrievers = [fit_retriever(runs, ready, period) for period in range(len(starts) - 1)]
     judged = retrievers[-1].progress
+    thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers)}
+    doubts = [f"{name}: {text}" for name, text in thin.items() if text is not None]
+    for text in doubts:
+        say(f"warning: {text}")
     retrievers.append(fit_retriever(runs, ready, len(starts) - 1, epochs=judged.best_epoch))
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
     sources = [_source(snapshot, fitted, config) for snapshot, fitted in zip(snapshots, retrievers, strict=True)]
@@ -96,6 +100,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         "best_epoch": judged.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "valid": valid,
+        "warnings": doubts,
     }
 
 

@@ -11,14 +11,15 @@ from rec.errors import ConfigError, TrainingError
 from rec.logged_data import N_FOLDS, LoggedData, build_logged_data
 from rec.models.two_tower import TwoTower, user_vectors
 from rec.models.weights import put_weights
-from rec.off_policy_task import OffPolicyTask, RewardModel
+from rec.off_policy_task import ESS, OffPolicyTask, RewardModel
+from rec.ope.support import MIN_ESS
 from rec.preparation import Prepared, history_length, snapshot_at
 from rec.ranker_scores import RankersAtHand, RankerTables
 from rec.recommender import Recommender
 from rec.retrieval_data import build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
 from rec.runs import Runs
-from rec.training import Fitted, TrainingTask
+from rec.training import Fitted, Progress, TrainingTask
 
 LIKES: Final = get_args(LikesObjective)
 
@@ -64,6 +65,18 @@ def fit_through_ranker(
     sampled = runs.config.off_policy.sampled_items
     task = replace(task, data=data, ranker=RankersAtHand(tuple(earlier)) if sampled else RankerTables.build(earlier))
     return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
+
+
+def thin_overlap(progress: Progress) -> str | None:
+    """What makes the choice of the epoch doubtful: that the policy chosen shows hardly what the log showed."""
+    ess = progress.best.get(ESS)
+    if ess is None or ess >= MIN_ESS:
+        return None
+    return (
+        f"epoch {progress.best_epoch} was chosen by an effective sample of {ess:.1f} later rounds (below {MIN_ESS:g}): "
+        "the log can hardly tell what its policy earns, or whether another epoch's earns more; give a longer log, or "
+        "one of a policy that explores more"
+    )
 
 
 def likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:

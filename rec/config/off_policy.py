@@ -14,7 +14,8 @@ class OffPolicyConfig(Config):
     Importance weights are kept within `min_weight` and `max_weight` and, with `self_normalize`, divided by their mean:
     over the rows with a reward (`clicked`), or over all. A two-stage loss draws `n_slates` slates of `slate_size`
     items, the logged one included, at `slate_temperature`; `alpha` weighs what it says about the items beside the
-    logged one. Negative rewards need min_weight 0.
+    logged one. The ranker is taken to draw from a slate by the softmax of its scores over `ranker_temperature`: give
+    the temperature at which the service draws. Negative rewards need min_weight 0.
 
     With `sampled_items` above 0, `ips` and `two_stage_ips` score that many draws a round instead of the whole
     catalogue: a share `uniform_share` of them uniform, the others among the `neighbors` items that are nearest to the
@@ -27,6 +28,7 @@ class OffPolicyConfig(Config):
     n_slates: PositiveInt = 100
     slate_size: PositiveInt = 30
     slate_temperature: PositiveFloat = math.e
+    ranker_temperature: PositiveFloat = 0.1
     self_normalize: bool = True
     normalize_over: Literal["clicked", "all"] = "clicked"
     sampled_items: NonNegativeInt = 0

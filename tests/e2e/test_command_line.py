@@ -21,7 +21,7 @@ HEADER = "user_id,item_id,timestamp,rating\n"
 def test_train_says_what_the_contract_says(trained: tuple[str, dict[str, Any]]) -> None:
     answer = trained[1]
     assert list(answer) == (
-        "command ok version run_dir bundle objective seed workers data epochs best_epoch seconds valid".split()
+        "command ok version run_dir bundle objective seed workers data epochs best_epoch seconds valid warnings".split()
     )
     assert list(answer["data"]) == "name sha256 n_users n_items n_train n_valid n_test dropped".split()
     assert answer["command"] == "train" and answer["ok"] is True

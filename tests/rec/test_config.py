@@ -1,7 +1,8 @@
 import pytest
 
-from rec.config import EvaluationConfig, TrainConfig, load_config, parse_config
+from rec.config import EvaluationConfig, OffPolicyConfig, TrainConfig, load_config, parse_config
 from rec.errors import ConfigError
+from serve.config import PolicyConfig
 
 
 def _parse(objective: str, **off_policy) -> TrainConfig:
@@ -12,6 +13,10 @@ def test_items_are_sampled_for_the_objectives_that_can():
     for objective in ("ips", "two_stage_ips"):
         config = _parse(objective, sampled_items=64, neighbors=8, uniform_share=1.0, rebuild_steps=1)
         assert parse_config(TrainConfig, config.model_dump()) == config
+
+
+def test_the_ranker_is_taken_to_draw_as_serving_does():
+    assert OffPolicyConfig().ranker_temperature == PolicyConfig().temperature
 
 
 @pytest.mark.parametrize("objective", ["mixed_negative", "regression", "dr", "top_k_reinforce"])
