@@ -131,7 +131,7 @@ def read_rounds(
     since_ms: int | None = None,
     until_ms: int | None = None,
     versions: Mapping[str, int | None] | None = None,
-    young: Literal["answered", "none"] = "answered",
+    young: Literal["answered", "none"] = "none",
 ) -> Rounds:
     """The rounds of requests with since_ms <= timestamp < until_ms; see `join_rounds`.
 
@@ -165,15 +165,15 @@ def join_rounds(
     rewards: Mapping[str, float],
     now_ms: int,
     attribution_s: int = ATTRIBUTION_S,
-    young: Literal["answered", "none"] = "answered",
+    young: Literal["answered", "none"] = "none",
 ) -> Rounds:
     """One round per impression, with the reward of its latest feedback as of a time.
 
     Feedback counts that was given at its request or within `attribution_s` of it, and that was known at `now_ms`; of
     several events on an impression the latest, ties by event_id. An impression without any has reward 0 once
-    `attribution_s` have passed, and is left out before: it may still be answered. Of those not yet so old `young` keeps
-    the answered ones, fresh examples to learn from; their rewards are not those of a random impression, so for an
-    estimate keep none. What was asked after `now_ms` is left out.
+    `attribution_s` have passed, and is left out before: it may still be answered. Of those not yet so old `young` can
+    keep the answered ones, fresh examples to learn from; their rewards are not those of a random impression, which an
+    estimate needs. What was asked after `now_ms` is left out.
 
     Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then.
     `dropped` counts rows by reason, each once: repeated_requests, repeated_impressions, repeated_feedback,
@@ -324,9 +324,7 @@ def _distinct(
             if name in may_differ:
                 continue
             pairs = zip(rows[name].take(again).to_pylist(), originals[name].to_pylist(), strict=True)
-            differing = next(
-                ((place, a, b) for place, (a, b) in enumerate(pairs) if a != b and (a == a or b == b)), None
-            )
+            differing = next(((place, a, b) for place, (a, b) in enumerate(pairs) if _differ(a, b)), None)
             if differing is not None:
                 place, found, before = differing
                 row = int(again[place])
