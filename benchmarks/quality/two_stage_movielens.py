@@ -2,7 +2,8 @@
 
 Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/two_stage_movielens.py [--reference]
         One run, to share the work: --objectives 2-ips --seeds 3 --logs 1. Finished runs are kept in the cache and never
-        done again, so an interrupted benchmark goes on where it was; the table is of what the options name.
+        done again, so an interrupted benchmark goes on where it was; the table is of what the options name, and says
+        which commits did the runs: after a change to the code, name another --cache to do them again.
 Data:   $TANDEM_DATA/ml-1m in its original files; for --reference also $TANDEM_DATA/two-stage-reference, the simulator,
         ranker and logging policy the authors released.
 World:  a simulator of who likes what, when (a perceptron fitted to rating > 3), is asked about all 23 million pairs;
@@ -36,7 +37,7 @@ from two_stage.movielens import read_movielens
 from two_stage.plot import plot_runs
 from two_stage.published import PUBLISHED, RERUN, told
 from two_stage.recipes import N_VALID_USERS, RECIPES
-from two_stage.runs import Runs
+from two_stage.runs import Runs, commits
 from two_stage.simulation import RELEASED_CUT, own_simulator, released_simulator, simulate
 from two_stage.summary import crossed_mean
 
@@ -163,13 +164,17 @@ def report(name: str, done: list[dict[str, Any]], edges: list[dict[str, Any]], o
             "model": f"{stage} {run['settings']['objective']}",
             "seed": run["settings"]["seed"],
             "log": run["settings"]["log"],
+            "git_sha": run.get("git_sha"),
         }
         | {"metrics": run["rows"][stage], "epoch": run["epoch"], "seconds": run["seconds"]}
         for run in done
         for stage in STAGES
     ]
     paired = _paired(values, options.objectives)
+    by_commit = commits([*done, *edges])
+    print("\nruns by commit: " + ", ".join(f"{count} {commit}" for commit, count in by_commit.items()))
     protocol = {"propensity": options.propensity, "seeds": options.seeds, "logs": options.logs, "paired": paired}
+    protocol["commits"] = by_commit
     write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
     plot_runs(values, edges, FOLDER / f"{name}.png")
 

@@ -102,16 +102,21 @@ def test_lists_leave_out_clicks_and_are_reranked():
 
 
 def test_runs_survive_a_line_cut_short(tmp_path):
-    from two_stage.runs import Runs
+    from two_stage.runs import UNKNOWN_COMMIT, Runs, commits
 
     runs = Runs(tmp_path / "runs.jsonl")
+    runs.git_sha = "earlier"
     runs.append({"settings": {"seed": 0}, "rows": 1})
     with runs.path.open("a") as file:
-        file.write('\n{"settings": {"seed": 1}, "ro')
+        file.write('\n{"settings": {"seed": 3}, "rows": 4}\n{"settings": {"seed": 1}, "ro')
     runs.append({"settings": {"seed": 2}, "rows": 3})
-    assert runs.find({"seed": 0}) == {"settings": {"seed": 0}, "rows": 1}
+    runs.git_sha = "later"
+    runs.append({"settings": {"seed": 4}, "rows": 5})
+    assert runs.find({"seed": 0}) == {"settings": {"seed": 0}, "rows": 1, "git_sha": "earlier"}
     assert runs.find({"seed": 1}) is None
-    assert runs.find({"seed": 2}) == {"settings": {"seed": 2}, "rows": 3}
+    assert runs.find({"seed": 2}) == {"settings": {"seed": 2}, "rows": 3, "git_sha": "earlier"}
+    # One was written before runs said so.
+    assert commits(runs) == {"earlier": 2, UNKNOWN_COMMIT: 1, "later": 1}
 
 
 def test_auc_counts_pairs():

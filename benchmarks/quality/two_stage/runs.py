@@ -1,19 +1,25 @@
 """Runs as they are finished, one line of JSON each, so that an interrupted benchmark loses nothing."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rec.bundle import git_sha
+
+UNKNOWN_COMMIT = "unknown commit"
+
 
 class Runs:
-    """A file of finished runs; a run is known by its settings.
+    """A file of finished runs; a run is known by its settings, and says of which commit it is.
 
-    Attributes: path: of the file.
+    Attributes: path: of the file. git_sha: of the code that runs now.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.git_sha = git_sha()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Finished runs in the order they were finished; a line that a crash cut short is passed over."""
@@ -29,7 +35,12 @@ class Runs:
         return next((run for run in self if run["settings"] == settings), None)
 
     def append(self, run: dict[str, Any]) -> None:
-        """Writes a run, with its `settings`, to the end of the file."""
+        """Writes a run, with its `settings` and the commit, to the end of the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(run))
+            file.write("\n" + json.dumps({**run, "git_sha": self.git_sha}))
+
+
+def commits(runs: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many runs each commit did; the oldest runs do not say of which they are."""
+    return dict(Counter(run.get("git_sha") or UNKNOWN_COMMIT for run in runs))
