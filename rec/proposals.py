@@ -44,10 +44,15 @@ class Proposal:
         Args: neighbors: distinct items, -1 for none, (B, M). scores: a softmax of them weighs the neighbours, (B, M);
             all alike by default. n_items: size of the catalogue. uniform_share: in (0, 1], so that no item is out of
             reach. temperature: of the softmax.
-        Raises: ValueError: for a share or items out of range, or a neighbour that repeats.
+        Raises: ValueError: for a share, a temperature or items out of range, a neighbour that repeats, or a score that
+            is not finite.
         """
         if not 0 < uniform_share <= 1:
             raise ValueError(f"uniform_share must be in (0, 1], or some items are never drawn; found {uniform_share}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0; found {temperature}")
+        if scores is not None and not scores[neighbors >= 0].isfinite().all():
+            raise ValueError("scores of neighbors must be finite")
         ordered, order = neighbors.long().sort(dim=1)
         known = ordered >= 0
         if ordered.numel() and not (ordered >= -1).all() & (ordered < n_items).all():

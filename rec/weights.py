@@ -27,8 +27,9 @@ class WeightDiagnostics:
 
     Attributes:
         n: number of weights.
-        mean: of the weights. Unclipped, its expectation under the logging policy is 1; far from it, the propensities
-            are wrong or the logging policy never showed what the other one shows.
+        mean: of the weights. Unclipped, its expectation under the logging policy is 1; far from it, the largest weights
+            are too rare to have been drawn, the propensities are wrong, or the logging policy never showed what the
+            other one shows.
         max: the largest weight.
         ess: effective sample size.
     """
@@ -50,8 +51,8 @@ def importance_weights(
     Args: target_p: probability of the logged action under the policy to evaluate or train, at least 0, any shape.
         propensity: its probability under the logging policy, in (0, 1], same shape. min_weight, max_weight: the range.
     Returns: weights in the kind and shape of the inputs.
-    Raises: SupportError: naming the first row whose propensity is not in (0, 1]. ValueError: for shapes that differ, a
-        target_p that is negative or no number, or a range that is empty.
+    Raises: SupportError: naming the first row whose propensity is not in (0, 1], or whose weight overflows.
+        ValueError: for shapes that differ, a target_p that is negative or no number, or a range that is empty.
     """
     if not (0 <= min_weight <= max_weight and min_weight < math.inf and max_weight > 0):
         raise ValueError(f"0 <= min_weight <= max_weight > 0 is required; found {min_weight} and {max_weight}")
@@ -72,7 +73,16 @@ def importance_weights(
     wrong = ~(target_p >= 0)
     if wrong.any():
         raise ValueError(f"target_p must be at least 0; row {_first_row(wrong)} has {_first(target_p, wrong)}")
-    return (target_p / propensity).clip(min_weight, max_weight)
+    weights = (target_p / propensity).clip(min_weight, max_weight)
+    endless = weights == math.inf
+    if endless.any():
+        raise SupportError(
+            f"the propensity is so small that the weight has no number: {_first(propensity, endless)}; leave such rows "
+            "out, or cap the weights",
+            row=_first_row(endless),
+            column="propensity",
+        )
+    return weights
 
 
 @overload

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from numpy.typing import NDArray
 
 from rec.errors import DataError
@@ -25,6 +26,8 @@ Rows = pa.Table | Sequence[Mapping[str, Any]]
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 FOLDER: Final = "events"
+# How often a commit is tried that other writers made fail.
+COMMITS: Final = 10
 _LISTS_OF_IDS: Final = ("history", "candidates")
 
 
@@ -143,12 +146,21 @@ class EventTables:
             (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
             self._create(table)
-            write_deltalake(uri, checked, mode="append", storage_options=self._options)
+            self._commit(uri, checked)
         except (DeltaError, OSError) as error:
             raise DataError(
                 f"the table could not be written: {error}; check path, permissions and disk", file=uri
             ) from error
         return self.version(table)
+
+    def _commit(self, uri: str, rows: pa.Table) -> None:
+        """One commit of rows; done again where another writer created the table anew meanwhile, so that it failed."""
+        for attempt in range(COMMITS):
+            try:
+                return write_deltalake(uri, rows, mode="append", storage_options=self._options)
+            except CommitFailedError:
+                if attempt + 1 == COMMITS:
+                    raise
 
     def _create(self, table: TableName) -> None:
         """An empty table, unless there is one; of several writers that create it at once one succeeds."""
@@ -274,15 +286,19 @@ def _from_records(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Tab
     for name in names:
         values = [row.get(name) for row in rows]
         kind = SCHEMAS[table].field(name).type if name in SCHEMAS[table].names else None
-        try:
-            columns.append(pa.array(values, type=kind))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            row = next(place for place, value in enumerate(values) if not _fits(value, kind))
-            raise DataError(f"{kind} is required; found {values[row]!r}", file=table, row=row, column=name) from error
+        row = next((place for place, value in enumerate(values) if not _fits(value, kind)), None)
+        if row is not None:
+            raise DataError(f"{kind} is required; found {values[row]!r}", file=table, row=row, column=name)
+        columns.append(pa.array(values, type=kind))
     return pa.table(columns, names=names)
 
 
 def _fits(value: Any, kind: pa.DataType | None) -> bool:
+    """Whether a value has a column's type; Arrow by itself would cut 1.9 to 1, and take True for it."""
+    if value is not None and kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        number = int | np.integer if pa.types.is_integer(kind) else int | float | np.number
+        if isinstance(value, bool) or not isinstance(value, number):
+            return False
     try:
         pa.array([value], type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
@@ -304,6 +320,10 @@ def _typed(table: TableName, field: pa.Field, values: pa.ChunkedArray) -> pa.Chu
         _refuse(table, field.name, cast.to_numpy() == "", "an id must not be empty", None)
     if field.name.endswith("_id") or field.name in _LISTS_OF_IDS:
         _refuse(table, field.name, _holds_nul(cast), "an id must not hold the character NUL", None)
+    if field.name in _LISTS_OF_IDS:
+        flat, owner = _laid_out(cast)
+        absent = pc.or_kleene(flat.is_null(), pc.equal(flat, "")).to_numpy(zero_copy_only=False).astype(bool)
+        _refuse(table, field.name, _rows_with(owner[absent], len(cast)), "ids must not be missing or empty", None)
     return cast
 
 
@@ -312,10 +332,21 @@ def _holds_nul(ids: pa.ChunkedArray) -> NDArray[np.bool_]:
     column = ids.combine_chunks()
     if not pa.types.is_list(column.type):
         return pc.match_substring(column, "\0").fill_null(False).to_numpy(zero_copy_only=False)
-    wrong = np.zeros(len(column), np.bool_)
-    bad = pc.match_substring(column.flatten(), "\0").fill_null(False)
-    wrong[pc.list_parent_indices(column).filter(bad).to_numpy()] = True
-    return wrong
+    flat, owner = _laid_out(ids)
+    bad = pc.match_substring(flat, "\0").fill_null(False).to_numpy(zero_copy_only=False)
+    return _rows_with(owner[bad], len(ids))
+
+
+def _laid_out(lists: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The entries of lists end to end, and the row of each."""
+    column = lists.combine_chunks()
+    return column.flatten(), pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+
+
+def _rows_with(owners: NDArray[np.int64], n_rows: int) -> NDArray[np.bool_]:
+    marked = np.zeros(n_rows, np.bool_)
+    marked[owners] = True
+    return marked
 
 
 def _check_context(context: pa.ChunkedArray) -> None:
@@ -331,17 +362,19 @@ def _check_context(context: pa.ChunkedArray) -> None:
 
 
 def _check_candidates(requests: pa.Table) -> None:
-    """Candidates and their scores are logged together, one score each, finite; sources, where logged, one each."""
+    """Candidates are distinct; scores are logged with them, one each, finite; sources, where logged, one each."""
     n = _lengths(requests["candidates"])
     n_scores, n_sources = _lengths(requests["candidate_scores"]), _lengths(requests["candidate_sources"])
     _refuse("requests", "candidate_scores", n != n_scores, "one score per candidate is required", n_scores)
     wrong = (n_sources >= 0) & (n != n_sources)
     _refuse("requests", "candidate_sources", wrong, "one source per candidate is required", n_sources)
-    owner = np.repeat(np.arange(len(requests)), np.maximum(n_scores, 0))
-    scores = requests["candidate_scores"].combine_chunks().flatten().to_numpy()
-    bad = np.zeros(len(requests), np.bool_)
-    bad[owner[~np.isfinite(scores)]] = True
+    flat, owner = _laid_out(requests["candidate_scores"])
+    scores = flat.to_numpy(zero_copy_only=False)
+    bad = _rows_with(owner[~np.isfinite(scores)], len(requests))
     _refuse("requests", "candidate_scores", bad, "finite scores are required", None)
+    items, owner = _laid_out(requests["candidates"])
+    again = pd.DataFrame({"owner": owner, "item": items.to_pandas()}).duplicated().to_numpy()
+    _refuse("requests", "candidates", _rows_with(owner[again], len(requests)), "candidates must be distinct", None)
 
 
 def _lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:

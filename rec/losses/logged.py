@@ -1,7 +1,7 @@
 """Logged actions in a loss: checks of what was logged, importance weights, and means over the global batch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -54,6 +54,16 @@ def check_shape(name: str, values: Tensor, *shape: int) -> None:
         raise ValueError(f"{name} must have shape {shape}; found {tuple(values.shape)}")
 
 
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuses a value that is none of a Literal's.
+
+    Raises: ValueError: naming the choices.
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; found {value!r}")
+
+
 def refuse(wrong: Tensor, what: str, values: Tensor) -> None:
     """Refuses values (B,) where `wrong` (B,) is set.
 
@@ -80,6 +90,9 @@ class Weighting:
     self_normalize: bool
     normalize_over: NormalizeOver
     total: Total | None
+
+    def __post_init__(self) -> None:
+        check_choice("normalize_over", self.normalize_over, NormalizeOver)
 
     def weights(self, p_action: Tensor, propensities: Tensor, rewards: Tensor) -> Tensor:
         """Importance weights of logged actions, constant, (B,).

@@ -17,6 +17,7 @@ from rec.losses.logged import (
     at_columns,
     batch_mean,
     check_actions,
+    check_choice,
     check_shape,
     checked_rewards,
     in_float,
@@ -51,6 +52,7 @@ def regression(
     Returns: mean error, scalar.
     Raises: ValueError: for shapes or values out of range, naming the first row.
     """
+    check_choice("error", error, ErrorName)
     check_actions(logits, actions)
     predicted = at_columns(in_float(logits), actions)
     rewards = checked_rewards(rewards, predicted)
@@ -115,6 +117,7 @@ def dr(
     """
     check_actions(logits, actions)
     check_shape("q_hat", q_hat, *logits.shape)
+    refuse(~q_hat.isfinite().all(dim=1), "predicted rewards must be finite", q_hat.sum(dim=1))
     log_p = in_float(logits).log_softmax(dim=1)
     log_p_action = at_columns(log_p, actions)
     q_hat = q_hat.detach().to(log_p.dtype)
@@ -183,8 +186,8 @@ def top_k_reinforce(
     Returns: scalar.
     Raises: as `ips`.
     """
-    if slate_size < 1:
-        raise ValueError(f"slate_size must be at least 1; found {slate_size}")
+    if slate_size < 1 or slate_size % 1:
+        raise ValueError(f"slate_size must be a whole number, at least 1; found {slate_size}")
     check_actions(logits, actions)
     log_p = log_probability(in_float(logits), actions)
     rewards = checked_rewards(rewards, log_p)

@@ -24,7 +24,7 @@ from rec.losses.logged import (
     refuse,
 )
 from rec.losses.slates import rewarded_slate_objective
-from rec.losses.two_stage import Duplicates, checked_uniforms
+from rec.losses.two_stage import Duplicates, check_slates, checked_uniforms
 from rec.weights import Total
 
 Lookup = Callable[[Tensor], Tensor]
@@ -98,6 +98,7 @@ def sampled_two_stage_ips(
     Returns: scalar; with `total` this worker's part.
     Raises: as `two_stage_ips`.
     """
+    check_slates(duplicates, alpha, slate_temperature)
     ids, logits, log_z, correction = _scored(users, items, actions, draws, log_q, temperature, excluded)
     log_p = logits - log_z.unsqueeze(1)
     target_p = log_p[:, 0].detach().exp()

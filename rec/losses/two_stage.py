@@ -12,9 +12,11 @@ from rec.losses.logged import (
     at_columns,
     batch_mean,
     check_actions,
+    check_choice,
     check_shape,
     checked_rewards,
     in_float,
+    refuse,
 )
 from rec.losses.slates import rewarded_slate_objective
 from rec.weights import Total
@@ -63,8 +65,10 @@ def two_stage_ips(
     Raises: ValueError: for shapes or values out of range, naming the first row; for a negative reward with
         min_weight > 0, whose loss falls for ever as p(a) does. SupportError: for a propensity out of (0, 1].
     """
+    check_slates(duplicates, alpha, slate_temperature)
     check_actions(logits, actions)
     check_shape("ranker_logits", ranker_logits, *logits.shape)
+    refuse(~ranker_logits.isfinite().all(dim=1), "ranker_logits must be finite", ranker_logits.sum(dim=1))
     logits = in_float(logits)
     log_p = logits.log_softmax(dim=1)
     target_p = at_columns(log_p.detach(), actions).exp()
@@ -83,6 +87,18 @@ def two_stage_ips(
         first=columns if duplicates == "drop" else None,
     )
     return -batch_mean(weights * objective, total)
+
+
+def check_slates(duplicates: str, alpha: float, slate_temperature: float) -> None:
+    """Refuses what slates cannot be drawn by.
+
+    Raises: ValueError: for an unknown choice, an alpha that is negative, or a temperature that is not above 0.
+    """
+    check_choice("duplicates", duplicates, Duplicates)
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be at least 0, and finite; found {alpha}")
+    if not 0 < slate_temperature < math.inf:
+        raise ValueError(f"slate_temperature must be above 0, and finite; found {slate_temperature}")
 
 
 def checked_uniforms(

@@ -106,3 +106,13 @@ def test_weights_that_cannot_be_averaged_stay_as_they_are():
     weights = np.array([1.0, 2.0])
     np.testing.assert_array_equal(self_normalized(weights, among=np.zeros(2, bool)), weights)
     np.testing.assert_array_equal(self_normalized(np.zeros(2)), np.zeros(2))
+
+
+@pytest.mark.parametrize("kind", [np.float64, torch.float64])
+def test_a_weight_that_overflows_names_its_row_unless_capped(kind):
+    array = torch.tensor if isinstance(kind, torch.dtype) else np.array
+    target_p, propensity = array([0.5, 0.5], dtype=kind), array([0.5, 1e-320], dtype=kind)
+    with pytest.raises(SupportError, match="no number") as refused:
+        importance_weights(target_p, propensity)
+    assert (refused.value.row, refused.value.column) == (1, "propensity")
+    assert float(importance_weights(target_p, propensity, max_weight=10.0)[1]) == 10.0

@@ -194,3 +194,27 @@ def test_ids_with_nul_are_refused(tmp_path, column):
     with pytest.raises(DataError, match="NUL") as refused:
         open_events(str(tmp_path)).append("requests", [request("r0"), request("r1") | {column: "a\0"}])
     assert (refused.value.file, refused.value.row, refused.value.column) == ("requests", 1, column)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("candidates", ["a", "a"]),
+        ("candidates", ["a", None]),
+        ("candidates", ["a", ""]),
+        ("history", ["a", None]),
+        ("candidate_scores", [1.0, None]),
+    ],
+)
+def test_lists_with_holes_or_repeated_candidates_are_refused(tmp_path, column, values):
+    logged = {"candidates": ["a", "b"], "candidate_scores": [2.0, 1.0], "candidate_sources": None}
+    with pytest.raises(DataError) as refused:
+        open_events(str(tmp_path)).append("requests", [request("r0"), request("r1", **logged) | {column: values}])
+    assert (refused.value.file, refused.value.row, refused.value.column) == ("requests", 1, column)
+
+
+@pytest.mark.parametrize(("column", "value"), [("position", 1.9), ("n_eligible", True), ("propensity", True)])
+def test_numbers_of_another_type_are_refused_and_not_cut(tmp_path, column, value):
+    with pytest.raises(DataError, match="is required") as refused:
+        open_events(str(tmp_path)).append("impressions", [impression(), impression("r2", **{column: value})])
+    assert (refused.value.row, refused.value.column) == (1, column)

@@ -219,7 +219,23 @@ def test_wrong_arguments_say_where_and_what():
         dr(logits, actions, propensities, rewards, logits[:, 1:])
     with pytest.raises(ValueError, match=r"propensities must have shape \(40,\)"):
         ips(logits, actions, propensities[:3])
-    with pytest.raises(ValueError, match="slate_size must be at least 1"):
+    with pytest.raises(ValueError, match="slate_size must be a whole number, at least 1"):
         top_k_reinforce(logits, actions, propensities, slate_size=0)
     with pytest.raises(SupportError, match="row 3"):
         ips(logits, actions, propensities * (torch.arange(40) != 3))
+
+
+@pytest.mark.parametrize("loss", [ips, top_k_reinforce])
+def test_a_misspelt_choice_is_not_the_other_choice(loss):
+    with pytest.raises(ValueError, match="normalize_over must be 'clicked' or 'all'; found 'click'"):
+        loss(torch.zeros(1, 3), torch.tensor([0]), torch.ones(1), normalize_over="click")
+    with pytest.raises(ValueError, match="error must be"):
+        regression(torch.zeros(1, 3), torch.tensor([0]), torch.ones(1), error="sqared")
+
+
+def test_predictions_that_are_no_numbers_and_fractions_of_slates_are_refused():
+    row = (torch.zeros(1, 3), torch.tensor([0]), torch.ones(1))
+    with pytest.raises(ValueError, match="finite"):
+        dr(*row, torch.ones(1), torch.tensor([[0.0, math.nan, 0.0]]))
+    with pytest.raises(ValueError, match="whole number"):
+        top_k_reinforce(*row, slate_size=2.5)

@@ -164,3 +164,23 @@ def test_wrong_arguments_say_what_is_required():
         two_stage_ips(logits, actions, propensities, ranker, uniforms=torch.rand(6, 100, 30))
     with pytest.raises(SupportError, match="row 0"):
         two_stage_ips(logits, actions, 0 * propensities, ranker)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"duplicates": "dropp"}, "duplicates must be"),
+        ({"slate_temperature": 0.0}, "slate_temperature must be above 0"),
+        ({"slate_temperature": -1.0}, "slate_temperature must be above 0"),
+        ({"alpha": math.nan}, "alpha must be at least 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        two_stage_ips(torch.zeros(1, 3), torch.tensor([0]), torch.ones(1), torch.zeros(1, 3), **wrong)
+
+
+def test_a_ranker_without_numbers_is_refused():
+    ranker = torch.tensor([[0.0, 0.0, 0.0], [0.0, math.nan, 0.0]])
+    with pytest.raises(ValueError, match=r"ranker_logits must be finite.*row 1"):
+        two_stage_ips(torch.zeros(2, 3), torch.tensor([0, 0]), torch.ones(2), ranker)
