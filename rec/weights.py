@@ -73,7 +73,8 @@ def importance_weights(
     wrong = ~(target_p >= 0)
     if wrong.any():
         raise ValueError(f"target_p must be at least 0; row {_first_row(wrong)} has {_first(target_p, wrong)}")
-    weights = (target_p / propensity).clip(min_weight, max_weight)
+    with np.errstate(over="ignore"):  # is told below
+        weights = (target_p / propensity).clip(min_weight, max_weight)
     endless = weights == math.inf
     if endless.any():
         raise SupportError(
