@@ -27,6 +27,6 @@ def snips_with_bound(weights: Floats, rewards: Floats, users: Integers) -> tuple
     codes, n_users = cluster_codes(users)
     spread = float(rewards.std()) / effective_sample_size(weights) ** 0.5
     error = max(std_error(terms, codes, n_users) or 0.0, spread)
-    freedom = max(effective_sample_size(np.bincount(codes, weights=weights)) - 1, 1.0)
+    freedom = max(effective_sample_size(np.bincount(codes, weights=weights).astype(np.float64)) - 1, 1.0)
     quantile = float(stats.t.ppf(LEVEL, freedom))  # pyright: ignore[reportUnknownMemberType]
     return terms.value, terms.value - quantile * error
