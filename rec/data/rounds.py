@@ -1,6 +1,6 @@
 """The log tables joined to bandit rounds: what was shown, how likely that was, and what it earned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, final
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from rec.data.events import EventTables, TableName, rows_of
+from rec.data.events import EventTables, rows_of
+from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
 from rec.errors import DataError
 
 Strings = NDArray[np.object_]
@@ -20,8 +21,6 @@ Rows = NDArray[np.bool_] | NDArray[np.integer[Any]]
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 ATTRIBUTION_S: Final = 86_400
-# Of a value that an error quotes.
-_SHOWN_CHARACTERS: Final = 80
 
 
 @final
@@ -184,12 +183,12 @@ def join_rounds(
     Raises: DataError: naming table, rows and column, for an action that `rewards` does not hold, for rows of one key
         that contradict each other, and for an item that stands twice in a slate.
     """
-    first, repeated_requests = _distinct("requests", requests, ["request_id"])
+    first, repeated_requests = distinct_rows("requests", requests, ["request_id"])
     requests = requests.take(first)
-    first, repeated_impressions = _distinct("impressions", impressions, ["request_id", "position"])
+    first, repeated_impressions = distinct_rows("impressions", impressions, ["request_id", "position"])
     impressions = impressions.take(first)
-    _refuse_repeated_items(impressions)
-    first, repeated_feedback = _distinct("feedback", feedback, ["event_id"], may_differ=("received_at",))
+    refuse_repeated_items(impressions)
+    first, repeated_feedback = distinct_rows("feedback", feedback, ["event_id"], may_differ=("received_at",))
     requests = requests.take(np.lexsort((_ranks(requests["request_id"]), _ints(requests["timestamp"]))))
 
     request_of = pd.Index(_strings(requests["request_id"])).get_indexer(pd.Index(_strings(impressions["request_id"])))
@@ -303,64 +302,6 @@ def _rewards_of(feedback: pa.Table, rows: NDArray[np.int64], rewards: Mapping[st
             column="action",
         )
     return np.array([rewards[action] for action in actions], dtype=np.float64)[codes] if len(rows) else np.zeros(0)
-
-
-def _distinct(
-    table: TableName, rows: pa.Table, key: list[str], *, may_differ: Sequence[str] = ()
-) -> tuple[NDArray[np.int64], int]:
-    """The first row of each key in the order of the table, and how many rows repeat one; these must not contradict it.
-
-    Args: may_differ: columns in which they may.
-    Raises: DataError: naming table, key, both rows and the column in which they differ.
-    """
-    keys = pd.MultiIndex.from_arrays([rows[name].to_pandas() for name in key])
-    again = np.flatnonzero(keys.duplicated())
-    if len(again):
-        codes = keys.factorize()[0]
-        first_of = np.zeros(codes.max() + 1, np.int64)
-        first_of[codes[::-1]] = np.arange(len(codes))[::-1]
-        originals = rows.take(first_of[codes[again]])
-        for name in rows.column_names:
-            if name in may_differ:
-                continue
-            pairs = zip(rows[name].take(again).to_pylist(), originals[name].to_pylist(), strict=True)
-            differing = next(((place, a, b) for place, (a, b) in enumerate(pairs) if _differ(a, b)), None)
-            if differing is not None:
-                place, found, before = differing
-                row = int(again[place])
-                which = " and ".join(f"{part} {rows[part][row].as_py()!r}" for part in key)
-                raise DataError(
-                    f"rows of one {' and '.join(key)} must agree; {which} has {_short(before)} in row "
-                    f"{first_of[codes[row]]} and {_short(found)} in row {row}: remove the wrong one",
-                    file=table,
-                    row=row,
-                    column=name,
-                )
-    return np.flatnonzero(~keys.duplicated()), len(again)
-
-
-def _differ(a: object, b: object) -> bool:
-    """Whether two values are not the same; NaN is the same as NaN."""
-    return a != b and (a == a or b == b)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def _refuse_repeated_items(impressions: pa.Table) -> None:
-    keys = pd.MultiIndex.from_arrays([impressions["request_id"].to_pandas(), impressions["item_id"].to_pandas()])
-    repeated = keys.duplicated()
-    if repeated.any():
-        row = int(repeated.argmax())
-        raise DataError(
-            "an item may stand once in a slate, as feedback names no position; "
-            f"{impressions['item_id'][row]} does twice in request {impressions['request_id'][row]}",
-            file="impressions",
-            row=row,
-            column="item_id",
-        )
 
 
 def _requests(requests: pa.Table) -> Requests:
