@@ -213,7 +213,7 @@ class Recommender:
         return self.ranker.score_many(states, candidates)
 
     def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:
-        """The n best items for a user, best first, without what he had seen when the model was trained.
+        """The n best items for a user, best first, without what the user had seen when the model was trained.
 
         A user of whom nothing is known gets what is popular.
 
@@ -291,7 +291,7 @@ def _require_strings(values: Sequence[object], field: str) -> None:
 
 
 def _require_count(n: object) -> None:
-    if not isinstance(n, int) or n < 1:
+    if not isinstance(n, int | np.integer) or n < 1:
         raise ConfigError(f"must be a number of items, at least 1; found {n!r}", field="n")
 
 
