@@ -30,7 +30,7 @@ from results import FOLDER, quality_result, write_result
 from two_stage.evaluation import Judge
 from two_stage.fitting import fit_pairs
 from two_stage.plot import plot_runs
-from two_stage.runs import Runs
+from two_stage.runs import Runs, commits
 from two_stage.summary import crossed_mean
 from two_stage.training import OBJECTIVES, Clicks, clicks_of, fit_generator
 
@@ -202,6 +202,9 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
         (run["settings"]["objective"], run["settings"]["seed"], run["settings"]["log"]): run
         for run in runs
         if run["settings"].get("propensity") == options.propensity
+        and run["settings"]["objective"] in options.objectives
+        and run["settings"]["seed"] in options.seeds
+        and run["settings"]["log"] in options.logs
     }
     edges = [run for run in runs if run["settings"].get("bounds") in options.logs]
     values = {
@@ -229,7 +232,8 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
             summary += [_entry(f"{stage} {objective}", metric, cell, size) for metric, cell in pairs]
     for (objective, seed, log), run in found.items():
         rows += [
-            {"model": f"{stage} {objective}", "seed": seed, "log": log, "metrics": run["rows"][stage]}
+            {"model": f"{stage} {objective}", "seed": seed, "log": log, "git_sha": run.get("git_sha")}
+            | {"metrics": run["rows"][stage], "epoch": run["epoch"], "seconds": run["seconds"]}
             for stage in STAGES
         ]
     paired = []
@@ -243,7 +247,10 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
                 verdict = "one run" if error is None else "above" if sure else "not above by two standard errors"
                 print(f"{stage} {a} - {b}: {_cell(mean, error).strip()}  {verdict}")
     print(READING)
+    by_commit = commits([*found.values(), *edges])
+    print("\nruns by commit: " + ", ".join(f"{count} {commit}" for commit, count in by_commit.items()))
     protocol = {"seeds": options.seeds, "logs": options.logs, "propensity": options.propensity, "paired": paired}
+    protocol["commits"] = by_commit
     write_result(quality_result("two_stage_delicious", protocol=protocol, rows=rows, summary=summary))
     panels = {metric: f"{metric}, %" for metric in METRICS}
     plot_runs(values, edges, FOLDER / "two_stage_delicious.png", panels)
