@@ -116,10 +116,13 @@ def cross_entropy(
     """
     columns = positives if positives.ndim == 2 else positives.unsqueeze(1)
     logits = logits.float()
-    masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
-    if excluded is not None:
-        masked |= excluded
-    losses = _softmax_losses(logits, logits.gather(1, columns), masked)
+    if columns.shape[1] == 1 and excluded is None:
+        losses = functional.cross_entropy(logits, columns[:, 0], reduction="none")
+    else:
+        masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
+        if excluded is not None:
+            masked |= excluded
+        losses = _softmax_losses(logits, logits.gather(1, columns), masked)
     return losses.mean() if reduction == "mean" else losses.reshape(positives.shape)
 
 
