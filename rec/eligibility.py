@@ -53,6 +53,19 @@ class GroupCap:
         full = (groups == last[:, None]).sum(axis=1) == self.limit
         return np.where(full & (last >= 0), last, -1)
 
+    def fits(self, items: NDArray[np.integer[Any]]) -> BoolArray:
+        """Which items of lists from the top a slate holds that takes all the cap allows; items (B, M), -1 for none."""
+        groups = self.of(items)
+        order = np.argsort(groups, axis=1, kind="stable")
+        ordered = np.take_along_axis(groups, order, axis=1)
+        place = np.arange(items.shape[1])
+        begins = np.ones(items.shape, dtype=bool)
+        begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        above = place - np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+        taken = np.empty(items.shape, dtype=bool)
+        np.put_along_axis(taken, order, (above < self.limit) | (ordered < 0), axis=1)
+        return taken
+
     def is_closed(self, shown: NDArray[np.integer[Any]], items: NDArray[np.integer[Any]]) -> BoolArray:
         """Whether each item's group has been filled by the slate above it; shown (B, t), items (B,), returns (B,)."""
         wanted = self.of(items)

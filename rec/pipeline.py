@@ -20,10 +20,13 @@ from rec.rankers import FeatureRanker, RankingModel
 from rec.ray_cluster import ensure_ray
 from rec.recommender import Recommender
 from rec.registry import Registry
+from rec.retrieval.blend import Retriever
 from rec.retrieval.popularity import RecentPopularity
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.retriever_fits import fit_retriever, fit_through_ranker, thin_overlap
+from rec.rules import boosts_of, cap_of
 from rec.runs import Runs, say
+from rec.source_fits import as_retriever, fit_sources
 from rec.storage import Home
 from rec.training import Fitted
 
@@ -46,6 +49,9 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         ensure_ray(config.training.workers)
 
     starts = ready.period_starts
+    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
+    counted = [fit_sources(ready.split.train, snapshot, config) for snapshot in snapshots]
+    cap_of(config.rules, snapshots[-1].item_table), boosts_of(config.rules, snapshots[-1].item_table)
     retrievers = [fit_retriever(runs, ready, period) for period in range(len(starts) - 1)]
     judged = retrievers[-1].progress
     thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers)}
@@ -53,8 +59,10 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     for text in doubts:
         say(f"warning: {text}")
     retrievers.append(fit_retriever(runs, ready, len(starts) - 1, epochs=judged.best_epoch))
-    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
-    sources = [_source(snapshot, fitted, config) for snapshot, fitted in zip(snapshots, retrievers, strict=True)]
+    sources = [
+        as_retriever(_two_tower(snapshot, fitted, config), others, config)
+        for snapshot, fitted, others in zip(snapshots, retrievers, counted, strict=True)
+    ]
     periods = RankingPeriods(ready, config, snapshots, sources)
     judged_model, model = RANKER_FITS[config.ranker.kind](runs, periods)
     if config.retriever.objective == "two_stage_ips":
@@ -62,7 +70,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         for place, ranker in ((len(starts) - 2, judged_model), (len(starts) - 1, model)):
             earlier = [_assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
             again = fit_through_ranker(runs, ready, place, retrievers[place], earlier)
-            sources[place] = _source(snapshots[place], again, config)
+            sources[place] = as_retriever(_two_tower(snapshots[place], again, config), counted[place], config)
     recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
     valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))
     registry = Registry(home)
@@ -105,7 +113,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
 
 
 def _assemble(
-    ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: TwoTowerSource, model: RankingModel
+    ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: Retriever, model: RankingModel
 ) -> Recommender:
     """A recommender of what was known at the time of a snapshot."""
     train = ready.split.train.before(snapshot.at_ms)
@@ -133,7 +141,7 @@ def _validate(ready: Prepared, starts: Sequence[int], recommender: Recommender) 
     }
 
 
-def _source(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
+def _two_tower(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
     model = TwoTower(config.retriever, snapshot.encoders.specs)
     put_weights(model, fitted.weights)
     return TwoTowerSource.build(model, snapshot, config.index)

@@ -18,7 +18,7 @@ from rec.preparation import Prepared
 from rec.rankers import RankingModel
 from rec.ranking_data import RankingData, build_ranking_data, concatenate, draw_moments
 from rec.ray_lightgbm import fit_lambdamart_on_ray
-from rec.retrieval.two_tower import TwoTowerSource
+from rec.retrieval.blend import Retriever
 from rec.runs import Runs, say
 
 
@@ -32,7 +32,7 @@ class RankingPeriods:
     ready: Prepared
     config: TrainConfig
     snapshots: Sequence[Snapshot]
-    sources: Sequence[TwoTowerSource]
+    sources: Sequence[Retriever]
 
     @property
     def tasks(self) -> tuple[TaskConfig, ...]:

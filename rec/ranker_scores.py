@@ -87,7 +87,7 @@ def ranker_logits(recommender: Recommender) -> NDArray[np.float32]:
         states = snapshot.user_states(users)
         items = np.tile(np.arange(n_items, dtype=np.int32), (len(users), 1))
         scores = recommender.source.scores(states, items)
-        logits[users] = recommender.ranker.score_many(states, Candidates(items, scores, recommender.source.name))
+        logits[users] = recommender.rank(states, Candidates(items, scores, recommender.source.name))
     return logits
 
 
@@ -100,7 +100,7 @@ def _among_candidates(
     together = np.concatenate([near, items], axis=1).astype(np.int32)
     first = first_column(torch.from_numpy(together)).numpy()
     once = np.where(first == np.arange(together.shape[1]), together, -1)
-    scores = recommender.ranker.score_many(states, Candidates(once, source.scores(states, once), source.name))
+    scores = recommender.rank(states, Candidates(once, source.scores(states, once), source.name))
     return np.take_along_axis(scores, first, axis=1)[:, near.shape[1] :]
 
 

@@ -12,7 +12,7 @@ from rec.errors import TrainingError
 from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
-from rec.retrieval.two_tower import TwoTowerSource
+from rec.retrieval.blend import Retriever
 from rec.state import UserStates
 
 
@@ -136,7 +136,7 @@ def build_ranking_data(
     snapshot: Snapshot,
     index: EventIndex,
     features: RankingFeatures,
-    source: TwoTowerSource,
+    source: Retriever,
     moments: Moments,
     later: Interactions,
     config: RankerConfig,
@@ -168,7 +168,7 @@ def build_ranking_data(
         others = rng.integers(0, later.n_items, size=(len(states), config.n_random_negatives), dtype=np.int32)
     others[_excluded(states, others) | _contained(others, found.items) | _repeated(others)] = -1
     items = np.concatenate([found.items, others], axis=1)
-    scores = np.concatenate([found.scores, source.scores(states, others)], axis=1)
+    scores = source.scores(states, items)
     labels = _labels(items, moments, later, tasks)
 
     positive = labels[..., 0] > 0

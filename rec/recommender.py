@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self, final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rec.bundle import Bundle
 from rec.config import TrainConfig
+from rec.eligibility import GroupCap
 from rec.errors import ConfigError, DataError
 from rec.features.encoders import Encoders
 from rec.features.ranking import RankingFeatures
@@ -23,10 +24,13 @@ from rec.rankers import RANKING_MODELS, FeatureRanker
 from rec.ranking_data import FeatureLayout
 from rec.registry import Registry
 from rec.retrieval.arrays import arrays_file
+from rec.retrieval.blend import Blend, Retriever
 from rec.retrieval.index import INDEX_FILE
 from rec.retrieval.popularity import RecentPopularity
 from rec.retrieval.two_tower import WEIGHTS_FILE as RETRIEVER_FILE
 from rec.retrieval.two_tower import TwoTowerSource
+from rec.rules import boosts_of, cap_of
+from rec.source_fits import SOURCE_LOADS, as_retriever, load_sources
 from rec.state import Candidates, UserStates
 from rec.storage import Home
 
@@ -73,7 +77,7 @@ class Recommender:
         version: of the bundle, empty before it has one.
         config: what it was trained with.
         snapshot: users and items as known when training ended.
-        source: finds candidates.
+        source: finds candidates, and scores any item for the ranker.
         popularity: finds candidates for users of whom nothing is known.
         ranker: orders them.
         neighbors: similar items, which the ranker's features read.
@@ -82,7 +86,7 @@ class Recommender:
     version: str
     config: TrainConfig
     snapshot: Snapshot
-    source: TwoTowerSource
+    source: Retriever
     popularity: RecentPopularity
     ranker: FeatureRanker
     neighbors: ItemNeighbors
@@ -104,7 +108,8 @@ class Recommender:
         """The recommender in a verified bundle."""
         config = TrainConfig.model_validate(bundle.manifest.config)
         ranking_model = RANKING_MODELS[config.ranker.kind]
-        for name in (RETRIEVER_FILE, INDEX_FILE, ranking_model.filename, arrays_file(RecentPopularity.name)):
+        counted = [arrays_file(name) for name in config.sources.names if name in SOURCE_LOADS]
+        for name in (RETRIEVER_FILE, INDEX_FILE, ranking_model.filename, arrays_file(RecentPopularity.name), *counted):
             bundle.path(name)  # is read from the folder below, and must be among the verified files
         encoders = Encoders.from_json(json.loads(bundle.path(ENCODERS_FILE).read_text(encoding="utf-8")))
         snapshot = Snapshot.from_frames(
@@ -118,7 +123,9 @@ class Recommender:
             version=bundle.version,
             config=config,
             snapshot=snapshot,
-            source=TwoTowerSource.load(bundle.folder, config, snapshot),
+            source=as_retriever(
+                TwoTowerSource.load(bundle.folder, config, snapshot), load_sources(bundle.folder, config), config
+            ),
             popularity=RecentPopularity.load(bundle.folder),
             ranker=FeatureRanker.of(features, model, config),
             neighbors=neighbors,
@@ -145,6 +152,21 @@ class Recommender:
     def item_ids(self) -> NDArray[np.object_]:
         """Item ids by catalogue position, (N,)."""
         return self.snapshot.item_ids
+
+    @property
+    def two_tower(self) -> TwoTowerSource:
+        """The model that embeds users and items; it scores what any source finds."""
+        return self.source.scorer if isinstance(self.source, Blend) else self.source
+
+    @cached_property
+    def cap(self) -> GroupCap | None:
+        """The rule under which slates are drawn, None where there is none."""
+        return cap_of(self.config.rules, self.snapshot.item_table)
+
+    @cached_property
+    def boosts(self) -> NDArray[np.float64] | None:
+        """What the rules add to the score of each item, and 0 for no item, (N + 1,); None where they add nothing."""
+        return boosts_of(self.config.rules, self.snapshot.item_table)
 
     @cached_property
     def titles(self) -> list[str | None]:
@@ -186,9 +208,8 @@ class Recommender:
     def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:
         """The k best items of each user after both stages, best first, -1 where there are fewer, (B, k)."""
         candidates = self.retrieve(states, max(k, self.config.ranker.n_candidates))
-        scores = self.rank(states, candidates)
-        order = np.lexsort((candidates.items, -scores), axis=1)[:, :k]
-        return np.take_along_axis(candidates.items, order, axis=1)
+        best = self._best(candidates, self.rank(states, candidates), k)
+        return np.where(best >= 0, np.take_along_axis(candidates.items, best, axis=1), np.int32(-1))
 
     def retrieve(self, states: UserStates, k: int | None = None) -> Candidates:
         """Candidates of each user; of a batch in which nothing is known of any user, the popular ones.
@@ -201,16 +222,21 @@ class Recommender:
             return self.popularity.candidates(states, k)
         if unknown.any():
             raise ConfigError("users of whom nothing is known are answered from another source; ask for them apart")
-        return self.source.candidates(states, k)
+        found = self.source.candidates(states, k)
+        if isinstance(self.source, Blend):
+            return replace(found, scores=self.source.scores(states, found.items))
+        return found
 
     def rank(self, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
-        """Scores of the candidates, (B, M); of popular items the logarithm of their counts.
+        """Scores of the candidates, (B, M); of popular items the logarithm of their counts. Boosts are added to either.
 
-        At temperature T a softmax draws these by popularity to the power 1 / T.
+        At temperature T a softmax draws popular items by popularity to the power 1 / T.
         """
         if candidates.source == self.popularity.name:
-            return np.log1p(candidates.scores, out=candidates.scores.copy(), where=candidates.items >= 0)
-        return self.ranker.score_many(states, candidates)
+            scores = np.log1p(candidates.scores, out=candidates.scores.copy(), where=candidates.items >= 0)
+        else:
+            scores = self.ranker.score_many(states, candidates)
+        return scores if self.boosts is None else scores + self.boosts[candidates.items]
 
     def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:
         """The n best items for a user, best first, without what the user had seen when the model was trained.
@@ -222,18 +248,18 @@ class Recommender:
         _require_count(n)
         states = self.hydrate([user_id], exclude=[exclude])
         candidates = self.retrieve(states, max(min(n, self.n_items), self.config.ranker.n_candidates))
-        scores = self.rank(states, candidates)[0]
-        best = np.lexsort((candidates.items[0], -scores))[:n]
-        best = best[candidates.items[0][best] >= 0]
+        scores = self.rank(states, candidates)
+        best = self._best(candidates, scores, n)
+        best = best[0][(best[0] >= 0) & (candidates.items[0][best[0]] >= 0)]
         items = [
             Recommended(
                 item_id=str(self.item_ids[position]),
                 title=self.titles[position],
                 position=place,
-                score=float(scores[column]),
-                source=candidates.source,
+                score=float(scores[0, column]),
+                source=candidates.sources_of(0, column)[0],
             )
-            for place, column in enumerate(best)
+            for place, column in enumerate(best.tolist())
             for position in [int(candidates.items[0, column])]
         ]
         return Recommendations(user_id, self.version, self.user_known(user_id), len(items) < n, tuple(items))
@@ -244,9 +270,9 @@ class Recommender:
         Raises: DataError: when the item is not in the catalogue. ConfigError: when n is no positive number.
         """
         _require_count(n)
-        items, scores = self.source.similar(self._require(item_id), min(n, self.n_items))
+        items, scores = self.two_tower.similar(self._require(item_id), min(n, self.n_items))
         return tuple(
-            Recommended(str(self.item_ids[position]), self.titles[position], place, float(score), self.source.name)
+            Recommended(str(self.item_ids[position]), self.titles[position], place, float(score), self.two_tower.name)
             for place, (position, score) in enumerate(zip(items.tolist(), scores, strict=True))
         )
 
@@ -263,6 +289,14 @@ class Recommender:
         else:
             candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
         return self.rank(states, candidates)[0]
+
+    def _best(self, candidates: Candidates, scores: NDArray[np.float64], k: int) -> NDArray[np.intp]:
+        """Columns of the k best candidates that the cap lets stand in one slate, -1 for none; ties by item, (B, k)."""
+        order = np.lexsort((candidates.items, -scores), axis=1)
+        if self.cap is None:
+            return order[:, :k]
+        order = np.where(self.cap.fits(np.take_along_axis(candidates.items, order, axis=1)), order, -1)
+        return np.take_along_axis(order, np.argsort(order < 0, axis=1, kind="stable"), axis=1)[:, :k]
 
     @staticmethod
     def _nothing_known(states: UserStates) -> NDArray[np.bool_]:

@@ -45,6 +45,24 @@ class UserStates:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which sources found each candidate.
+
+    Attributes:
+        names: of the sources, the first of equals first.
+        found_by: bit s is set where source names[s] found the candidate, 0 where there is none, uint16, (B, M).
+    """
+
+    names: tuple[str, ...]
+    found_by: NDArray[np.uint16]
+
+    def of(self, row: int, column: int) -> tuple[str, ...]:
+        """The sources of one candidate, in the order of `names`."""
+        bits = int(self.found_by[row, column])
+        return tuple(name for place, name in enumerate(self.names) if bits >> place & 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Candidates of B users, best first.
 
@@ -52,8 +70,24 @@ class Candidates:
         items: catalogue positions, -1 where a user has fewer than M, int32, (B, M).
         scores: score of the source; -inf where items is -1, float64, (B, M).
         source: name of the source that found them.
+        provenance: which of several sources found each; None where all are of `source`.
     """
 
     items: NDArray[np.int32]
     scores: NDArray[np.float64]
     source: str
+    provenance: Provenance | None = None
+
+    def sources_of(self, row: int, column: int) -> tuple[str, ...]:
+        """The names of the sources that found a candidate; the first of them counts as its source."""
+        return (self.source,) if self.provenance is None else self.provenance.of(row, column)
+
+    def taken(self, columns: NDArray[np.integer]) -> "Candidates":
+        """The candidates in these columns of each row, (B, K); K may be less than M."""
+        return Candidates(
+            np.take_along_axis(self.items, columns, axis=1),
+            np.take_along_axis(self.scores, columns, axis=1),
+            self.source,
+            self.provenance
+            and Provenance(self.provenance.names, np.take_along_axis(self.provenance.found_by, columns, axis=1)),
+        )

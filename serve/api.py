@@ -22,6 +22,8 @@ from serve.schemas import HealthResponse, ItemResponse, ModelsResponse, Recommen
 RECOMMEND: Final = "/v1/recommend"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
+# What only an explained answer has.
+_EXPLANATION: Final = {"stages", "sources"}
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -51,8 +53,8 @@ class Api:
         try:
             request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
             answer = await self._gateway.recommend(request)
-            unexplained = {"stages"} if answer.stages is None else None
-            return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=unexplained).encode()
+            left_out = _EXPLANATION if answer.stages is None else None
+            return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode()
         except ProblemError as error:
             problem = error
         except Exception:

@@ -93,6 +93,7 @@ class Gateway:
                 for item in selection.items
             ],
             stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
+            sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
         )
 
     async def item(self, item_id: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The second stage: a few hundred candidates out of the catalogue, without what must not be shown."""
 
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -38,6 +39,4 @@ def without_excluded(candidates: Candidates, states: UserStates) -> Candidates:
     order = np.argsort(excluded, axis=1, kind="stable")
     items = np.where(excluded, -1, candidates.items)
     scores = np.where(excluded, -np.inf, candidates.scores)
-    return Candidates(
-        np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1), candidates.source
-    )
+    return replace(candidates, items=items, scores=scores).taken(order)

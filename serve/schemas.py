@@ -23,7 +23,7 @@ class RecommendRequest(BaseModel):
     """Who asks for how many items, and what must not be among them.
 
     Items the user has seen are left out anyway. `context` and `session_id` describe the moment; nothing reads them
-    yet. `explain` adds what each stage did and how long it took.
+    yet. `explain` adds what each stage did and how long it took, and all sources of each item.
     """
 
     model_config = ConfigDict(
@@ -66,7 +66,8 @@ class RecommendResponse(BaseModel):
     """A slate, top first.
 
     `user_known` is false for a user the model has never seen, `short` is true when fewer items were left than asked
-    for, `degraded` when a stage had to be left out.
+    for, `degraded` when a stage had to be left out. An explained answer has `stages`, and as `sources` all that found
+    each item, of which its `source` is the first.
     """
 
     request_id: str
@@ -76,6 +77,7 @@ class RecommendResponse(BaseModel):
     short: bool
     items: list[ItemShown]
     stages: list[StageReport] | None = None
+    sources: dict[str, list[str]] | None = None
 
 
 class ItemResponse(BaseModel):

@@ -18,7 +18,7 @@ EXPLORE: Final = "explore"
 @final
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """One item of a slate; `score` is None and `source` is `explore` for one that was no candidate.
+    """One item of a slate; `score` is None and `sources` is `explore` alone for one that was no candidate.
 
     `propensity` is the probability of the item at its position given the items above it, among `n_eligible` items.
     """
@@ -28,8 +28,13 @@ class Selected:
     position: int
     score: float | None
     propensity: float
-    source: str
+    sources: tuple[str, ...]
     n_eligible: int
+
+    @property
+    def source(self) -> str:
+        """The first of the sources that found it, `explore` for what was no candidate."""
+        return self.sources[0]
 
 
 @final
@@ -60,7 +65,8 @@ class SelectStage:
         self, states: UserStates, candidates: Candidates, scores: NDArray[np.float64], n: int
     ) -> list[Selection]:
         """One slate of n items a user, fewer where the catalogue has no more that may be shown."""
-        eligible = Eligible(self._recommender.n_items, states.excluded_indptr, states.excluded)
+        recommender = self._recommender
+        eligible = Eligible(recommender.n_items, states.excluded_indptr, states.excluded, recommender.cap)
         slate = sample_slate(
             scores,
             candidates.items,
@@ -70,9 +76,9 @@ class SelectStage:
             temperature=self._policy.temperature,
             rng=np.random.default_rng(self._seeds.spawn(1)[0]),
         )
-        return [self._selection(slate, user, candidates.source, scores[user]) for user in range(len(states))]
+        return [self._selection(slate, user, candidates, scores[user]) for user in range(len(states))]
 
-    def _selection(self, slate: Slate, user: int, source: str, scores: NDArray[np.float64]) -> Selection:
+    def _selection(self, slate: Slate, user: int, candidates: Candidates, scores: NDArray[np.float64]) -> Selection:
         shown = zip(
             slate.item_ids[user].tolist(),
             slate.column[user].tolist(),
@@ -87,7 +93,7 @@ class SelectStage:
                 position=position,
                 score=float(scores[column]) if column >= 0 else None,
                 propensity=propensity,
-                source=source if column >= 0 else EXPLORE,
+                sources=candidates.sources_of(user, column) if column >= 0 else (EXPLORE,),
                 n_eligible=n_eligible,
             )
             for position, (item, column, propensity, n_eligible) in enumerate(shown)

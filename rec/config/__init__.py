@@ -14,6 +14,8 @@ from rec.config.off_policy import OffPolicyConfig
 from rec.config.ope import LOGGED_POLICY, OpeColumns, OpeConfig
 from rec.config.ranker import LambdaMARTConfig, MMoEConfig, RankerConfig, TaskConfig
 from rec.config.retriever import BranchConfig, QueriesConfig, RetrieverConfig, TowerConfig, UserTowerConfig
+from rec.config.rules import RulesConfig
+from rec.config.sources import FirstSource, OtherSource, SourcesConfig
 from rec.config.train import TrainConfig
 from rec.config.training import TrainingConfig
 
@@ -32,6 +34,7 @@ __all__ = [
     "DataName",
     "EncodersConfig",
     "EvaluationConfig",
+    "FirstSource",
     "Fraction",
     "HomePath",
     "IndexConfig",
@@ -43,10 +46,13 @@ __all__ = [
     "OffPolicyConfig",
     "OpeColumns",
     "OpeConfig",
+    "OtherSource",
     "QueriesConfig",
     "RankerConfig",
     "RetrieverConfig",
+    "RulesConfig",
     "Seed",
+    "SourcesConfig",
     "SplitConfig",
     "TaskConfig",
     "TowerConfig",

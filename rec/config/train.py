@@ -12,6 +12,8 @@ from rec.config.objectives import SAMPLED_OBJECTIVES
 from rec.config.off_policy import OffPolicyConfig
 from rec.config.ranker import RankerConfig
 from rec.config.retriever import RetrieverConfig
+from rec.config.rules import RulesConfig
+from rec.config.sources import SourcesConfig
 from rec.config.training import TrainingConfig
 
 
@@ -27,7 +29,9 @@ class TrainConfig(Config):
     retriever: RetrieverConfig = RetrieverConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
     index: IndexConfig = IndexConfig()
+    sources: SourcesConfig = SourcesConfig()
     ranker: RankerConfig = RankerConfig()
+    rules: RulesConfig = RulesConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
     popularity_days: PositiveInt = 30
     seed: Seed = 0
@@ -46,5 +50,15 @@ class TrainConfig(Config):
             raise ValueError(
                 "off_policy.sampled_items must be at least off_policy.slate_size, for slates are drawn from them; "
                 f"found {settings.sampled_items} and {settings.slate_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_candidates_to_the_first_source(self) -> Self:
+        taken, n_candidates = sum(self.sources.quotas.values()), self.ranker.n_candidates
+        if taken >= n_candidates:
+            raise ValueError(
+                f"sources.quotas must leave some of ranker.n_candidates {n_candidates} to {self.sources.first}, the "
+                f"first source; found {taken} in sum: lower a quota, or raise n_candidates"
             )
         return self

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rec.data.dataset import Interactions
 from rec.errors import TrainingError
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.top_k import best_of_catalogue
+from rec.retrieval.top_k import same_for_all
 from rec.state import Candidates, UserStates
 
 
@@ -29,7 +29,7 @@ class Popularity:
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The most popular items that are not excluded."""
-        return _same_for_all(self.counts, states, k, self.name)
+        return same_for_all(self.counts, states, k, self.name)
 
     def save(self, folder: Path) -> list[str]:
         """Writes popularity.safetensors."""
@@ -63,7 +63,7 @@ class RecentPopularity:
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The items most popular of late that are not excluded."""
-        return _same_for_all(self.scores, states, k, self.name)
+        return same_for_all(self.scores, states, k, self.name)
 
     def save(self, folder: Path) -> list[str]:
         """Writes recent_popularity.safetensors."""
@@ -79,10 +79,3 @@ def _counts(interactions: Interactions) -> NDArray[np.float64]:
     if not len(interactions):
         raise TrainingError("there are no interactions to count; check min_rating and positive_actions")
     return np.bincount(interactions.item, minlength=interactions.n_items).astype(np.float64)
-
-
-def _same_for_all(scores: NDArray[np.float64], states: UserStates, k: int, name: str) -> Candidates:
-    def everybody(block: UserStates) -> NDArray[np.float64]:
-        return np.tile(scores, (len(block), 1))
-
-    return best_of_catalogue(states, k, len(scores), everybody, name)

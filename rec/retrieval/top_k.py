@@ -73,6 +73,15 @@ def best_of_catalogue(
     return Candidates(items, values, source)
 
 
+def same_for_all(scores: NDArray[np.float64], states: UserStates, k: int, source: str) -> Candidates:
+    """Candidates of a source whose scores (N,) are the same for everybody; -inf for what is never a candidate."""
+
+    def everybody(block: UserStates) -> NDArray[np.float64]:
+        return np.tile(scores, (len(block), 1))
+
+    return best_of_catalogue(states, k, len(scores), everybody, source)
+
+
 def blocks(n: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` rows that cover n rows."""
     for start in range(0, n, size):

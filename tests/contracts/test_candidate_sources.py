@@ -1,7 +1,7 @@
 """What every candidate source promises. A new source joins by a line in SOURCES."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from rec import training
 from rec.config import (
     BranchConfig,
     QueriesConfig,
+    RankerConfig,
     RetrieverConfig,
+    SourcesConfig,
     TowerConfig,
     TrainConfig,
     TrainingConfig,
@@ -25,7 +27,10 @@ from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.retrieval.blend import Blend
+from rec.retrieval.business import Business
 from rec.retrieval.ease import EASE
+from rec.retrieval.fresh import Fresh
 from rec.retrieval.ials import IALS
 from rec.retrieval.item_knn import ItemKNN
 from rec.retrieval.popularity import Popularity, RecentPopularity
@@ -34,6 +39,7 @@ from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval_data import build_retrieval_data
 from rec.retriever_task import RetrieverTask
 from rec.schema import FeatureSchema
+from rec.source_fits import as_retriever, fit_sources, load_sources
 from rec.state import UserStates
 
 N_USERS, N_ITEMS, DAY_MS = 40, 25, 86_400_000
@@ -69,8 +75,35 @@ def _fit_two_tower(interactions: Interactions) -> TwoTowerSource:
     return TwoTowerSource.build(model, snapshot)
 
 
+BLENDS = {
+    "blend": SourcesConfig(
+        quotas={"ease": 3, "recent_popularity": 1, "fresh": 2, "business": 1}, business=("i7", "i3")
+    ),
+    "blend_led_by_ease": SourcesConfig(first="ease", quotas={"two_tower": 4, "item_knn": 3}),
+    "ease_alone": SourcesConfig(first="ease"),
+}
+
+
+def _blend_config(kind: str) -> TrainConfig:
+    return _two_tower_config().model_copy(update={"sources": BLENDS[kind], "ranker": RankerConfig(n_candidates=10)})
+
+
+@cache
+def _trained_two_tower() -> TwoTowerSource:
+    return _fit_two_tower(_interactions())
+
+
+def _fit_blend(interactions: Interactions, *, kind: str) -> CandidateSource:
+    config, two_tower = _blend_config(kind), _trained_two_tower()
+    return as_retriever(two_tower, fit_sources(interactions, two_tower.snapshot, config), config)
+
+
 def _load(source: CandidateSource, folder: Path) -> CandidateSource:
     """Reads what a source of the same kind saved; the two-tower one needs the bundle's config and snapshot, too."""
+    if isinstance(source, Blend):
+        names = [one.name for one in source.sources]
+        config = next(_blend_config(kind) for kind, sources in BLENDS.items() if list(sources.names) == names)
+        return as_retriever(_load(source.scorer, folder), load_sources(folder, config), config)  # pyright: ignore
     if isinstance(source, TwoTowerSource):
         return TwoTowerSource.load(folder, _two_tower_config(), _two_tower_snapshot(_interactions())[1])
     return type(source).load(folder)  # pyright: ignore[reportAttributeAccessIssue]
@@ -82,6 +115,9 @@ SOURCES: dict[str, Fit] = {
     "recent_popularity": partial(RecentPopularity.fit, window_ms=5 * DAY_MS, until_ms=30 * DAY_MS),
     "item_knn": partial(ItemKNN.fit, n_neighbors=10),
     "ease": partial(EASE.fit, regularization=10.0),
+    "fresh": Fresh.fit,
+    "business": lambda interactions: Business.of([f"i{i}" for i in range(N_ITEMS)][::-1], interactions.item_ids),
+    **{kind: partial(_fit_blend, kind=kind) for kind in BLENDS},
     "ials": partial(IALS.fit, n_factors=4, alpha=5.0, regularization=1.0, seed=3),
 }
 
@@ -155,7 +191,8 @@ def test_a_list_ends_where_the_catalogue_does(source: CandidateSource):
     everything_but_two = [item for item in range(N_ITEMS) if item not in (5, 8)]
     found = source.candidates(_states([0, -1, 1], excluded=[everything_but_two, list(range(N_ITEMS)), []]), N_ITEMS + 7)
     # A two-tower model does not show an item that nobody has taken yet: the embedding of its id is untrained.
-    offered = list(range(N_ITEMS - 1 if isinstance(source, TwoTowerSource) else N_ITEMS))
+    first = source.sources[0] if isinstance(source, Blend) else source
+    offered = list(range(N_ITEMS - 1 if isinstance(first, TwoTowerSource) else N_ITEMS))
     assert set(found.items[0, :2].tolist()) == {5, 8} and (found.items[0, 2:] == -1).all()
     assert (found.items[1] == -1).all()
     assert sorted(found.items[2, : len(offered)].tolist()) == offered

@@ -69,14 +69,19 @@ def untrained_periods() -> Callable[[Prepared, TrainConfig], RankingPeriods]:
 
     from rec.models.two_tower import TwoTower
     from rec.retrieval.two_tower import TwoTowerSource
+    from rec.source_fits import as_retriever, fit_sources
 
     def periods(ready: Prepared, config: TrainConfig) -> RankingPeriods:
         torch.manual_seed(0)
         model = TwoTower(config.retriever, ready.encoders.specs)
         snapshots = [snapshot_at(ready, config, at_ms) for at_ms in ready.period_starts]
-        return RankingPeriods(
-            ready, config, snapshots, [TwoTowerSource.build(model, snapshot) for snapshot in snapshots]
-        )
+        sources = [
+            as_retriever(
+                TwoTowerSource.build(model, snapshot), fit_sources(ready.split.train, snapshot, config), config
+            )
+            for snapshot in snapshots
+        ]
+        return RankingPeriods(ready, config, snapshots, sources)
 
     return periods
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rec.config import LambdaMARTConfig, RankerConfig, TrainConfig
+from rec.config import LambdaMARTConfig, RankerConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.models.lambdamart import fit_lambdamart
 from rec.pipeline import _assemble
@@ -26,7 +26,16 @@ CONFIG = TrainConfig(
         lambdamart=LambdaMARTConfig(min_data_in_leaf=5),
     )
 )
+SOURCES = {
+    "two_tower": SourcesConfig(),
+    "blend": SourcesConfig(quotas={"ease": 4, "item_knn": 2, "popularity": 2, "recent_popularity": 2, "fresh": 2}),
+}
 Periods = Callable[[Prepared, TrainConfig], RankingPeriods]
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def config(request: pytest.FixtureRequest) -> TrainConfig:
+    return CONFIG.model_copy(update={"sources": SOURCES[request.param]})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,9 @@ def _with_other_future(dataset: Dataset, from_ms: int, *, other_users: bool = Tr
 def _bundle(periods: RankingPeriods, place: int, learned: RankingData, folder: Path) -> dict[str, bytes]:
     """The files of the bundle as of the beginning of a period."""
     grown = fit_lambdamart(learned, CONFIG.ranker.lambdamart, seed=0, trees=5)
-    recommender = _assemble(periods.ready, CONFIG, periods.snapshots[place], periods.sources[place], grown.model)
+    recommender = _assemble(
+        periods.ready, periods.config, periods.snapshots[place], periods.sources[place], grown.model
+    )
     folder.mkdir()
     recommender.save(folder)
     return {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -75,7 +86,7 @@ def _assert_equal_queries(found: RankingData, expected: RankingData) -> None:
 
 
 def test_what_follows_the_cut_changes_nothing_that_is_learned_or_published(
-    dataset: Dataset, ready: Prepared, untrained_periods: Periods, tmp_path: Path
+    dataset: Dataset, ready: Prepared, config: TrainConfig, untrained_periods: Periods, tmp_path: Path
 ) -> None:
     cut_ms = ready.split.cut_ms
     assert cut_ms is not None
@@ -86,7 +97,7 @@ def test_what_follows_the_cut_changes_nothing_that_is_learned_or_published(
     assert other.encoders.to_json() == ready.encoders.to_json()
     _assert_equal_rows(other.split.train, ready.split.train)
     _assert_equal_rows(other.log, ready.log)
-    found, expected = untrained_periods(other, CONFIG), untrained_periods(ready, CONFIG)
+    found, expected = untrained_periods(other, config), untrained_periods(ready, config)
     last, expected_last = found.last(), expected.last()
     learned, expected_learned = found.all(last), expected.all(expected_last)
     _assert_equal_queries(last, expected_last)
@@ -98,12 +109,12 @@ def test_what_follows_the_cut_changes_nothing_that_is_learned_or_published(
 
 
 def test_what_follows_the_last_period_s_beginning_changes_nothing_known_or_answered_before(
-    dataset: Dataset, ready: Prepared, untrained_periods: Periods, tmp_path: Path
+    dataset: Dataset, ready: Prepared, config: TrainConfig, untrained_periods: Periods, tmp_path: Path
 ) -> None:
     until_ms = ready.period_starts[-2]
     # The encoders are those of the whole training period: their vocabulary is no answer.
     other = replace(prepare(_with_other_future(dataset, until_ms), CONFIG), encoders=ready.encoders)
-    found, expected = untrained_periods(other, CONFIG), untrained_periods(ready, CONFIG)
+    found, expected = untrained_periods(other, config), untrained_periods(ready, config)
     assert not np.array_equal(found.last().matrix, expected.last().matrix), "the future has to differ"
 
     earlier, expected_earlier = found.earlier(), expected.earlier()

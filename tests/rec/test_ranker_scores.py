@@ -33,10 +33,10 @@ class Stub:
             source=source,
             n_items=N_ITEMS,
             config=SimpleNamespace(ranker=SimpleNamespace(n_candidates=N_CANDIDATES)),
-            ranker=SimpleNamespace(score_many=self._score_many),
+            rank=self._rank,
         )
 
-    def _score_many(self, users, candidates: Candidates):
+    def _rank(self, users, candidates: Candidates):
         above = (candidates.scores[:, None, :] > candidates.scores[:, :, None]).sum(axis=2)
         return np.where(candidates.items >= 0, self.sign * above, -np.inf)
 

@@ -10,6 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 import rec
+from rec.data.dataset import Dataset
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
@@ -22,13 +23,20 @@ Deploy = Callable[[str, ServeConfig], str]
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A home with one published bundle, trained on a small world."""
-    from rec.config import LambdaMARTConfig, QueriesConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
-    from rec.pipeline import train
+def dataset() -> Dataset:
+    """What people did in a small world."""
     from rl.config import InstaTokConfig
     from rl.instatok import InstaTok
     from rl.instatok.log import log_sessions
+
+    return log_sessions(InstaTok(InstaTokConfig(n_users=60, n_videos=300, seed=1)))
+
+
+@pytest.fixture(scope="session")
+def home(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A home with one published bundle, trained on that world."""
+    from rec.config import LambdaMARTConfig, QueriesConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
+    from rec.pipeline import train
 
     folder = str(tmp_path_factory.mktemp("serve") / "home")
     config = TrainConfig(
@@ -36,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> str:
         ranker=RankerConfig(n_candidates=60, lambdamart=LambdaMARTConfig(trees=20, min_data_in_leaf=5)),
         training=TrainingConfig(workers=0, epochs=2),
     )
-    train(log_sessions(InstaTok(InstaTokConfig(n_users=60, n_videos=300, seed=1))), config, folder)
+    train(dataset, config, folder)
     return folder
 
 

@@ -33,13 +33,13 @@ def test_items_carry_their_score_and_source(recommender: Recommender, user_id: s
     candidates = recommender.retrieve(states)
     scores = dict(zip(candidates.items[0].tolist(), recommender.rank(states, candidates)[0].tolist(), strict=True))
     shown = select(recommender, user_id, 40).items
-    assert {item.source for item in shown} == {candidates.source, EXPLORE}
+    assert {item.sources for item in shown} == {(candidates.source,), (EXPLORE,)}
     for place, item in enumerate(shown):
         position = recommender.position_of(item.item_id)
         assert item.position == place
         assert item.title == recommender.titles[position]
         assert item.score == scores.get(position)
-        assert (item.source == EXPLORE) == (position not in scores)
+        assert (item.sources == (EXPLORE,)) == (position not in scores)
 
 
 def test_a_seed_repeats_the_draws_and_each_call_draws_anew(recommender: Recommender, user_id: str):

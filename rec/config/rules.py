@@ -1,0 +1,30 @@
+"""What is shown beside what: caps and boosts by a group of items."""
+
+from typing import Self
+
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
+
+from rec.config.base import Config
+
+
+class RulesConfig(Config):
+    """Caps and boosts by an item feature of one value an item, such as the creator.
+
+    A slate holds at most `cap_limit` items of one value of `cap_column`; items without a value are not limited.
+    `boosts` maps values of `boost_column` to what is added to the ranker's score, in its units: at temperature T a
+    boost b multiplies an item's odds by exp(b / T). Both are part of the bundle, so that its version says under which
+    rules its propensities came about.
+    """
+
+    cap_column: str | None = None
+    cap_limit: PositiveInt = 2
+    boost_column: str | None = None
+    boosts: dict[str, FiniteFloat] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if (self.boost_column is None) != (not self.boosts):
+            raise ValueError(
+                f"boost_column and boosts need each other; found {self.boost_column!r} and {self.boosts}: give both"
+            )
+        return self

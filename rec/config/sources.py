@@ -1,0 +1,49 @@
+"""Which sources find candidates."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from rec.config.base import Config
+
+FirstSource = Literal["two_tower", "ease", "item_knn", "popularity", "recent_popularity"]
+OtherSource = Literal["two_tower", "ease", "item_knn", "popularity", "recent_popularity", "fresh", "business"]
+
+
+class SourcesConfig(Config):
+    """Which sources find candidates, and how many each.
+
+    `quotas` maps a source to how many of its best are candidates; `first` finds the rest of `ranker.n_candidates`, and
+    goes on down its list where several sources found the same. By default the two-tower model finds all.
+
+    `fresh` are the latest items: by their first interaction, or by the numeric item feature `fresh_column` (times in
+    UTC milliseconds or years, say; a time that is still to come is not known yet). `business` are item ids, best first.
+    """
+
+    first: FirstSource = "two_tower"
+    quotas: dict[OtherSource, PositiveInt] = Field(default_factory=dict)
+    business: tuple[str, ...] = ()
+    fresh_column: str | None = None
+    ease_regularization: PositiveFloat = 1000.0
+    item_knn_neighbors: PositiveInt = 200
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All sources, the first one first, the others by name."""
+        return (self.first, *sorted(self.quotas))
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.first in self.quotas:
+            raise ValueError(f"quotas are of the other sources: {self.first} is first and finds the rest; leave it out")
+        if ("business" in self.quotas) != bool(self.business):
+            raise ValueError(
+                "quotas.business and business, the list of item ids, need each other; found "
+                f"{self.quotas.get('business')} and {list(self.business)}"
+            )
+        repeated = sorted({item for item in self.business if self.business.count(item) > 1})
+        if repeated:
+            raise ValueError(f"business must name each item once; found {', '.join(repeated)} again")
+        if self.fresh_column is not None and "fresh" not in self.quotas:
+            raise ValueError(f"fresh_column has no effect without quotas.fresh; found {self.fresh_column!r}")
+        return self

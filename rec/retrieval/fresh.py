@@ -1,0 +1,48 @@
+"""The latest items: what popularity cannot know yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.data.dataset import Interactions
+from rec.retrieval.arrays import read_arrays, write_arrays
+from rec.retrieval.top_k import same_for_all
+from rec.state import Candidates, UserStates
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """The same list for everybody: the newest items first, those of unknown time last, (N,)."""
+
+    times: NDArray[np.float64]
+    name: ClassVar[str] = "fresh"
+
+    @classmethod
+    def fit(cls, interactions: Interactions) -> Self:
+        """An item's time is that of its first interaction; of an item without any it is unknown."""
+        times = np.full(interactions.n_items, np.inf)
+        np.minimum.at(times, interactions.item, interactions.timestamp)
+        return cls.of(times, until=np.inf)
+
+    @classmethod
+    def of(cls, times: NDArray[np.floating], *, until: float) -> Self:
+        """Of times given, in any unit, NaN where unknown; a time of `until` or later is not known yet, (N,)."""
+        known = times < until
+        return cls(np.where(known, times, times.min(initial=0.0, where=known) - 1.0))
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        """The newest items that are not excluded."""
+        return same_for_all(self.times, states, k, self.name)
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes fresh.safetensors."""
+        return write_arrays(folder, self.name, {"times": self.times})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads fresh.safetensors."""
+        return cls(*read_arrays(folder, cls.name, "times"))
