@@ -6,15 +6,20 @@ from typing import Any, Final
 from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError, DataError
-from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of
+from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of, recommend
+from rec.exposure import exposure
+from rec.item_groups import ItemGroups
 from rec.preparation import Prepared, prepare
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.baselines import fit_baselines
+from rec.source_report import SourceReport
 from rec.storage import Home
 
 TWO_STAGE: Final = "two_stage"
 RETRIEVER: Final = "retriever"
+# Items a user in the lists whose exposure is reported.
+EXPOSED: Final = 10
 
 
 def trained_on(location: str, version: str | None) -> DataConfig:
@@ -46,6 +51,13 @@ def evaluate_bundle(
         )
     report, ready, period = report_on(recommender, dataset, config)
     split_config = recommender.config.split
+    more: dict[str, Any] = {}
+    column = config.exposure or recommender.config.rules.cap_column
+    if column is not None:
+        more["exposure"] = _exposure(recommender, period, column)
+    if config.sources:
+        n_candidates = recommender.config.ranker.n_candidates
+        more["sources"] = SourceReport.of(recommender.source, period, n_candidates).to_json()
     return {
         "version": recommender.version,
         "split": {
@@ -56,8 +68,17 @@ def evaluate_bundle(
             "n_rows": len(ready.split.test),
         },
         **report.to_json(),
+        **more,
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _exposure(recommender: Recommender, period: EvaluationPeriod, column: str) -> dict[str, Any]:
+    """What the lists of both stages show of each group, beside what the users went on to like."""
+    groups = ItemGroups.of(recommender.snapshot.item_table, column, field="exposure")
+    models = {TWO_STAGE: recommender.top_k, RETRIEVER: lists_of(recommender.source)}
+    lists = {name: recommend(model, period, EXPOSED, name=name) for name, model in models.items()}
+    return {"k": EXPOSED, **exposure(groups, {**lists, "liked": period.relevant})}
 
 
 def report_on(

@@ -43,15 +43,17 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     started = time.perf_counter()
     home = Home(location)
     ready = prepare(dataset, config)
+    starts = ready.period_starts
+    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
+    # What of the config this catalogue does not have is said before anything is begun.
+    for rule in (cap_of, boosts_of):
+        rule(config.rules, snapshots[-1].item_table)
+    counted = [fit_sources(ready.split.train, snapshot, config) for snapshot in snapshots]
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:
         ensure_ray(config.training.workers)
 
-    starts = ready.period_starts
-    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
-    counted = [fit_sources(ready.split.train, snapshot, config) for snapshot in snapshots]
-    cap_of(config.rules, snapshots[-1].item_table), boosts_of(config.rules, snapshots[-1].item_table)
     retrievers = [fit_retriever(runs, ready, period) for period in range(len(starts) - 1)]
     judged = retrievers[-1].progress
     thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers)}

@@ -169,14 +169,26 @@ def _evaluate(options: EvaluateOptions) -> Answer:
     return answer
 
 
+def _print_exposure(exposure: Answer) -> None:
+    print(f"exposure of {exposure['n_groups']} values of {exposure['column']}, {exposure['k']} items a list:")
+    for name, shares in exposure["models"].items():
+        largest = "  ".join(f"{group} {share:.1%}" for group, share in list(shares["largest"].items())[:3])
+        print(f"{name:<18} gini {shares['gini']:.3f}  shown {shares['shown']:.0%}  largest {largest}")
+
+
 def _print_metrics(answer: Answer) -> None:
     from rec.metrics import format_difference, format_estimate
+    from rec.source_report import source_table
 
     for model, metrics in answer["models"].items():
         told = "  ".join(f"{name} {format_estimate(metric)}" for name, metric in metrics.items())
         print(f"{model:<18} {told}")
     for pair in answer["paired"]:
         print(f"{pair['a']} - {pair['b']}: {pair['metric']} {format_difference(pair)}")
+    if "exposure" in answer:
+        _print_exposure(answer["exposure"])
+    if "sources" in answer:
+        print("\n".join(source_table(answer["sources"])))
 
 
 def _recommend(options: RecommendOptions) -> Answer:

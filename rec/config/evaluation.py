@@ -28,7 +28,11 @@ class BaselinesConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """What is measured: metrics as in `ndcg@10`, and the baselines beside the bundle."""
+    """What is measured: metrics as in `ndcg@10`, and the baselines beside the bundle.
+
+    `sources` adds what each source of candidates contributes, `exposure` what share of the lists is of each value of an
+    item feature, such as the creator; of a bundle with a cap that of the cap's column unless another is given.
+    """
 
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "ndcg@10",
@@ -41,6 +45,8 @@ class EvaluationConfig(Config):
         "novelty@10",
     )
     baselines: BaselinesConfig = BaselinesConfig()
+    sources: bool = False
+    exposure: str | None = None
 
     @field_validator("metrics")
     @classmethod
