@@ -73,7 +73,7 @@ def as_retriever(two_tower: TwoTowerSource, others: dict[str, CandidateSource], 
     """The first stage of a config: the two-tower model, or a blend in which it scores."""
     if not others:
         return two_tower
-    sources, quotas = {two_tower.name: two_tower, **others}, config.sources.quotas
-    first = config.ranker.n_candidates - sum(quotas.values())
-    names = config.sources.names
-    return Blend(tuple(sources[name] for name in names), tuple(quotas.get(name, first) for name in names), two_tower)
+    wanted = config.sources
+    sources: dict[str, CandidateSource] = {two_tower.name: two_tower, **others}
+    quotas: dict[str, int] = {**wanted.quotas, wanted.first: config.ranker.n_candidates - sum(wanted.quotas.values())}
+    return Blend(tuple(sources[name] for name in wanted.names), tuple(quotas[name] for name in wanted.names), two_tower)
