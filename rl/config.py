@@ -1,5 +1,7 @@
 """The configuration of everything in `rl`; it imports neither torch nor Ray."""
 
+from typing import Literal
+
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from rec.config import Config, Seed
@@ -8,9 +10,11 @@ from rec.config import Config, Seed
 class InstaTokConfig(Config):
     """The world of short videos, and how long its log is.
 
-    The defaults are those of the source notebook; `start_ms` and `days` say over which time sessions are spread.
+    The defaults are those of the source notebook; `start_ms` and `days` say over which time sessions are spread. With
+    the dynamics `fatigue` a category shown lately is watched less, so that what is shown now matters later.
     """
 
+    dynamics: Literal["memoryless", "fatigue"] = "memoryless"
     n_users: PositiveInt = 200
     n_videos: PositiveInt = 3000
     n_creators: PositiveInt = 20

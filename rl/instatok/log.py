@@ -9,11 +9,10 @@ from rec.data.dataset import Dataset, Interactions
 from rec.errors import ConfigError
 from rl.config import InstaTokConfig
 from rl.instatok.policies import SessionPolicy, uniform
-from rl.instatok.sessions import Sessions
+from rl.instatok.sessions import Sessions, viewing_seconds
 from rl.instatok.world import ACTIONS, SCHEMA, VIDEO_SECONDS, InstaTok
 
 MS_PER_DAY = 86_400_000
-_SEEN_TO_THE_END = (ACTIONS.index("watched"), ACTIONS.index("liked"))
 
 
 def generate_dataset(config: DataConfig) -> Dataset:
@@ -86,9 +85,5 @@ def session_starts(world: InstaTok, n_sessions: int, rng: np.random.Generator) -
 
 
 def viewing_ms(action: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int64]:
-    """How long users looked: six seconds at what they watched or liked, otherwise one to five; any shape.
-
-    Args: action: positions in ACTIONS, -1 for what was not seen, which takes no time.
-    """
-    seconds = np.where(np.isin(action, _SEEN_TO_THE_END), VIDEO_SECONDS, rng.uniform(1, 5, action.shape))
-    return np.where(action >= 0, seconds * 1000, 0).astype(np.int64)
+    """How long users looked, see `viewing_seconds`; any shape."""
+    return (viewing_seconds(action, rng.random(action.shape)) * 1000).astype(np.int64)

@@ -6,6 +6,7 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rec.errors import ConfigError
 from rl.instatok.world import CATEGORIES, REWARDS, InstaTok
 
 
@@ -41,7 +42,10 @@ def true_value(world: InstaTok, share: NDArray[np.float64] | None = None) -> Ses
 
     Args: share: how often the policy shows each category, rows sum to 1, (U, C) or (C,). None: always the same one.
     Returns: (U,) under `share`; without it (U, C), one for every category.
+    Raises: ConfigError: where users tire, as steps then depend on each other; see `rl.instatok.planning`.
     """
+    if world.fatigued_p is not None:
+        raise ConfigError("has no value of this form under fatigue; plan instead", field="dynamics")
     p = world.watch_p if share is None else (world.watch_p * share).sum(axis=1)
     return session_value(p, world.config.max_steps)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ACTIONS: Final = ("watched", "skipped", "liked", "other")
 REWARDS: Final = np.array([1.0, -2.0, 2.0, -0.5])
 ENDS_SESSION: Final = ACTIONS.index("other")
+SEEN_TO_THE_END: Final = (ACTIONS.index("watched"), ACTIONS.index("liked"))
 
 CATEGORIES: Final = ("comedy", "educational", "news", "food", "politics", "animals", "tech", "fashion")
 REGIONS: Final = ("west", "mid", "east")
@@ -27,6 +28,9 @@ REGION_LIFT: Final = 0.1
 REGION_DROP: Final = 0.2
 REGION_LIKES: Final = {"west": "tech", "mid": "animals", "east": "food"}
 REGION_DISLIKES: Final = {"west": "educational", "mid": "news", "east": "tech"}
+
+FATIGUE_WINDOW: Final = 5
+FATIGUE_DROP: Final = 0.1
 
 VIDEO_SECONDS: Final = 6.0
 
@@ -80,19 +84,43 @@ def offsets(interests: NDArray[np.integer], region: NDArray[np.integer]) -> tupl
     return lift, drop
 
 
+def fatigued_watch_probability(lift: ArrayLike, drop: ArrayLike) -> NDArray[np.float64]:
+    """The mean watch probability after 0 to FATIGUE_WINDOW repeats, each of which takes FATIGUE_DROP off.
+
+    A repeat is a step among the last FATIGUE_WINDOW that showed the same category. What it takes off is the watch
+    probability of a step, in whatever mood, which stays in [0, 1].
+
+    Args: lift, drop: any shapes, the same.
+    Returns: with one axis more, of FATIGUE_WINDOW + 1.
+    """
+    lift, drop = np.asarray(lift, dtype=np.float64)[..., None], np.asarray(drop, dtype=np.float64)[..., None]
+    return mean_watch_probability(lift, drop + FATIGUE_DROP * np.arange(FATIGUE_WINDOW + 1))
+
+
+def action_at(watch_p: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.int8]:
+    """The action at a point uniform in [0, 1): watched with this probability < 1, else one of the others, any shape.
+
+    What is left of the point after the watched part falls into three equal parts, one per other action.
+    """
+    other = 1 + np.minimum((point - watch_p) / (1 - watch_p) * 3, 2)
+    return np.where(point < watch_p, 0, other).astype(np.int8)
+
+
 @final
 class InstaTok:
     """A world of users and videos, made from the seed of its config.
 
     A step of a session is one video shown: the user is in a fresh mood, uniform in [0, 1], watches the video with
     `watch_probability`, and otherwise skips it, likes it, or leaves the session, equally likely. Moods are not seen and
-    do not last, so what matters is their mean, `watch_p`, which is exact.
+    do not last, so what matters is their mean, `watch_p`, which is exact. With the dynamics `fatigue` users tire of a
+    category, see `fatigued_watch_probability`; otherwise steps know nothing of each other.
 
     Attributes:
         age, gender, region: of the users, (U,).
         interests: two different categories a user, hidden from recommenders, (U, 2).
         category, creator, initial_views: of the videos, (N,).
         watch_p: probability that a user watches a video of a category, hidden from recommenders, (U, C).
+        fatigued_p: the same after 0 to FATIGUE_WINDOW repeats, (U, C, W + 1); None where users do not tire.
     """
 
     def __init__(self, config: InstaTokConfig) -> None:
@@ -105,7 +133,9 @@ class InstaTok:
         self.category = rng.integers(0, len(CATEGORIES), config.n_videos)
         self.creator = rng.integers(0, config.n_creators, config.n_videos)
         self.initial_views = np.maximum(0, np.rint(rng.normal(50, 10, config.n_videos))).astype(np.int64)
-        self.watch_p = mean_watch_probability(*offsets(self.interests, self.region))
+        lift, drop = offsets(self.interests, self.region)
+        self.watch_p = mean_watch_probability(lift, drop)
+        self.fatigued_p = fatigued_watch_probability(lift, drop) if config.dynamics == "fatigue" else None
         self._by_category = np.argsort(self.category, kind="stable")
         self._category_start = np.searchsorted(self.category[self._by_category], np.arange(len(CATEGORIES) + 1))
 
@@ -143,15 +173,20 @@ class InstaTok:
             raise ValueError("some category has no video; make n_videos larger")
         return self._by_category[rng.integers(start, end)]
 
+    def watch_p_of(
+        self, users: NDArray[np.integer], categories: NDArray[np.integer], repeats: NDArray[np.integer] | int = 0
+    ) -> NDArray[np.float64]:
+        """How likely users watch a video of a category they saw so often lately; shapes broadcast."""
+        if self.fatigued_p is None:
+            return self.watch_p[users, categories]
+        return self.fatigued_p[users, categories, repeats]
+
     def answer(
         self, users: NDArray[np.integer], items: NDArray[np.integer], rng: np.random.Generator
     ) -> NDArray[np.int8]:
-        """What users do when they are shown videos: positions in ACTIONS; shapes broadcast against each other."""
-        p = self.watch_p[users, self.category[items]]
-        point = rng.random(p.shape)
-        # What is left of the point after the watched part falls into three equal parts, one per other action.
-        other = 1 + np.minimum((point - p) / (1 - p) * 3, 2)
-        return np.where(point < p, 0, other).astype(np.int8)
+        """What users who are not tired do when shown videos: positions in ACTIONS; shapes broadcast."""
+        p = self.watch_p_of(users, self.category[items])
+        return action_at(p, rng.random(p.shape))
 
     def users_frame(self) -> pd.DataFrame:
         """What recommenders may know about users, row by row as `user_ids`."""

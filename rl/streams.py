@@ -1,0 +1,48 @@
+"""Random numbers by place: what a session draws depends on its seed and step alone, not on who else is playing."""
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numpy.typing import NDArray
+
+_MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL: Final = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_LOW: Final = np.uint64(0xFFFFFFFF)
+_WORD: Final = np.uint64(32)
+_ROUNDS: Final = 10
+
+
+def uniforms(
+    seeds: NDArray[np.uint64], episodes: NDArray[np.integer[Any]], steps: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """Two numbers of each session in [0, 1), (S, 2): pure functions of its seed, its episode and its step.
+
+    53 bits each of Philox4x32-10 with the seed as its key and (episode, step, 0, 0) as its counter.
+    Source: Salmon et al. (2011), doi:10.1145/2063384.2063405.
+
+    Args: seeds: (S,). episodes, steps: at least 0 and less than 2^32, (S,).
+    """
+    counters = np.zeros((len(seeds), 4), np.uint64)
+    counters[:, 0], counters[:, 1] = episodes, steps
+    words = philox(counters, np.stack([seeds & _LOW, seeds >> _WORD], axis=1))
+    high, low = words[:, ::2] >> np.uint64(5), words[:, 1::2] >> np.uint64(6)
+    return (high * float(2**26) + low) / float(2**53)
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def philox(counters: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Philox4x32-10: four words of 32 bits for each counter, (S, 4).
+
+    Args: counters: words of 32 bits, (S, 4). keys: words of 32 bits, (S, 2).
+    """
+    words = np.empty_like(counters)
+    for row in range(len(counters)):
+        a, b, c, d = counters[row, 0], counters[row, 1], counters[row, 2], counters[row, 3]
+        k, m = keys[row, 0], keys[row, 1]
+        for _ in range(_ROUNDS):
+            first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+            a, b, c, d = (second >> _WORD) ^ b ^ k, second & _LOW, (first >> _WORD) ^ d ^ m, first & _LOW
+            k, m = (k + _WEYL[0]) & _LOW, (m + _WEYL[1]) & _LOW
+        words[row, 0], words[row, 1], words[row, 2], words[row, 3] = a, b, c, d
+    return words
