@@ -1,0 +1,174 @@
+"""Sessions with candidates to choose from: what both environments, single and vectorised, are made of."""
+
+from dataclasses import dataclass
+from typing import Any, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rec.errors import ConfigError
+from rl.config import InstaTokEnvConfig
+from rl.instatok.candidates import ScoredCosine, SessionCandidates
+from rl.instatok.log import log_sessions
+from rl.instatok.sessions import Answers, Sessions, viewing_seconds
+from rl.instatok.slate_log import Candidates
+from rl.instatok.world import ACTIONS, CATEGORIES, FATIGUE_WINDOW, VIDEO_SECONDS, InstaTok
+from rl.streams import uniforms
+
+
+@final
+@dataclass(frozen=True)
+class Arena:
+    """Where sessions take place, and where their candidates come from; shared by any number of environments.
+
+    Attributes:
+        world: of the users and videos.
+        source: finds candidates.
+        n_candidates: of each step.
+        views: what environments tell of a video's views: their logarithm, scaled to [0, 1], (N,).
+    """
+
+    world: InstaTok
+    source: SessionCandidates
+    n_candidates: int
+    views: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, config: InstaTokEnvConfig) -> Self:
+        """The world of a config, with a log of random sessions behind its candidates.
+
+        Raises: ConfigError: where a session can come to the end of the catalogue.
+        """
+        world = InstaTok(config.world)
+        log = log_sessions(world).interactions
+        if config.bundle is None:
+            source: SessionCandidates = ScoredCosine.fit(
+                log,
+                category=world.category,
+                initial_views=world.initial_views,
+                interests=world.interests,
+                weights=config.score,
+            )
+        else:
+            from rl.instatok.bundle_candidates import BundleCandidates
+
+            source = BundleCandidates.load(world, config.home, None if config.bundle == "CURRENT" else config.bundle)
+        return cls.with_source(world, source, config.n_candidates, np.bincount(log.item, minlength=world.n_items))
+
+    @classmethod
+    def with_source(
+        cls, world: InstaTok, source: SessionCandidates, n_candidates: int, logged_views: NDArray[np.integer]
+    ) -> Self:
+        """A world with candidates from anywhere.
+
+        Args: world: of the users and videos. source: finds candidates. n_candidates: of each step. logged_views: of
+            the videos, besides their initial ones, (N,).
+        Raises: ConfigError: where a session can come to the end of the catalogue.
+        """
+        left = world.n_items - source.most_seen - world.config.max_steps
+        if left < n_candidates:
+            raise ConfigError(
+                f"some session would run out of candidates: of {world.n_items} videos one user has seen "
+                f"{source.most_seen}, and a session shows up to {world.config.max_steps}; ask for at most "
+                f"{max(left, 0)}, or make n_videos larger",
+                field="n_candidates",
+            )
+        views = np.log1p(world.initial_views + logged_views)
+        return cls(world, source, n_candidates, views / max(views.max(), 1.0))
+
+
+@final
+class Round:
+    """S sessions under way, each with random numbers of its own: session and seed decide, not who else plays.
+
+    The user of a session is drawn by step 0 of its stream, what they do with the n-th video by step n.
+
+    Attributes:
+        arena: where they take place.
+        sessions: how far they are.
+        shown: positions of the videos shown in order, then -1, (S, T).
+        rewards: of these, (S, T).
+        seconds: looked at videos so far, (S,).
+        candidates: to choose from now, (S, M).
+    """
+
+    def __init__(self, arena: Arena, n_sessions: int) -> None:
+        max_steps = arena.world.config.max_steps
+        self.arena = arena
+        self.sessions = Sessions(arena.world, np.zeros(n_sessions, np.int64))
+        self.shown = np.full((n_sessions, max_steps), -1, np.int64)
+        self.rewards = np.zeros((n_sessions, max_steps))
+        self.seconds = np.zeros(n_sessions)
+        nothing = np.zeros((n_sessions, arena.n_candidates))
+        self.candidates = Candidates(nothing.astype(np.int64), nothing)
+        self._seeds = np.zeros(n_sessions, np.uint64)
+        self._episodes = np.full(n_sessions, -1, np.int64)
+        age = arena.world.age
+        self._age = (age - age.min()) / max(age.max() - age.min(), 1)
+
+    def seed(self, rows: NDArray[np.integer], seeds: NDArray[np.uint64]) -> None:
+        """New streams for some rows, (n,) both; start them before they go on."""
+        self._seeds[rows] = seeds
+        self._episodes[rows] = -1
+
+    @property
+    def seeded(self) -> bool:
+        """Whether every row has been started."""
+        return bool((self._episodes >= 0).all())
+
+    def start(self, rows: NDArray[np.integer]) -> None:
+        """The next session of each of these streams, (n,)."""
+        self._episodes[rows] += 1
+        drawn = uniforms(self._seeds[rows], self._episodes[rows], np.zeros(len(rows), np.int64))
+        users = (drawn[:, 0] * self.arena.world.n_users).astype(np.int64)
+        self.sessions.restart(rows, users)
+        self.shown[rows], self.rewards[rows], self.seconds[rows] = -1, 0.0, 0.0
+
+    def show(self, choices: NDArray[np.integer]) -> tuple[NDArray[np.int64], Answers]:
+        """Shows one of its candidates to each session that is not over; returns the videos, -1 for none, and answers.
+
+        Args: choices: columns of `candidates`, (S,).
+        """
+        everyone = np.arange(len(choices))
+        items = np.where(self.sessions.done, -1, self.candidates.ids[everyone, choices])
+        steps = self.sessions.n_steps.copy()
+        points = uniforms(self._seeds, self._episodes, steps + 1)
+        answers = self.sessions.view_at(items, points[:, 0])
+        live = np.flatnonzero(items >= 0)
+        self.shown[live, steps[live]] = items[live]
+        self.rewards[live, steps[live]] = answers.reward[live]
+        self.seconds += viewing_seconds(answers.action, points[:, 1])
+        return items, answers
+
+    def refresh(self) -> None:
+        """Finds the candidates anew, after sessions went on or started."""
+        # No session is longer than the longest: what lies beyond holds no videos.
+        longest = max(int(self.sessions.n_steps.max()), 1)
+        self.candidates = self.arena.source.find(
+            self.sessions.users, self.shown[:, :longest], self.rewards[:, :longest], self.arena.n_candidates
+        )
+
+    def observe(self) -> dict[str, NDArray[Any]]:
+        """What an agent sees of each session, see `rl.instatok.env.observation_space`."""
+        world, sessions, ids = self.arena.world, self.sessions, self.candidates.ids
+        users, categories = sessions.users, world.category[ids]
+        interests = world.interests[users]
+        numbers = np.empty((len(users), 6), np.float32)
+        numbers[:, 0] = sessions.n_steps / world.config.max_steps
+        numbers[:, 1:4] = sessions.action_counts[:, :3] / world.config.max_steps
+        numbers[:, 4] = self.seconds / (world.config.max_steps * VIDEO_SECONDS)
+        numbers[:, 5] = self._age[users]
+        of_candidates = np.empty((*ids.shape, 4), np.float32)
+        of_candidates[:, :, 0] = self.candidates.scores / (1 + np.abs(self.candidates.scores))
+        of_candidates[:, :, 1] = (categories[:, :, None] == interests[:, None]).any(axis=2)
+        of_candidates[:, :, 2] = self.arena.views[ids]
+        of_candidates[:, :, 3] = sessions.repeats(categories) / FATIGUE_WINDOW
+        profile = np.stack([world.gender[users], world.region[users], interests[:, 0], interests[:, 1]], axis=1)
+        return {
+            "numbers": numbers,
+            "profile": profile.astype(np.int64),
+            "last_action": np.where(sessions.last_action >= 0, sessions.last_action, len(ACTIONS)).astype(np.int64),
+            "recent_categories": np.where(sessions.recent >= 0, sessions.recent, len(CATEGORIES)).astype(np.int64),
+            "candidates": of_candidates,
+            "candidate_categories": categories.astype(np.int64),
+        }
