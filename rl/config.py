@@ -1,8 +1,8 @@
 """The configuration of everything in `rl`; it imports neither torch nor Ray."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from rec.config import Config, Seed
 
@@ -49,3 +49,53 @@ class InstaTokEnvConfig(Config):
     score: BusinessScoreConfig = BusinessScoreConfig()
     home: str | None = None
     bundle: str | None = None
+
+
+class PMFConfig(Config):
+    """Matrix factorisation of ratings by stochastic gradient descent.
+
+    Attributes:
+        dim: number of factors.
+        learning_rate: of the first epoch; each further one has `decay` times that of the one before.
+        regularization: of biases and factors, for each rating.
+        init_std: standard deviation of the first factors.
+        max_epochs: at most.
+        patience: epochs without a better validation error before the descent ends.
+        validation_fraction: of each user's ratings, the latest, held out to choose the number of epochs.
+        seed: of the first factors and of the order of ratings.
+    """
+
+    dim: PositiveInt = 32
+    learning_rate: PositiveFloat = 0.01
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.97
+    regularization: NonNegativeFloat = 0.05
+    init_std: PositiveFloat = 0.05
+    max_epochs: PositiveInt = 60
+    patience: NonNegativeInt = 2
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seed: Seed = 0
+
+
+class RatingNeighborsConfig(Config):
+    """Ratings from neighbours.
+
+    Attributes: n_neighbors: of each item. shrinkage: towards the biases. bias_shrinkage: of these towards the mean.
+    """
+
+    n_neighbors: PositiveInt = 60
+    shrinkage: PositiveFloat = 0.3
+    bias_shrinkage: NonNegativeFloat = 5.0
+
+
+class RatingEnvConfig(Config):
+    """Sessions with users whose ratings are known or predicted.
+
+    Attributes:
+        history_length: latest liked items that are observed.
+        session_length: items recommended in a session.
+        noise: standard deviation, in stars, of what predicted ratings are off; drawn anew for each.
+    """
+
+    history_length: PositiveInt = 5
+    session_length: PositiveInt = 10
+    noise: NonNegativeFloat = 0.0

@@ -27,7 +27,7 @@ def uniforms(
     counters[:, 0], counters[:, 1] = episodes, steps
     words = philox(counters, np.stack([seeds & _LOW, seeds >> _WORD], axis=1))
     high, low = words[:, ::2] >> np.uint64(5), words[:, 1::2] >> np.uint64(6)
-    return (high * float(2**26) + low) / float(2**53)
+    return (high * np.float64(2**26) + low).astype(np.float64) / 2**53
 
 
 @njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]

@@ -1,18 +1,25 @@
-"""Sessions with candidates to choose from: what both environments, single and vectorised, are made of."""
+"""InstaTok's sessions with candidates to choose from: what its environments are made of.
+
+arena = Arena.of(InstaTokEnvConfig())
+one, many = SessionEnv(VideoRound(arena, 1)), SessionVectorEnv(VideoRound(arena, 4096))
+"""
 
 from dataclasses import dataclass
 from typing import Any, Self, final
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rec.errors import ConfigError
 from rl.config import InstaTokEnvConfig
 from rl.instatok.candidates import ScoredCosine, SessionCandidates
 from rl.instatok.log import log_sessions
-from rl.instatok.sessions import Answers, Sessions, viewing_seconds
+from rl.instatok.observation import observation_space
+from rl.instatok.sessions import Sessions, viewing_seconds
 from rl.instatok.slate_log import Candidates
 from rl.instatok.world import ACTIONS, CATEGORIES, FATIGUE_WINDOW, VIDEO_SECONDS, InstaTok
+from rl.session_env import Outcome
 from rl.streams import uniforms
 
 
@@ -78,7 +85,7 @@ class Arena:
 
 
 @final
-class Round:
+class VideoRound:
     """S sessions under way, each with random numbers of its own: session and seed decide, not who else plays.
 
     The user of a session is drawn by step 0 of its stream, what they do with the n-th video by step n.
@@ -89,13 +96,15 @@ class Round:
         shown: positions of the videos shown in order, then -1, (S, T).
         rewards: of these, (S, T).
         seconds: looked at videos so far, (S,).
-        candidates: to choose from now, (S, M).
+        candidates: to choose from now, as last observed, (S, M).
     """
 
     def __init__(self, arena: Arena, n_sessions: int) -> None:
         max_steps = arena.world.config.max_steps
         self.arena = arena
         self.sessions = Sessions(arena.world, np.zeros(n_sessions, np.int64))
+        self.observation_space = observation_space(arena.n_candidates)
+        self.action_space = spaces.Discrete(arena.n_candidates)
         self.shown = np.full((n_sessions, max_steps), -1, np.int64)
         self.rewards = np.zeros((n_sessions, max_steps))
         self.seconds = np.zeros(n_sessions)
@@ -112,6 +121,16 @@ class Round:
         self._episodes[rows] = -1
 
     @property
+    def users(self) -> NDArray[np.int64]:
+        """Whose sessions they are, (S,)."""
+        return self.sessions.users
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Which sessions are over, (S,)."""
+        return self.sessions.done
+
+    @property
     def seeded(self) -> bool:
         """Whether every row has been started."""
         return bool((self._episodes >= 0).all())
@@ -124,13 +143,20 @@ class Round:
         self.sessions.restart(rows, users)
         self.shown[rows], self.rewards[rows], self.seconds[rows] = -1, 0.0, 0.0
 
-    def show(self, choices: NDArray[np.integer]) -> tuple[NDArray[np.int64], Answers]:
-        """Shows one of its candidates to each session that is not over; returns the videos, -1 for none, and answers.
+    def act(self, actions: NDArray[np.integer]) -> Outcome:
+        """Shows one of its candidates to each session that is not over.
 
-        Args: choices: columns of `candidates`, (S,).
+        Args: actions: columns of `candidates`, (S,).
+        Returns: with the videos shown (`item`, a position) and what users did (`action`, a position in ACTIONS).
+        Raises: ValueError: for an action that is no candidate.
         """
-        everyone = np.arange(len(choices))
-        items = np.where(self.sessions.done, -1, self.candidates.ids[everyone, choices])
+        wrong = np.flatnonzero((actions < 0) | (actions >= self.arena.n_candidates))
+        if len(wrong):
+            raise ValueError(
+                f"an action is a candidate from 0 to {self.arena.n_candidates - 1}; session {wrong[0]} was given "
+                f"{actions[wrong[0]]}"
+            )
+        items = np.where(self.done, -1, self.candidates.ids[np.arange(len(actions)), actions])
         steps = self.sessions.n_steps.copy()
         points = uniforms(self._seeds, self._episodes, steps + 1)
         answers = self.sessions.view_at(items, points[:, 0])
@@ -138,18 +164,17 @@ class Round:
         self.shown[live, steps[live]] = items[live]
         self.rewards[live, steps[live]] = answers.reward[live]
         self.seconds += viewing_seconds(answers.action, points[:, 1])
-        return items, answers
+        return Outcome(answers.reward, answers.done, {"item": items, "action": answers.action.astype(np.int64)})
 
-    def refresh(self) -> None:
-        """Finds the candidates anew, after sessions went on or started."""
+    def _find_candidates(self) -> Candidates:
         # No session is longer than the longest: what lies beyond holds no videos.
         longest = max(int(self.sessions.n_steps.max()), 1)
-        self.candidates = self.arena.source.find(
-            self.sessions.users, self.shown[:, :longest], self.rewards[:, :longest], self.arena.n_candidates
-        )
+        shown, rewards = self.shown[:, :longest], self.rewards[:, :longest]
+        return self.arena.source.find(self.users, shown, rewards, self.arena.n_candidates)
 
     def observe(self) -> dict[str, NDArray[Any]]:
-        """What an agent sees of each session, see `rl.instatok.env.observation_space`."""
+        """Finds the candidates, and tells what an agent sees; see `rl.instatok.observation`."""
+        self.candidates = self._find_candidates()
         world, sessions, ids = self.arena.world, self.sessions, self.candidates.ids
         users, categories = sessions.users, world.category[ids]
         interests = world.interests[users]

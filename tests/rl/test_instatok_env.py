@@ -9,10 +9,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rec.errors import ConfigError
 from rl.config import BusinessScoreConfig, InstaTokConfig, InstaTokEnvConfig
 from rl.instatok import ACTIONS, InstaTok
-from rl.instatok.arena import Arena
+from rl.instatok.arena import Arena, VideoRound
 from rl.instatok.candidates import ScoredCosine
-from rl.instatok.env import CANDIDATE_FEATURES, InstaTokEnv, InstaTokVectorEnv
 from rl.instatok.log import log_sessions
+from rl.instatok.observation import CANDIDATE_FEATURES
+from rl.session_env import SessionEnv, SessionVectorEnv
 
 CONFIG = InstaTokEnvConfig(world=InstaTokConfig(n_users=40, n_videos=400, sessions_per_user=3, max_steps=12))
 
@@ -25,13 +26,13 @@ def arena(request):
 
 @pytest.mark.filterwarnings("error")
 def test_gymnasium_finds_no_fault(arena):
-    check_env(InstaTokEnv(arena), skip_render_check=True)
+    check_env(SessionEnv(VideoRound(arena, 1)), skip_render_check=True)
 
 
 def test_side_by_side_is_the_same_as_one_by_one(arena):
     """Equal to Gymnasium's own vector of single environments, through the ends of sessions and new seeds."""
-    single = SyncVectorEnv([lambda: InstaTokEnv(arena)] * 5, autoreset_mode=AutoresetMode.NEXT_STEP)
-    vector = InstaTokVectorEnv(arena, 5)
+    single = SyncVectorEnv([lambda: SessionEnv(VideoRound(arena, 1))] * 5, autoreset_mode=AutoresetMode.NEXT_STEP)
+    vector = SessionVectorEnv(VideoRound(arena, 5))
     assert vector.single_observation_space == single.single_observation_space
     assert vector.observation_space == single.observation_space and vector.action_space == single.action_space
     rng, n_ended = np.random.default_rng(0), 0
@@ -47,7 +48,7 @@ def test_side_by_side_is_the_same_as_one_by_one(arena):
 
 
 def test_a_session_is_the_same_alone_and_among_thousands(arena):
-    alone, many = InstaTokEnv(arena), InstaTokVectorEnv(arena, 2000)
+    alone, many = SessionEnv(VideoRound(arena, 1)), SessionVectorEnv(VideoRound(arena, 2000))
     seen, _ = many.reset(seed=50)
     for row in (0, 1234):
         obs, _ = alone.reset(seed=50 + row)
@@ -65,18 +66,18 @@ def test_a_session_is_the_same_alone_and_among_thousands(arena):
 
 
 def test_seeds_fix_sessions_and_streams_go_on(arena):
-    env = InstaTokVectorEnv(arena, 64)
+    env = SessionVectorEnv(VideoRound(arena, 64))
     first = env.reset(seed=1)[0]
     later = env.reset()[0]
     assert_same(env.reset(seed=1)[0], first)
     assert_same(env.reset()[0], later)
     assert (first["profile"] != later["profile"]).any()
-    unseeded = [InstaTokVectorEnv(arena, 64).reset()[0]["profile"] for _ in range(2)]
+    unseeded = [SessionVectorEnv(VideoRound(arena, 64)).reset()[0]["profile"] for _ in range(2)]
     assert (unseeded[0] != unseeded[1]).any()
 
 
 def test_nothing_seen_is_a_candidate_and_the_observation_tells_what_happened(arena):
-    world, env = arena.world, InstaTokVectorEnv(arena, 200)
+    world, env = arena.world, SessionVectorEnv(VideoRound(arena, 200))
     log = log_sessions(world).interactions
     history = [set(log.item[log.user == user]) for user in range(world.n_users)]
     obs, _ = env.reset(seed=0)
@@ -95,7 +96,7 @@ def test_nothing_seen_is_a_candidate_and_the_observation_tells_what_happened(are
         score = obs["candidates"][:, :, CANDIDATE_FEATURES.index("score")]
         assert (np.diff(score, axis=1) <= 0).all()
         choice = rng.integers(0, 30, 200)
-        obs, _, ended, _, info = env.step(choice)
+        obs, _, _, _, info = env.step(choice)
         for row in np.flatnonzero(live):
             assert info["item"][row] == ids[row, choice[row]]
             shown[row].add(int(info["item"][row]))
@@ -174,7 +175,7 @@ def test_a_catalogue_that_a_session_could_exhaust_is_refused():
 
 
 def test_an_action_beyond_the_candidates_is_refused(arena):
-    env = InstaTokVectorEnv(arena, 3)
+    env = SessionVectorEnv(VideoRound(arena, 3))
     env.reset(seed=0)
     with pytest.raises(ValueError, match="session 1 was given 30"):
         env.step(np.array([0, 30, 0]))

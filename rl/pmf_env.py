@@ -1,0 +1,237 @@
+"""Sessions with users whose ratings are known or predicted: the environment of DRR, on MovieLens or other ratings.
+
+    world = RatingWorld.of(split.train, MatrixFactorisation.fit(split.train, PMFConfig()), RatingEnvConfig())
+    one, many = SessionEnv(RatingRound(world, 1)), SessionVectorEnv(RatingRound(world, 4096))
+
+Source: Liu et al. (2018), arXiv:1810.12027, sections 4.2 and 5.3.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Self, final
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from rec.data.dataset import Interactions
+from rec.errors import ConfigError, DataError
+from rl.config import RatingEnvConfig
+from rl.pmf import HIGHEST, LOWEST, RatingModel
+from rl.session_env import Outcome
+from rl.streams import uniforms
+
+MIDDLE: Final = 3.0
+HALF_RANGE: Final = 2.0
+
+Integers = NDArray[np.integer[Any]]
+
+
+def reward_of(rating: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """(rating - 3) / 2: from -1 for the lowest to 1 for the highest; what is above 0 counts as liked."""
+    return (rating - MIDDLE) / HALF_RANGE
+
+
+@final
+@dataclass(frozen=True)
+class RatingWorld:
+    """Users, and how they rate items: as they did where that is known, else as a model predicts, with noise.
+
+    Everything is taken from the ratings given: for training and for honest evaluation these are the training ratings.
+    Items that nobody rated among them are never recommended, and users without any have no sessions.
+
+    Attributes:
+        model: predicts.
+        config: length of history and session, noise.
+        n_items: size of the catalogue, N; as an item it stands for none.
+        users: who have sessions, (V,).
+        histories: of all users, their latest liked items, oldest first, none on the left where there are fewer, (U, n).
+        recommendable: which items may be recommended, (N,).
+        rated: known pairs as user * N + item, ascending, (R,).
+        ratings: of these, (R,).
+    """
+
+    model: RatingModel
+    config: RatingEnvConfig
+    n_items: int
+    users: NDArray[np.int64]
+    histories: NDArray[np.int64]
+    recommendable: NDArray[np.bool_]
+    rated: NDArray[np.int64]
+    ratings: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, known: Interactions, model: RatingModel, config: RatingEnvConfig) -> Self:
+        """A world in which these ratings are known.
+
+        Args: known: a pair at most once. model: fitted to the same ratings. config: of the sessions.
+        Raises: DataError: for a log without ratings. ConfigError: where a session can come to the end of the items.
+        """
+        if known.rating is None:
+            raise DataError("ratings are required; this log has actions", field="rating")
+        n_items = known.n_items
+        pairs = known.user.astype(np.int64) * n_items + known.item
+        order = pairs.argsort()
+        recommendable = np.bincount(known.item, minlength=n_items) > 0
+        longest = config.history_length + config.session_length
+        if recommendable.sum() < longest:
+            raise ConfigError(
+                f"a session with its history takes {longest} items, and only {recommendable.sum()} are rated; make it "
+                "shorter",
+                field="session_length",
+            )
+        return cls(
+            model=model,
+            config=config,
+            n_items=n_items,
+            users=np.unique(known.user).astype(np.int64),
+            histories=latest_liked(known, config.history_length),
+            recommendable=recommendable,
+            rated=pairs[order],
+            ratings=known.rating[order].astype(np.float64),
+        )
+
+    def rate(self, users: Integers, items: Integers, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How users rate items, (S,): as they did, or as predicted plus normal noise, kept within the scale.
+
+        Args: users, items: positions, (S,). points: uniform in [0, 1), the quantiles of the noise, (S,).
+        """
+        pairs = users * self.n_items + items
+        places = np.minimum(np.searchsorted(self.rated, pairs), len(self.rated) - 1)
+        noise = self.config.noise * ndtri(np.maximum(points, 2.0**-54)) if self.config.noise else 0.0
+        predicted = np.clip(self.model.predict(users, items) + noise, LOWEST, HIGHEST)
+        return np.where(self.rated[places] == pairs, self.ratings[places], predicted)
+
+
+def latest_liked(ratings: Interactions, n: int) -> NDArray[np.int64]:
+    """The latest n items each user liked, oldest first and ties in the order of the file, (U, n).
+
+    Users with fewer have the number of items, which stands for none, on the left.
+    """
+    if ratings.rating is None:
+        raise DataError("ratings are required; this log has actions", field="rating")
+    liked = np.flatnonzero(reward_of(ratings.rating) > 0)
+    liked = liked[np.lexsort((ratings.timestamp[liked], ratings.user[liked]))]
+    user, counts = ratings.user[liked], np.bincount(ratings.user[liked], minlength=ratings.n_users)
+    from_end = np.cumsum(counts)[user] - np.arange(len(liked))
+    late = from_end <= n
+    histories = np.full((ratings.n_users, n), ratings.n_items, np.int64)
+    histories[user[late], n - from_end[late]] = ratings.item[liked[late]]
+    return histories
+
+
+@final
+class RatingRound:
+    """S sessions under way; each recommends items one after the other, none twice and none of its first history.
+
+    An action is an item, or with item vectors a ranking vector: the item of the highest product with it is recommended,
+    among equals the first. The user of a session is drawn by step 0 of its stream, the noise of the n-th rating by
+    step n.
+
+    Attributes:
+        world: where they take place.
+        vectors: of the items, float32, (N, D), or None where actions are items.
+        users: whose sessions they are, (S,).
+        history: latest liked items, see RatingWorld.histories, (S, n).
+        shown: items recommended so far in order, then N, (S, T).
+        n_steps: how many, (S,).
+        done: which sessions are over, (S,).
+    """
+
+    def __init__(self, world: RatingWorld, n_sessions: int, vectors: NDArray[np.floating[Any]] | None = None) -> None:
+        n, length = world.config.history_length, world.config.session_length
+        self.world = world
+        self.vectors = None if vectors is None else np.ascontiguousarray(vectors, np.float32)
+        self.users = np.zeros(n_sessions, np.int64)
+        self.history = np.full((n_sessions, n), world.n_items, np.int64)
+        self.shown = np.full((n_sessions, length), world.n_items, np.int64)
+        self.n_steps = np.zeros(n_sessions, np.int64)
+        self.done = np.zeros(n_sessions, bool)
+        self._first_history = self.history.copy()
+        self._seeds = np.zeros(n_sessions, np.uint64)
+        self._episodes = np.full(n_sessions, -1, np.int64)
+        self.observation_space = spaces.Dict(
+            {
+                "user": spaces.Discrete(len(world.histories)),
+                "history": spaces.MultiDiscrete([world.n_items + 1] * n),
+                "first_history": spaces.MultiDiscrete([world.n_items + 1] * n),
+                "shown": spaces.MultiDiscrete([world.n_items + 1] * length),
+            }
+        )
+        self.action_space: spaces.Space[Any] = spaces.Discrete(world.n_items)
+        if self.vectors is not None:
+            self.action_space = spaces.Box(-1, 1, (self.vectors.shape[1],), np.float32)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether every session has been started."""
+        return bool((self._episodes >= 0).all())
+
+    def seed(self, rows: NDArray[np.int64], seeds: NDArray[np.uint64]) -> None:
+        """New streams for some rows, (n,) both; they have to be started."""
+        self._seeds[rows] = seeds
+        self._episodes[rows] = -1
+
+    def start(self, rows: NDArray[np.int64]) -> None:
+        """The next session of each of these streams, (n,)."""
+        self._episodes[rows] += 1
+        drawn = uniforms(self._seeds[rows], self._episodes[rows], np.zeros(len(rows), np.int64))
+        self.users[rows] = self.world.users[(drawn[:, 0] * len(self.world.users)).astype(np.int64)]
+        self.history[rows] = self._first_history[rows] = self.world.histories[self.users[rows]]
+        self.shown[rows] = self.world.n_items
+        self.n_steps[rows], self.done[rows] = 0, False
+
+    def available(self) -> NDArray[np.bool_]:
+        """Which items each session may recommend now, (S, N)."""
+        none_last = np.append(self.world.recommendable, False)
+        available = np.repeat(none_last[None], len(self.users), axis=0)
+        rows = np.arange(len(self.users))[:, None]
+        available[rows, self._first_history] = False
+        available[rows, self.shown] = False
+        return available[:, :-1]
+
+    def best(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """The available item of the highest score, (S, N), in each session; among equals the first, (S,)."""
+        return np.where(self.available(), scores, -np.inf).argmax(axis=1)
+
+    def act(self, actions: NDArray[Any]) -> Outcome:
+        """Recommends an item in each session that is not over; `info` tells which (`item`).
+
+        Args: actions: items, (S,), or ranking vectors, (S, D).
+        Raises: ValueError: for an item that is not available; the first such session is named.
+        """
+        items = self._items(actions)
+        live = np.flatnonzero(~self.done)
+        points = uniforms(self._seeds, self._episodes, self.n_steps + 1)[live, 0]
+        reward = np.zeros(len(self.users))
+        reward[live] = reward_of(self.world.rate(self.users[live], items[live], points))
+        self.shown[live, self.n_steps[live]] = items[live]
+        self.n_steps[live] += 1
+        liked = np.flatnonzero(reward > 0)
+        self.history[liked, :-1] = self.history[liked, 1:]
+        self.history[liked, -1] = items[liked]
+        self.done = self.n_steps >= self.world.config.session_length
+        return Outcome(reward, self.done.copy(), {"item": items})
+
+    def observe(self) -> dict[str, NDArray[Any]]:
+        """User, history now and at first, and the items recommended so far; the number of items stands for none."""
+        return {
+            "user": self.users.copy(),
+            "history": self.history.copy(),
+            "first_history": self._first_history.copy(),
+            "shown": self.shown.copy(),
+        }
+
+    def _items(self, actions: NDArray[Any]) -> NDArray[np.int64]:
+        if self.vectors is not None and actions.ndim == 2:
+            return self.best(actions.astype(np.float32) @ self.vectors.T)
+        items = np.where(self.done, 0, actions).astype(np.int64)
+        known = (items >= 0) & (items < self.world.n_items)
+        free = known & self.available()[np.arange(len(items)), np.where(known, items, 0)]
+        wrong = np.flatnonzero(~free & ~self.done)
+        if len(wrong):
+            raise ValueError(
+                f"an item that is rated by somebody, not in the first history and not yet shown is required; session "
+                f"{wrong[0]} was given {items[wrong[0]]}; see RatingRound.available"
+            )
+        return items
