@@ -26,13 +26,14 @@ class InstaTokConfig(Config):
 
 
 class BusinessScoreConfig(Config):
-    """Weights of what a candidate's score is made of; the defaults are those of the source notebook.
+    """Weights of what a candidate's score is made of.
 
-    `log_views` puts the logarithm of the views, log(1 + views), in their place.
+    The defaults are those of the source notebook, where views are counted in tens. `log_views` puts log(1 + views) in
+    the place of the views.
     """
 
     similarity_weight: float = 0.5
-    views_weight: float = 0.1
+    views_weight: float = 0.01
     interest_weight: float = 0.3
     log_views: bool = False
 

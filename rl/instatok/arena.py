@@ -57,9 +57,9 @@ class Arena:
                 weights=config.score,
             )
         else:
-            from rl.instatok.bundle_candidates import BundleCandidates
+            from rl.instatok.source_candidates import SourceCandidates
 
-            source = BundleCandidates.load(world, config.home, None if config.bundle == "CURRENT" else config.bundle)
+            source = SourceCandidates.load(world, config.home, None if config.bundle == "CURRENT" else config.bundle)
         return cls.with_source(world, source, config.n_candidates, np.bincount(log.item, minlength=world.n_items))
 
     @classmethod

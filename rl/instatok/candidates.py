@@ -49,7 +49,7 @@ class ScoredCosine:
     -0.5. A video j that user u has not seen has similarity sum over the videos i they have of x_iu cos(x_i, x_j); the k
     of the highest similarity are candidates, best first by
 
-        similarity_weight * similarity + views_weight * views / 10 + interest_weight * is-interest.
+        similarity_weight * similarity + views_weight * views + interest_weight * is-interest.
 
     What a session adds to x is of its user alone. A candidate was not seen by them, so it changes no inner product and
     of the norms only those of the videos shown: the similarities of a session are those of its user before it, and for
@@ -122,7 +122,7 @@ class ScoredCosine:
     @cached_property
     def _worth_of_views(self) -> NDArray[np.float64]:
         views = np.log1p(self.views) if self.weights.log_views else self.views
-        return self.weights.views_weight * views / 10
+        return self.weights.views_weight * views
 
     def find(self, users: Integers, shown: Integers, rewards: Floats, k: int) -> Candidates:
         """See SessionCandidates; scores are those of the business, ties go by position."""

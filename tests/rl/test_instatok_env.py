@@ -128,7 +128,7 @@ def plain_candidates(world, log, user, shown, rewards, k, weights):
         views = np.log1p(views)
     score = {
         item: weights.similarity_weight * similarity[item]
-        + weights.views_weight * views[item] / 10
+        + weights.views_weight * views[item]
         + weights.interest_weight * (world.category[item] in world.interests[user])
         for item in best
     }
