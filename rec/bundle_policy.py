@@ -69,7 +69,16 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, te
 
     What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
     which is not shown again. Requests from before `first_fair_ms` would flatter or wrong it.
+
+    Raises: ConfigError: for a bundle with a cap, under which what may be drawn depends on the items above; boosts are
+        part of the scores.
     """
+    if recommender.cap is not None:
+        raise ConfigError(
+            f"bundle {recommender.version} caps {recommender.config.rules.cap_column}, and estimates of slates under a "
+            "cap are not to be had yet; judge the same bundle trained without the cap",
+            field="rules.cap_column",
+        )
     known = np.array([recommender.user_known(str(user_id)) for user_id in log.user_id])
     item_ids: list[list[str]] = [[] for _ in range(len(log))]
     scores = np.zeros((len(log), recommender.config.ranker.n_candidates))

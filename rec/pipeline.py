@@ -1,7 +1,6 @@
 """From a data set to a published bundle."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from rec.bundle import BundleDetails, git_sha
@@ -54,15 +53,14 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     if config.training.workers:
         ensure_ray(config.training.workers)
 
-    retrievers = [fit_retriever(runs, ready, period) for period in range(len(starts) - 1)]
-    judged = retrievers[-1].progress
-    thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers)}
+    retrievers = fit_retrievers(runs, ready)
+    judged = retrievers[-2].progress
+    thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers[:-1])}
     doubts = [f"{name}: {text}" for name, text in thin.items() if text is not None]
     for text in doubts:
         say(f"warning: {text}")
-    retrievers.append(fit_retriever(runs, ready, len(starts) - 1, epochs=judged.best_epoch))
     sources = [
-        as_retriever(_two_tower(snapshot, fitted, config), others, config)
+        as_retriever(two_tower_source(snapshot, fitted, config), others, config)
         for snapshot, fitted, others in zip(snapshots, retrievers, counted, strict=True)
     ]
     periods = RankingPeriods(ready, config, snapshots, sources)
@@ -70,11 +68,11 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     if config.retriever.objective == "two_stage_ips":
         first = list(zip(snapshots, sources, strict=True))
         for place, ranker in ((len(starts) - 2, judged_model), (len(starts) - 1, model)):
-            earlier = [_assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
+            earlier = [assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
             again = fit_through_ranker(runs, ready, place, retrievers[place], earlier)
-            sources[place] = as_retriever(_two_tower(snapshots[place], again, config), counted[place], config)
-    recommender = _assemble(ready, config, snapshots[-1], sources[-1], model)
-    valid = _validate(ready, starts, _assemble(ready, config, snapshots[-2], sources[-2], judged_model))
+            sources[place] = as_retriever(two_tower_source(snapshots[place], again, config), counted[place], config)
+    recommender = assemble(ready, config, snapshots[-1], sources[-1], model)
+    valid = _validate(ready, assemble(ready, config, snapshots[-2], sources[-2], judged_model))
     registry = Registry(home)
     version = registry.publish(
         recommender.save,
@@ -114,7 +112,17 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     }
 
 
-def _assemble(
+def fit_retrievers(runs: Runs, ready: Prepared) -> list[Fitted]:
+    """The two-tower model as of the beginning of each period, and last of the test.
+
+    The last one trains as long as was best for the one before, which the last period judges.
+    """
+    last = len(ready.period_starts) - 1
+    judged = [fit_retriever(runs, ready, period) for period in range(last)]
+    return [*judged, fit_retriever(runs, ready, last, epochs=judged[-1].progress.best_epoch)]
+
+
+def assemble(
     ready: Prepared, config: TrainConfig, snapshot: Snapshot, source: Retriever, model: RankingModel
 ) -> Recommender:
     """A recommender of what was known at the time of a snapshot."""
@@ -125,16 +133,21 @@ def _assemble(
     return Recommender("", config, snapshot, source, popularity, ranker, neighbors)
 
 
-def _validate(ready: Prepared, starts: Sequence[int], recommender: Recommender) -> dict[str, float]:
-    """Both stages on the last period before the test, from what was known at its beginning."""
-    train = ready.split.train
-    period = EvaluationPeriod.build(
-        train.before(starts[-2]),
-        train.between(starts[-2], starts[-1]),
-        at_ms=starts[-2],
-        states=recommender.snapshot.user_states,
+def validation_period(ready: Prepared, snapshot: Snapshot) -> EvaluationPeriod:
+    """The last period before the test.
+
+    Args: snapshot: as of its beginning.
+    """
+    train, (start_ms, end_ms) = ready.split.train, ready.period_starts[-2:]
+    return EvaluationPeriod.build(
+        train.before(start_ms), train.between(start_ms, end_ms), at_ms=start_ms, states=snapshot.user_states
     )
+
+
+def _validate(ready: Prepared, recommender: Recommender) -> dict[str, float]:
+    """Both stages on the last period before the test, from what was known at its beginning."""
     models = {"": recommender.top_k, "retriever_": lists_of(recommender.source)}
+    period = validation_period(ready, recommender.snapshot)
     report = evaluate(models, period, metrics=("ndcg@10", "recall@10", "hit_rate@10"))
     return {
         f"{model}{metric}": estimate.value
@@ -143,7 +156,8 @@ def _validate(ready: Prepared, starts: Sequence[int], recommender: Recommender) 
     }
 
 
-def _two_tower(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
+def two_tower_source(snapshot: Snapshot, fitted: Fitted, config: TrainConfig) -> TwoTowerSource:
+    """The trained model as a source, over the items of a snapshot."""
     model = TwoTower(config.retriever, snapshot.encoders.specs)
     put_weights(model, fitted.weights)
     return TwoTowerSource.build(model, snapshot, config.index)

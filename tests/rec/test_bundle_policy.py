@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rec.bundle_policy import warn_of_other_catalogue
+from rec.bundle_policy import bundle_policy, warn_of_other_catalogue
+from rec.config import RulesConfig, TrainConfig
 from rec.data.rounds import join_rounds
+from rec.errors import ConfigError
 from rec.ope import OverlapWarning
 from rec.ope.slate_log import SlateLog, slate_log
 from rl.config import InstaTokConfig
@@ -32,6 +34,15 @@ def bundle(item_ids: list[str]) -> Any:
     place = {item: at for at, item in enumerate(item_ids)}
     snapshot = SimpleNamespace(item_positions=lambda ids: np.array([place.get(item, -1) for item in ids]))
     return SimpleNamespace(version="v", n_items=len(item_ids), snapshot=snapshot)
+
+
+def test_a_bundle_with_a_cap_is_refused(log: SlateLog) -> None:
+    capped: Any = SimpleNamespace(
+        version="v", cap=object(), config=TrainConfig(rules=RulesConfig(cap_column="creator"))
+    )
+    with pytest.raises(ConfigError, match="bundle v caps creator") as raised:
+        bundle_policy(capped, log, epsilon=0.1, temperature=1.0)
+    assert raised.value.field == "rules.cap_column"
 
 
 def test_of_the_same_catalogue_nothing_is_said(

@@ -10,7 +10,7 @@ import pytest
 from rec.config import LambdaMARTConfig, RankerConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.models.lambdamart import fit_lambdamart
-from rec.pipeline import _assemble
+from rec.pipeline import assemble
 from rec.preparation import Prepared, prepare
 from rec.ranker_fits import RankingPeriods
 from rec.ranking_data import RankingData
@@ -66,9 +66,7 @@ def _with_other_future(dataset: Dataset, from_ms: int, *, other_users: bool = Tr
 def _bundle(periods: RankingPeriods, place: int, learned: RankingData, folder: Path) -> dict[str, bytes]:
     """The files of the bundle as of the beginning of a period."""
     grown = fit_lambdamart(learned, CONFIG.ranker.lambdamart, seed=0, trees=5)
-    recommender = _assemble(
-        periods.ready, periods.config, periods.snapshots[place], periods.sources[place], grown.model
-    )
+    recommender = assemble(periods.ready, periods.config, periods.snapshots[place], periods.sources[place], grown.model)
     folder.mkdir()
     recommender.save(folder)
     return {file.name: file.read_bytes() for file in folder.iterdir()}
