@@ -270,6 +270,7 @@ def fit(
     best = _copy(init_from or model.state_dict())
     if checkpoint is not None:
         progress = read_progress(checkpoint)
+        comparable = progress.finished or not progress.best or task.metric in progress.best
         put_weights(model, read_weights(checkpoint / MODEL_FILE), file=str(checkpoint / MODEL_FILE))
         best = read_weights(checkpoint / BEST_FILE)
     elif init_from is not None:
@@ -278,6 +279,8 @@ def fit(
     optimizers = Optimizers(model, config)
     if checkpoint is not None:
         optimizers.load(checkpoint / OPTIMIZER_FILE)
+        if not comparable:
+            progress = replace(progress, best=_judged_anew(task, model, best, worker))
 
     for epoch in range(progress.epoch, config.epochs):
         if progress.finished:
@@ -320,6 +323,15 @@ def advance(
         history=(*progress.history, {"epoch": epoch, **metrics}),
         finished=finished,
     )
+
+
+def _judged_anew(task: TrainingTask, model: nn.Module, best: Mapping[str, Tensor], worker: Worker) -> dict[str, float]:
+    """Validation metrics of the best weights so far, by what decides now: a version before may have gone by another."""
+    current = _copy(model.state_dict())
+    put_weights(model, dict(best))
+    valid = worker.agree(_validate(task, model, worker) if worker.rank == 0 else None)
+    put_weights(model, current)
+    return valid
 
 
 def read_progress(folder: Path) -> Progress:

@@ -1,7 +1,7 @@
 """Importance weights, on torch tensors and NumPy arrays alike: the losses and the off-policy estimates share them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rec.errors import SupportError
+from rec.errors import DataError, SupportError
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -124,8 +124,15 @@ def effective_sample_size(weights: Tensor | FloatArray) -> float:
     return float(scaled.sum()) ** 2 / float((scaled * scaled).sum())
 
 
-def diagnose(weights: Tensor | FloatArray) -> WeightDiagnostics:
-    """Diagnostics of importance weights, (n,), n at least 1."""
+def diagnose(weights: Tensor | FloatArray | Sequence[float]) -> WeightDiagnostics:
+    """Diagnostics of importance weights, (n,).
+
+    Raises: DataError: when there are none.
+    """
+    if not isinstance(weights, Tensor):
+        weights = np.asarray(weights)
+    if not len(weights):
+        raise DataError("there are no weights to diagnose: one at least is required", column="weights")
     return WeightDiagnostics(
         n=len(weights),
         mean=float(weights.mean()),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from rec.cli.ope_options import refuse_ignored, refuse_unwritable
 from rec.config import LOGGED_POLICY, OpeConfig
 from rec.errors import ConfigError, DataError, SupportError
 
@@ -22,28 +23,14 @@ if TYPE_CHECKING:
 _TWO_USERS: Final = "standard errors and intervals take users as the units, so at least two are needed"
 
 
-# Options that say nothing about a table of rounds, and those that say nothing about a log of slates.
-_OF_EVENTS: Final = (
-    "target",
-    "epsilon",
-    "temperature",
-    "rewards",
-    "attribution_s",
-    "since_ms",
-    "until_ms",
-    "now_ms",
-    "position_weights",
-    "allow_no_feedback",
-)
-_OF_TABLE: Final = ("columns",)
-
-
 def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     """Prints and returns the estimates; warnings of thin overlap are printed and returned, too."""
     from rec.ope import IntervalSettings
     from rec.ope.plot import write_plot
+    from rec.ope.support import shown_weight
 
-    _refuse_ignored(options)
+    refuse_ignored(options)
+    refuse_unwritable(options.plot)
     settings = IntervalSettings(
         options.interval,
         options.level,
@@ -58,7 +45,8 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned:.4f}")
     for name, estimate in found.estimates.items():
         print(f"{name:<18} {_told(estimate)}")
-    print(f"weights: mean {weights.mean:.3f}, largest {weights.max:.1f}, ess {weights.ess:,.0f} of {weights.n:,}")
+    largest = shown_weight(weights.max)
+    print(f"weights: mean {weights.mean:#.4g}, largest {largest}, ess {weights.ess:,.0f} of {weights.n:,}")
     if found.dropped:
         print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items()))
     for message in told:
@@ -95,54 +83,17 @@ class _Evaluated:
     dropped: dict[str, int]
 
 
-def _refuse_ignored(options: OpeConfig) -> None:
-    """Refuses options that would have no effect.
-
-    Raises: ConfigError: naming the option.
-    """
-    of_table = options.table is not None
-    for name in _OF_EVENTS if of_table else _OF_TABLE:
-        if _is_given(options, name):
-            raise ConfigError(
-                f"{name} says nothing about a table, whose rows hold reward, propensity and target_p: leave it out"
-                if of_table
-                else f"{name} names those of a table; give --table FILE, or leave it out: the log's are fixed",
-                field=name,
-            )
-    if options.interval == "empirical_bernstein":
-        return
-    if _is_given(options, "weight_bound"):
-        raise ConfigError(
-            f"weight_bound is for --interval empirical_bernstein; found {options.interval}: leave it out",
-            field="weight_bound",
-        )
-    if _is_given(options, "reward_range") and not _shrinks(options):
-        raise ConfigError(
-            "reward_range is for --interval empirical_bernstein, and of a table for estimators that shrink weights: "
-            "leave it out",
-            field="reward_range",
-        )
-
-
-def _shrinks(options: OpeConfig) -> bool:
-    from rec.ope import SHRINKING_ESTIMATORS
-
-    return options.table is not None and not set(options.estimators or SHRINKING_ESTIMATORS).isdisjoint(
-        SHRINKING_ESTIMATORS
-    )
-
-
-def _is_given(options: OpeConfig, name: str) -> bool:
-    return getattr(options, name) != OpeConfig.model_fields[name].get_default(call_default_factory=True)
-
-
 def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
     from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate
-    from rec.ope.estimators import NEED_PREDICTIONS
+    from rec.ope.estimators import BOUNDED, NEED_PREDICTIONS
+    from rec.ope.evaluation import refuse_unknown
     from rec.ope.table_file import from_file
     from rec.weights import diagnose
 
     file = str(options.table)
+    everything = [*ESTIMATORS, *SHRINKING_ESTIMATORS]
+    if options.estimators:
+        refuse_unknown(options.estimators, everything)
     rounds = from_file(file, options.columns)
     if rounds.codes()[1] < 2:
         raise DataError(
@@ -152,7 +103,9 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
             column=options.columns.user_id,
         )
     predicted = rounds.q_logged is not None and rounds.q_target is not None
-    possible = [name for name in (*ESTIMATORS, *SHRINKING_ESTIMATORS) if predicted or name not in NEED_PREDICTIONS]
+    possible = [name for name in everything if predicted or name not in NEED_PREDICTIONS]
+    if options.interval == "empirical_bernstein":
+        possible = [name for name in possible if name in BOUNDED]
     lacking = [name for name in options.estimators if name in NEED_PREDICTIONS and not predicted]
     if lacking:
         raise ConfigError(
@@ -182,7 +135,8 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     from rec.bundle_policy import bundle_policy, first_fair_ms, warn_of_other_catalogue
     from rec.data.events import EventTables
     from rec.data.rounds import read_rounds
-    from rec.ope import evaluate_slates
+    from rec.ope import SLATE_ESTIMATORS, evaluate_slates
+    from rec.ope.evaluation import refuse_unknown
     from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates, slate_log
     from rec.ope.slates import cascade_weights
@@ -194,12 +148,25 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         raise ConfigError(
             "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
         )
+    estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
+    refuse_unknown(estimators, SLATE_ESTIMATORS)
     events = EventTables(Home(home))
     _refuse_missing(events, allow_no_feedback=options.allow_no_feedback)
     recommender = None
     if options.target != LOGGED_POLICY:
         recommender = Recommender.load(home, None if options.target == "current" else options.target)
     since_ms = options.since_ms if recommender is None else first_fair_ms(recommender, options.since_ms)
+    if (
+        recommender is not None
+        and options.until_ms is not None
+        and since_ms is not None
+        and since_ms >= options.until_ms
+    ):
+        raise ConfigError(
+            f"bundle {recommender.version} knows what happened before {since_ms} ms, so only later requests can judge "
+            f"it; found {options.until_ms}: leave until_ms out, or give a later one",
+            field="until_ms",
+        )
     now_ms = int(time.time() * 1000) if options.now_ms is None else options.now_ms
     rounds = read_rounds(
         events,
@@ -239,13 +206,12 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         of_bundle["n_unknown_items"] = warn_of_other_catalogue(recommender, log)
         ranked = bundle_policy(recommender, log, epsilon=0.0, temperature=0.0)
         target, name = replace(ranked, **drawn), recommender.version
-    estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
+    worth = _position_weights(options, log.slate.shape[1])
     rng = np.random.default_rng(options.seed)
     marginals = None
     if any("position_wise" in estimator for estimator in estimators):
         ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (logging, target))
         marginals = (ours, theirs)
-    worth = _position_weights(options, log.slate.shape[1])
     slates = logged_slates(log, target, marginals=marginals, position_weights=worth)
     try:
         estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
@@ -258,12 +224,19 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         "now_ms": now_ms,
         "n_requests": n,
         "n_without_candidates": log.n_without,
+        "n_incomplete_slates": log.n_incomplete,
         **of_bundle,
     }
-    without = {"requests_without_candidates": log.n_without} if log.n_without else {}
+    left_out = {"requests_without_candidates": log.n_without, "incomplete_slates": log.n_incomplete}
     earned = float(slates.gains.sum(axis=1).mean())
     weights = diagnose(cascade_weights(slates)[:, -1])
-    return _Evaluated(answer, estimates, earned, weights, {**rounds.dropped, **without})
+    return _Evaluated(
+        answer,
+        estimates,
+        earned,
+        weights,
+        rounds.dropped | {reason: count for reason, count in left_out.items() if count},
+    )
 
 
 def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
@@ -303,22 +276,25 @@ def _position_weights(options: OpeConfig, n_positions: int) -> "Floats | None":
     given = options.position_weights
     if not given:
         return None
-    if len(given) < n_positions or min(given) < 0:
+    if len(given) != n_positions or min(given) < 0:
         raise ConfigError(
-            f"a weight of 0 or more for each of {n_positions} positions is needed; found {', '.join(map(str, given))}",
+            f"a weight of 0 or more for each of the {n_positions} positions of the longest slate is needed; found "
+            f"{len(given)}: {', '.join(map(str, given))}",
             field="position_weights",
         )
-    return np.array(given[:n_positions])
+    return np.array(given)
 
 
 def _told(estimate: "Estimate") -> str:
     from rec.metrics import format_estimate
+    from rec.ope.support import shown_weight
 
     around = estimate.interval
     interval = "" if around is None else f" [{around.low:.4f}, {around.high:.4f}]"
     support = "" if estimate.support is None else f"  support {estimate.support:.3f}"
     size = f"ess {estimate.ess:,.0f} of {estimate.n:,}, {estimate.n_clusters:,} users"
-    return f"{format_estimate(estimate.to_json())}{interval}  {size}, max weight {estimate.max_weight:.1f}{support}"
+    weight = f"max weight {shown_weight(estimate.max_weight)}"
+    return f"{format_estimate(estimate.to_json())}{interval}  {size}, {weight}{support}"
 
 
 def _is_ours(category: type[Warning]) -> bool:

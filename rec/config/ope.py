@@ -34,8 +34,9 @@ class OpeConfig(Config):
     answer. A `table` is a Parquet or CSV file of one round a row, with the target's probability in it.
 
     Without `estimators` a table gives those it has columns for, a log of slates `cascade`, `sn_cascade`, `cascade_dr`.
-    The empirical Bernstein interval needs `reward_range` and `weight_bound`; the estimators that shrink weights take
-    the least and the greatest reward of the table where no range is given. `plot` is where the HTML goes.
+    The empirical Bernstein interval needs a table, `reward_range` and `weight_bound`, and is given but of `dm`,
+    `ips` and `dr`, as it holds for no other without a parameter. The estimators that shrink weights take the least and
+    the greatest reward of the table where no range is given. `plot` is where the HTML goes.
     """
 
     table: str | None = None

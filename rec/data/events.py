@@ -17,7 +17,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from numpy.typing import NDArray
 
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
 TableName = Literal["requests", "impressions", "feedback"]
@@ -117,7 +117,11 @@ class EventTables:
         self._options = dict(storage_options or {}) or None
 
     def uri(self, table: TableName) -> str:
-        """Where a table is."""
+        """Where a table is.
+
+        Raises: ConfigError: for a name that is none, as all that take one.
+        """
+        _known_table(table)
         folder = self._home.folder
         return self._home.show(f"{FOLDER}/{table}") if folder is None else str(folder / FOLDER / table)
 
@@ -186,9 +190,23 @@ class EventTables:
 
         Args: version: None: what is there now. columns: None: all.
         Raises: DataError: naming the table, for a version that does not exist and for files that cannot be read; and
-            naming row (from 0, of those read) and column, for values that `append` would have refused.
+            naming row (from 0, of those read) and column, for values that `append` would have refused. ConfigError: for
+            a table or column there is none of, a version below 0, and since_ms after until_ms.
         """
+        _known_table(table)
         names = list(columns or SCHEMAS[table].names)
+        unknown = [name for name in names if name not in SCHEMAS[table].names]
+        if unknown:
+            raise ConfigError(
+                f"no such column; there are {', '.join(SCHEMAS[table].names)}: found {unknown[0]!r}", field="columns"
+            )
+        if version is not None and version < 0:
+            raise ConfigError(f"versions count from 0; found {version}: None is what is there now", field="version")
+        if since_ms is not None and until_ms is not None and since_ms > until_ms:
+            raise ConfigError(
+                f"since_ms must not lie after until_ms; found {since_ms} and {until_ms}: exchange them",
+                field="since_ms",
+            )
         if table == "impressions" and (since_ms is not None or until_ms is not None):
             shown = self.read(table, version=version, columns=list(dict.fromkeys([*names, "request_id"])))
             asked = self.read("requests", since_ms=since_ms, until_ms=until_ms, columns=["request_id"])
@@ -233,13 +251,19 @@ def rows_of(rows: pa.Table, requests: pa.Table, *, inverted: bool = False) -> pa
     return rows.filter(pa.array(asked.to_numpy() != inverted, type=pa.bool_()))
 
 
+def _known_table(table: str) -> None:
+    if table not in SCHEMAS:
+        raise ConfigError(f"the log has no table {table!r}; there are {', '.join(SCHEMAS)}", field="table")
+
+
 def validated(table: TableName, rows: Rows) -> pa.Table:
     """Rows as the table stores them.
 
-    Raises: DataError: naming table, row (from 0) and column.
+    Raises: DataError: naming table, row (from 0) and column. ConfigError: for a table there is none of.
     """
+    _known_table(table)
     schema = SCHEMAS[table]
-    given: pa.Table = rows if isinstance(rows, pa.Table) else _from_records(table, rows)  # pyright: ignore[reportArgumentType]
+    given = rows if isinstance(rows, pa.Table) else _from_records(table, rows)
     unknown = [name for name in given.column_names if name not in schema.names]
     if unknown:
         raise DataError(f"unknown column; there are {', '.join(schema.names)}", file=table, column=unknown[0])
@@ -279,6 +303,17 @@ def _first_line(error: Exception) -> str:
 
 def _from_records(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Records as columns of whatever type their values have."""
+    listed = isinstance(rows, Sequence) and not isinstance(rows, str)
+    row = (
+        next((place for place, record in enumerate(rows) if not isinstance(record, Mapping)), None) if listed else None
+    )
+    if not listed or row is not None:
+        found = rows if row is None else rows[row]
+        raise DataError(
+            f"rows are a pyarrow.Table or a list of records by column; found {type(found).__name__}",
+            file=table,
+            row=row,
+        )
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         return SCHEMAS[table].empty_table()

@@ -1,5 +1,6 @@
 """Rows of the log that were delivered twice: they count once, and must not contradict each other."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,12 +14,16 @@ from rec.errors import DataError
 
 # Of a value that an error quotes.
 _SHOWN_CHARACTERS: Final = 80
+# What storing a number as float32 may change of it, as a share.
+_ROUNDING: Final = 1e-6
 
 
 def distinct_rows(
     table: TableName, rows: pa.Table, key: list[str], *, may_differ: Sequence[str] = ()
 ) -> tuple[NDArray[np.int64], int]:
     """The first row of each key in the order of the table, and how many rows repeat one; these must not contradict it.
+
+    Numbers that differ by no more than storing them as float32 does are the same.
 
     Args: may_differ: columns in which they may.
     Raises: DataError: naming table, key, both rows and the column in which they differ.
@@ -50,8 +55,12 @@ def distinct_rows(
 
 
 def _differ(a: object, b: object) -> bool:
-    """Whether two values are not the same; NaN is the same as NaN."""
-    return a != b and (a == a or b == b)
+    """Whether two values are not the same; NaN is the same as NaN, and so is a number that was rounded to float32."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) != len(b) or any(_differ(one, other) for one, other in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return not (math.isclose(a, b, rel_tol=_ROUNDING) or (math.isnan(a) and math.isnan(b)))
+    return a != b
 
 
 def _short(value: object) -> str:

@@ -138,6 +138,7 @@ def read_rounds(
     and are counted whatever is asked for.
 
     Args: versions: of the tables, as `EventTables.versions` records them; by default what is there now.
+    Raises: as `join_rounds`. ConfigError: when since_ms lies after until_ms.
     """
     at = versions or {}
     requests = events.read("requests", version=at.get("requests"), since_ms=since_ms, until_ms=until_ms)
@@ -174,8 +175,10 @@ def join_rounds(
     keep the answered ones, fresh examples to learn from; their rewards are not those of a random impression, which an
     estimate needs. What was asked after `now_ms` is left out.
 
-    Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then.
-    `dropped` counts rows by reason, each once: repeated_requests, repeated_impressions, repeated_feedback,
+    Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then, numbers
+    up to what rounding to float32 changes.
+    `dropped` counts rows by reason, each once: requests_without_impressions (of those old enough: nothing was eligible,
+    or their impressions are lost), repeated_requests, repeated_impressions, repeated_feedback,
     impressions_without_request, future_impressions, young, feedback_without_request, feedback_without_impression,
     future_feedback, early_feedback (before the request), late_feedback and superseded_feedback.
 
@@ -210,7 +213,10 @@ def join_rounds(
     future = asked_at > now_ms
     old = now_ms - asked_at >= attribution_s * 1000
     kept = np.flatnonzero(old | answered if young == "answered" else old)
+    silent = np.bincount(request, minlength=len(requests)) == 0
+    judged = now_ms - _ints(requests["timestamp"]) >= attribution_s * 1000
     dropped = {
+        "requests_without_impressions": int((silent & judged).sum()),
         "repeated_requests": repeated_requests,
         "repeated_impressions": repeated_impressions,
         "repeated_feedback": repeated_feedback,

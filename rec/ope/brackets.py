@@ -69,8 +69,8 @@ def shrunk_bracket(
     if outside.any():
         row = int(np.argmax(outside))
         raise DataError(
-            f"reward_range says that rewards lie in [{least:g}, {greatest:g}]; found {rounds.rewards[row]:g}: give the "
-            "least and the greatest reward possible",
+            f"reward_range says that rewards lie in [{least:.12g}, {greatest:.12g}]; found {rounds.rewards[row]:.12g}: "
+            "give the least and the greatest reward possible",
             row=row,
             column="rewards",
         )

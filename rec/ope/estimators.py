@@ -118,6 +118,8 @@ SHRINKAGES: Final[dict[str, Callable[[Floats, float | Floats], Floats]]] = {
     "dr_os": optimistic,
 }
 NEED_PREDICTIONS: Final = frozenset({"dm", "dr", "sndr", "switch_dr", "dr_os"})
+# Means of rows that are bounded where weights and rewards are, as the empirical Bernstein interval asks for.
+BOUNDED: Final = ("dm", "ips", "dr")
 
 
 def contribution_bounds(

@@ -1,8 +1,9 @@
 """Estimates of one policy, or of the difference of two, by any of the estimators."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, final
+from typing import Final, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from rec.errors import ConfigError, DataError
 from rec.ope.brackets import Bracket, shrunk_bracket
 from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
-from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS, contribution_bounds
-from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval
-from rec.ope.logged import LoggedActions, LoggedSlates
+from rec.ope.estimators import BOUNDED, ESTIMATORS, SHRINKING_ESTIMATORS, contribution_bounds
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
+from rec.ope.logged import LARGEST, LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
 from rec.ope.support import MIN_ESS, warn_of_overlap
 from rec.ope.tuning import chosen_by_others
@@ -47,14 +48,46 @@ class IntervalSettings:
     weight_bound: float | None = None
 
     def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ConfigError(
+                f"no interval {self.method!r} here; there are {', '.join(get_args(Method))}", field="method"
+            )
         if not 0 < self.level < 1:
             raise ConfigError(f"level must lie between 0 and 1; found {self.level}", field="level")
+        self._refuse_few_resamples()
+        self._refuse_impossible_bounds()
         bounded = self.reward_range is not None and self.weight_bound is not None
         if self.method == "empirical_bernstein" and not bounded:
             raise ConfigError(
                 "the empirical Bernstein interval needs reward_range, the least and the largest reward possible, and "
                 "weight_bound, the largest target_p / propensity possible (eligible items / epsilon)",
                 field="reward_range" if self.reward_range is None else "weight_bound",
+            )
+
+    def _refuse_few_resamples(self) -> None:
+        needed = resamples_for(self.level)
+        whole = isinstance(self.n_resamples, int | np.integer)
+        if not whole or self.n_resamples < (needed if self.method == "bootstrap" else 1):
+            raise ConfigError(
+                f"the ends of a bootstrap interval of level {self.level} are told by {needed} resamples or more; found "
+                f"{self.n_resamples}: take more n_resamples (from Python), or a lower level",
+                field="n_resamples",
+            )
+
+    def _refuse_impossible_bounds(self) -> None:
+        if self.reward_range is not None:
+            low, high = self.reward_range
+            if not -LARGEST <= low <= high <= LARGEST:
+                raise ConfigError(
+                    "the least reward possible is required, then the greatest, neither beyond "
+                    f"{LARGEST:g}; found {low} and {high}" + (": exchange them" if low > high else ""),
+                    field="reward_range",
+                )
+        if self.weight_bound is not None and not 0 < self.weight_bound <= LARGEST:
+            raise ConfigError(
+                "the largest target_p / propensity possible is required, a number above 0 and not beyond "
+                f"{LARGEST:g}; found {self.weight_bound}",
+                field="weight_bound",
             )
 
 
@@ -78,25 +111,34 @@ def evaluate(
         min_ess: effective sample size below which it warns.
 
     Warns: OverlapWarning: where the log holds little about the target policy.
-    Raises: DataError: when an estimator needs predictions and there are none. ConfigError: for a name that is none.
+    Raises: DataError: when an estimator needs predictions and there are none. ConfigError: for a name that is none or
+        stands there twice, and for a parameter that is no number of 0 or more, or of an estimator not asked for.
     """
     settings = interval or IntervalSettings()
     given = parameters or {}
-    _known(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
-    _known(given, SHRINKING_ESTIMATORS)
+    refuse_unknown(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    _refuse_wrong_parameters(given, estimators)
+    if settings.method == "empirical_bernstein":
+        _refuse_unbounded(estimators, given)
     overlap = _Overlap.of_actions(rounds, min_ess)
     found: dict[str, Estimate] = {}
     for name in estimators:
         bracket = _bracket(rounds, name, given.get(name), settings)
-        if settings.method == "empirical_bernstein" and bracket.bounds is None:
-            tuned = name in SHRINKING_ESTIMATORS and name not in given
-            raise ConfigError(
-                f"there is no empirical Bernstein interval for {name}"
-                + (f" with a parameter chosen from the log: give parameters[{name!r}]" if tuned else ""),
-                field="method",
-            )
         found[name] = _estimate(bracket, name, overlap, settings, rng)
     return found
+
+
+def _refuse_unbounded(estimators: Sequence[str], parameters: Mapping[str, float]) -> None:
+    """Refuses estimators without an empirical Bernstein interval."""
+    for name in estimators:
+        if name not in BOUNDED and name not in parameters:
+            tuned = name in SHRINKING_ESTIMATORS
+            raise ConfigError(
+                f"there is no empirical Bernstein interval for {name}"
+                + (f" with a parameter chosen from the log: give parameters[{name!r}]" if tuned else "")
+                + f"; {', '.join(BOUNDED)} have one",
+                field="method",
+            )
 
 
 def _bracket(rounds: LoggedActions, name: str, parameter: float | None, settings: IntervalSettings) -> Bracket:
@@ -128,7 +170,7 @@ def evaluate_slates(
     position-wise forms, the least and the largest of any position.
     """
     settings = interval or IntervalSettings()
-    _known(estimators, SLATE_ESTIMATORS)
+    refuse_unknown(estimators, SLATE_ESTIMATORS)
     _refuse_bernstein(settings)
     found: dict[str, Estimate] = {}
     for name in estimators:
@@ -166,7 +208,8 @@ def evaluate_difference(
     Raises: DataError: when rows, rewards, propensities or users are not the same on both sides.
     """
     settings = interval or IntervalSettings()
-    _known([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    refuse_unknown([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    _refuse_wrong_parameters({} if parameter is None else {estimator: parameter}, [estimator])
     _refuse_bernstein(settings)
     _refuse_unpaired(challenger, champion)
     one, other = (_Overlap.of_actions(side, min_ess) for side in (challenger, champion))
@@ -185,7 +228,7 @@ def evaluate_slate_difference(
 ) -> Estimate:
     """How much more the challenger is worth a slate than the champion; as `evaluate_difference`."""
     settings = interval or IntervalSettings()
-    _known([estimator], SLATE_ESTIMATORS)
+    refuse_unknown([estimator], SLATE_ESTIMATORS)
     _refuse_bernstein(settings)
     _refuse_unpaired(challenger, champion)
     sides = (challenger, champion)
@@ -307,10 +350,41 @@ def _refuse_bernstein(settings: IntervalSettings) -> None:
         )
 
 
-def _known(names: Sequence[str] | Mapping[str, Any], known: Sequence[str] | Mapping[str, Any]) -> None:
-    for name in names:
+def refuse_unknown(names: Sequence[str], known: Iterable[str]) -> None:
+    """Refuses estimators that there are not, that stand there twice, and none at all.
+
+    Raises: ConfigError.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"a list of estimators is required, such as [{names!r}]; found a string", field="estimators")
+    there_are = f"there are {', '.join(known)}"
+    if not names:
+        raise ConfigError(f"name an estimator at least; {there_are}", field="estimators")
+    for place, name in enumerate(names):
         if name not in known:
-            raise ConfigError(f"no estimator {name!r} here; there are {', '.join(known)}", field="estimators")
+            raise ConfigError(f"no estimator {name!r} here; {there_are}", field="estimators")
+        if name in names[:place]:
+            raise ConfigError(f"{name} is asked for twice: leave one out", field="estimators")
+
+
+def _refuse_wrong_parameters(parameters: Mapping[str, float], estimators: Sequence[str]) -> None:
+    for name, value in parameters.items():
+        if name not in SHRINKING_ESTIMATORS:
+            raise ConfigError(
+                f"{name} has no parameter; those that have one are {', '.join(SHRINKING_ESTIMATORS)}",
+                field="parameters",
+            )
+        if name not in estimators:
+            raise ConfigError(
+                f"{name} is not among the estimators asked for ({', '.join(estimators)}): add it, or leave its "
+                "parameter out",
+                field="parameters",
+            )
+        if not isinstance(value, int | float | np.number) or math.isnan(value) or value < 0:
+            raise ConfigError(
+                f"the parameter of {name} is a number, 0 or more (inf shrinks nothing); found {value!r}",
+                field="parameters",
+            )
 
 
 def _refuse_unpaired(challenger: LoggedActions | LoggedSlates, champion: LoggedActions | LoggedSlates) -> None:

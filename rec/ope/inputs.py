@@ -42,8 +42,8 @@ def from_obp(
     Raises: DataError: naming key and row. SupportError: for a pscore that is no probability or missing, or too large a
         share of the target's choices that `pi_b` never makes.
     """
-    n = int(_key(bandit_feedback, "n_rounds"))
-    action = _per_round(bandit_feedback, "action", n).astype(np.int64)
+    n = int(_whole(np.atleast_1d(_key(bandit_feedback, "n_rounds")), "n_rounds")[0])
+    action = _whole(_per_round(bandit_feedback, "action", n), "action")
     reward = _per_round(bandit_feedback, "reward", n)
     if bandit_feedback.get("pscore") is None:
         raise DataError(
@@ -51,7 +51,9 @@ def from_obp(
         )
     propensity = _per_round(bandit_feedback, "pscore", n)
     given = bandit_feedback.get("position")
-    position = np.zeros(n, np.int64) if given is None else _per_round(bandit_feedback, "position", n).astype(np.int64)
+    position = (
+        np.zeros(n, np.int64) if given is None else _whole(_per_round(bandit_feedback, "position", n), "position")
+    )
 
     target = _distribution(action_dist, n, "action_dist")
     _refuse_outside(action, target.shape[1], "action")
@@ -63,7 +65,7 @@ def from_obp(
         row = int(np.argmax(wrong))
         raise DataError(
             f"a policy's probabilities must be >= 0 and sum to 1; {wrong.sum()} of {n} rows do not: "
-            f"first sum {at_position[row].sum():g}",
+            f"first sum {at_position[row].sum():.12g}",
             row=row,
             column="action_dist",
         )
@@ -116,6 +118,22 @@ def _per_round(feedback: Mapping[str, Any], name: str, n: int) -> Floats:
             f"expected one number per round, ({n},); found {values.dtype} of shape {values.shape}", column=name
         )
     return values.astype(np.float64)
+
+
+def _whole(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Numbers of actions, positions or rounds, which are not to be cut off to whole ones."""
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"a whole number is required; found {values[0]!r}", column=name)
+    wrong = ~(np.isfinite(values) & (values == np.round(values)))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"whole numbers are required, which count from 0; found {values[row]:.12g} ({wrong.sum()} of {len(values)} "
+            "are none): give each its number",
+            row=row,
+            column=name,
+        )
+    return values.astype(np.int64)
 
 
 def _distribution(values: ArrayLike, n: int, name: str) -> Floats:

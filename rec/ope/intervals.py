@@ -10,6 +10,13 @@ from rec.ope.estimate import Floats, Integers, Interval, Terms
 
 # Numbers held at once while users are resampled.
 _BLOCK = 2**22
+# Resamples beyond each end of an interval without which the end is a matter of chance.
+_BEYOND = 5
+
+
+def resamples_for(level: float) -> int:
+    """How many resamples tell the ends of a bootstrap interval of a level: 5 of them, at least, lie beyond each."""
+    return math.ceil(2 * _BEYOND / (1 - level) - 1e-6)
 
 
 def normal_interval(value: float, std_error: float, n_clusters: int, *, level: float) -> Interval:
@@ -70,8 +77,8 @@ def empirical_bernstein_interval(
     if outside.any():
         row = int(np.argmax(outside))
         raise ConfigError(
-            f"the bounds [{low:g}, {high:g}] of contributions do not hold: row {row} has {contributions[row]:g}; "
-            "give the true reward_range, weight_bound and reward predictions within that range"
+            f"the bounds [{low:.12g}, {high:.12g}] of contributions do not hold: row {row} has "
+            f"{contributions[row]:.12g}; give the true reward_range, weight_bound and predictions within that range"
         )
     n = len(contributions)
     per_cluster = n_clusters / n * np.bincount(codes, weights=contributions - low, minlength=n_clusters)

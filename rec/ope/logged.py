@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from rec.errors import DataError
@@ -41,7 +42,9 @@ class LoggedActions:
         n = len(self.rewards)
         _require(self, ("rewards", "propensities", "target_p", "q_logged", "q_target"), (n,))
         _require_clusters(self.clusters, n)
+        _require_share(self.support)
         object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
+        _refuse_vast(self.weights, self.rewards, self.q_logged, self.q_target)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -116,10 +119,13 @@ class LoggedSlates:
         _require(self, tuple(arrays), shown.shape)
         _require(self, ("position_weights",), shown.shape[1:])
         _require_clusters(self.clusters, len(shown))
+        _require_share(self.support)
+        counts = 1.0 if self.position_weights is None else refuse_negative(self.position_weights)
         object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
-        object.__setattr__(
-            self, "gains", self.rewards * (1.0 if self.position_weights is None else self.position_weights)
-        )
+        with np.errstate(over="ignore"):
+            object.__setattr__(self, "gains", self.rewards * counts)
+            whole = self.weights.cumprod(axis=1)
+        _refuse_vast(whole, self.gains, self.q_logged, self.q_target)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -143,7 +149,9 @@ class LoggedSlates:
                 "position_wise needs the probability of an item at its position whatever stands above it: give "
                 "marginal_propensities and marginal_target_p (rec.ope.marginals estimates them), or take cascade"
             )
-        return _ratio(self.marginal_target_p, self.marginal_propensities, "marginal ")
+        weights = _ratio(self.marginal_target_p, self.marginal_propensities, "marginal ")
+        _refuse_vast(weights, self.gains)
+        return weights
 
     def codes(self) -> tuple[NDArray[np.int64], int]:
         """Users numbered from 0, (n,), and how many there are."""
@@ -156,6 +164,8 @@ class LoggedSlates:
 
 _PER_ROW: Final = ("rewards", "propensities", "target_p", "clusters", "q_logged", "q_target")
 _PER_ROW_OF_SLATES: Final = (*_PER_ROW, "marginal_propensities", "marginal_target_p")
+# A row's weight times its reward may not be more: squares of such numbers can still be added up.
+LARGEST: Final = 1e100
 
 
 def _rows(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | None:
@@ -181,8 +191,79 @@ def _require(logged: object, names: tuple[str, ...], shape: tuple[int, ...]) -> 
 def _require_clusters(clusters: NDArray[Any] | None, n: int) -> None:
     if n == 0:
         raise DataError("there are no rows to estimate from")
-    if clusters is not None and np.shape(clusters) != (n,):
+    if clusters is None:
+        return
+    if np.shape(clusters) != (n,):
         raise DataError(f"expected one user per row, ({n},); found {np.shape(clusters)}", column="clusters")
+    missing = pd.isna(np.asarray(clusters))
+    if missing.any():
+        raise DataError(
+            f"every row needs its user, as rows of one user depend on each other; {missing.sum()} of {n} have none: "
+            "leave them out, or give no clusters where every row is a user of its own",
+            row=int(np.argmax(missing)),
+            column="clusters",
+        )
+
+
+def _require_share(support: float | None) -> None:
+    if support is not None and not 0 <= support <= 1:
+        raise DataError(
+            f"support is a share of the target policy's choices, from 0 to 1, or None where unknown; found {support}",
+            column="support",
+        )
+
+
+def refuse_negative(position_weights: Floats) -> Floats:
+    """What a reward counts at each position, (K,), as given.
+
+    Raises: DataError: for a weight below 0.
+    """
+    wrong = ~(position_weights >= 0)
+    if wrong.any():
+        position = int(np.argmax(wrong))
+        raise DataError(
+            f"a reward counts 0 or more at a position; found {position_weights[position]} at position {position}",
+            column="position_weights",
+        )
+    return position_weights
+
+
+def refuse_vast(values: Floats, name: str) -> None:
+    """Refuses numbers whose squares cannot be added up.
+
+    Args: values: (n, ...), NaN where there is none. name: of the column.
+    Raises: DataError: naming the first such row.
+    """
+    wrong = (np.abs(values) > LARGEST).reshape(len(values), -1)
+    if wrong.any():
+        row = int(np.argmax(wrong.any(axis=1)))
+        raise DataError(
+            f"numbers between -{LARGEST:g} and {LARGEST:g} are required, whose squares can be added up; found "
+            f"{values.reshape(len(values), -1)[row][wrong[row]][0]}: give rewards in another unit",
+            row=row,
+            column=name,
+        )
+
+
+def _refuse_vast(weights: Floats, rewards: Floats, *predictions: Floats | None) -> None:
+    """Refuses rows, the first axis of all, whose weights times rewards or predictions are too large to compute with."""
+    refuse_vast(rewards, "rewards")
+    for name, values in zip(("q_logged", "q_target"), predictions, strict=False):
+        if values is not None:
+            refuse_vast(values, name)
+    largest = np.maximum.reduce([np.abs(values) for values in (rewards, *predictions) if values is not None])
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong = ~(weights * np.maximum(largest, 1.0) <= LARGEST).reshape(len(weights), -1).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"a weight (target_p / propensity, of a slate their product) times its reward or prediction must be at "
+            f"most {LARGEST:g}, so that squares can be added up; found a weight of {weights[row].max():.3g} beside "
+            f"{largest[row].max():.3g} ({wrong.sum()} of {len(wrong)} rows): the target policy is too far from the "
+            "logged one for these rows, or their propensities are wrong; leave them out",
+            row=row,
+            column="propensity",
+        )
 
 
 def _ratio(target_p: Floats, propensities: Floats, kind: str) -> Floats:

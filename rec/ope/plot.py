@@ -6,6 +6,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from rec.ope.estimate import Estimate
+from rec.ope.support import shown_weight
 
 
 def write_plot(estimates: Mapping[str, Estimate], title: str, path: Path, *, reference: float | None = None) -> None:
@@ -25,7 +26,10 @@ def write_plot(estimates: Mapping[str, Estimate], title: str, path: Path, *, ref
             mode="markers",
             marker={"size": 10},
             error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down},
-            text=[f"n {e.n:,}, users {e.n_clusters:,}, ess {e.ess:,.0f}, max weight {e.max_weight:.1f}" for e in shown],
+            text=[
+                f"n {e.n:,}, users {e.n_clusters:,}, ess {e.ess:,.0f}, max weight {shown_weight(e.max_weight)}"
+                for e in shown
+            ],
             hovertemplate="%{y}: %{x:.4f}<br>%{text}<extra></extra>",
         )
     )

@@ -84,7 +84,7 @@ def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Fl
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"logistic regression needs rewards in [0, 1]; found {rewards[row]:g}: take ridge or boosted",
+            f"logistic regression needs rewards in [0, 1]; found {rewards[row]:.12g}: take ridge or boosted",
             row=row,
             column="reward",
         )

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.crossfit import Rows, cross_fitted, user_folds
-from rec.data.rounds import Lists, Rounds
+from rec.data.rounds import Lists, Requests, Rounds
 from rec.errors import DataError
 from rec.ope.estimate import Floats, cluster_codes
-from rec.ope.logged import LoggedSlates
+from rec.ope.logged import LoggedSlates, refuse_negative, refuse_vast
 from rec.ope.reward_model import ridge
 from rec.ope.support import refuse_unsupported
 from rec.policy import position_probabilities, slate_propensities
@@ -55,7 +55,8 @@ class SlateLog:
         n_eligible: 0 after the end, (Q, K).
         logging: the policy that drew them.
         history: item ids the user had taken, oldest first.
-        n_without: requests left out, because their candidates were not logged or part of their slate is missing.
+        n_without: requests left out, because their candidates were not logged.
+        n_incomplete: requests left out of those with candidates, because impressions of their slate are missing.
     """
 
     item_ids: NDArray[np.object_]
@@ -69,6 +70,7 @@ class SlateLog:
     logging: SlatePolicy
     history: list[NDArray[Any]]
     n_without: int
+    n_incomplete: int = 0
 
     def __len__(self) -> int:
         return len(self.slate)
@@ -86,22 +88,34 @@ class SlateLog:
 def slate_log(rounds: Rounds) -> SlateLog:
     """The requests of a log that can be evaluated, checked against what the log says of its own policy.
 
-    Raises: DataError: when no request has its candidates logged; when the propensities of a request are not those of
-        its candidates, scores, epsilon and temperature, as where a rule that is not in the log decided.
+    A slate is whole that has an impression at each of its k positions, or from the top down to one at which nothing
+    else was eligible. The last impressions of a slate may get lost as any others do.
+
+    Raises: DataError: when no request has its candidates logged and its whole slate; when one has an impression below
+        its k positions; when the propensities of a request are not those of its candidates, scores, epsilon and
+        temperature, as where a rule that is not in the log decided.
     """
     requests = rounds.requests
     shown = np.bincount(rounds.request, minlength=len(requests))
     last = np.full(len(requests), -1)
     np.maximum.at(last, rounds.request, rounds.position)
+    _refuse_beyond(requests, last)
+    bottom = rounds.position == last[rounds.request]
+    exhausted = np.zeros(len(requests), dtype=bool)
+    exhausted[rounds.request[bottom]] = rounds.n_eligible[bottom] == 1
+    complete = (last + 1 == shown) & ((shown == requests.k) | exhausted)
     asked = shown > 0
-    whole = np.flatnonzero(asked & requests.has_candidates & (last + 1 == shown))
+    candidates = asked & requests.has_candidates
+    whole = np.flatnonzero(candidates & complete)
     chosen: list[int] = whole.tolist()
+    n_without, n_incomplete = int((asked & ~candidates).sum()), int((candidates & ~complete).sum())
     if not len(whole):
         raise DataError(
-            f"no request of {int(asked.sum())} has its candidates logged and its whole slate: candidates and their "
-            "scores say what another policy would have shown; log them for a sample of the requests at least",
+            f"no request of {int(asked.sum())} can be evaluated: {n_without} have no candidates logged, and of "
+            f"{n_incomplete} impressions are missing. Candidates and their scores say what another policy would have "
+            "shown: log them, and every position of the slate, for a sample of the requests at least",
             file="requests",
-            column="candidates",
+            column="candidates" if n_without else "k",
         )
     row_of = np.full(len(requests), -1)
     row_of[whole] = np.arange(len(whole))
@@ -134,10 +148,25 @@ def slate_log(rounds: Rounds) -> SlateLog:
             temperature=requests.temperature[whole],
         ),
         history=[requests.history[request] for request in chosen],
-        n_without=int(asked.sum()) - len(whole),
+        n_without=n_without,
+        n_incomplete=n_incomplete,
     )
     _check_reproduced(log)
     return log
+
+
+def _refuse_beyond(requests: Requests, last: Positions) -> None:
+    """Refuses an impression below the k positions that were asked for. Args: last: the lowest of each request, (Q,)."""
+    beyond = last >= requests.k
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        raise DataError(
+            f"a slate has its request's k positions at most, from 0; request {str(requests.request_id[row])!r} asked "
+            f"for {requests.k[row]} and has position {last[row]}: correct k or the position where they are logged "
+            f"({int(beyond.sum())} requests)",
+            file="impressions",
+            column="position",
+        )
 
 
 def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
@@ -176,10 +205,12 @@ def logged_slates(
         position_weights: what a reward counts at each position, (K,). None: 1.
 
     Raises: SupportError: when too much of what the target shows could never have been logged, naming requests and
-        positions. DataError: when all requests are of one user, as the reward model learns from other users.
+        positions. DataError: when all requests are of one user, as the reward model learns from other users; for
+        rewards too large to compute with.
     """
     column = columns_of(target.candidates, log.slate)
-    gains = log.rewards if position_weights is None else log.rewards * position_weights
+    refuse_vast(log.rewards, "rewards")
+    gains = log.rewards if position_weights is None else log.rewards * refuse_negative(position_weights)
     model = cross_fitted(_folds(log.user_id), _reward_model(replace(log, rewards=gains), target, column))
     m = target.candidates.shape[1]
     by_candidate, elsewhere, by_position = model[:, :m], model[:, m], model[:, m + 1 :]
@@ -245,7 +276,7 @@ def _check_reproduced(log: SlateLog) -> None:
         raise DataError(
             f"{int(wrong.any(axis=1).sum())} of {len(log)} requests have other propensities than their candidates, "
             f"scores, epsilon and temperature make; first: request {log.request_id[row]!r} position {position}, "
-            f"{log.propensities[row, position]:.3g} where {again[row, position]:.3g} follows. Leave out requests in "
+            f"{log.propensities[row, position]:.12g} where {again[row, position]:.12g} follows. Leave out requests in "
             "which a rule decided that is not in the log, such as a cap by creator",
             file="impressions",
             column="propensity",

@@ -44,7 +44,7 @@ def refuse_improbable(
     first = values[rows[0]][wrong[rows[0]]] if values.ndim > 1 else values[rows[:1]]
     raise SupportError(
         f"{name} must be {'> 0' if above_zero else '>= 0'} and <= 1; {len(rows)} of {len(values)} rows are not. "
-        f"First: {first[0]:g} in row {_named([row_in_file(int(row)) for row in rows[:_NAMED_ROWS]], len(rows))}. "
+        f"First: {first[0]:.12g} in row {_named([row_in_file(int(row)) for row in rows[:_NAMED_ROWS]], len(rows))}. "
         + (
             "What was shown had a positive probability: correct the log, or leave out what was not drawn"
             if above_zero
@@ -130,14 +130,14 @@ def warn_of_overlap(
     if total > 0 and weights.max() > MAX_WEIGHT_SHARE * total:
         row = int(weights.argmax())
         _warn(
-            f"row {row} carries {weights[row] / total:.1%} of all weight (weight {weights[row]:.1f}): the estimate "
-            "hangs on it; collect more, or ask about a policy nearer to the logged one"
+            f"row {row} carries {weights[row] / total:.1%} of all weight (weight {shown_weight(weights[row])}): the "
+            "estimate hangs on it; collect more, or ask about a policy nearer to the logged one"
             + (f", or {instead}" if instead else "")
         )
     error = std_error(Terms.mean(weights), codes, n_clusters)
     if error is not None and abs(total / n - 1) > MEAN_WEIGHT_ERRORS * error:
         _warn(
-            f"the mean weight is {total / n:.3f} ± {error:.3f} where 1 is expected: "
+            f"the mean weight is {total / n:#.3g} ± {error:#.3g} where 1 is expected: "
             + _named_causes(total < n, few=ess < min_ess, support=support)
         )
     if support is not None and support < 1 - _ROUNDING:
@@ -145,6 +145,11 @@ def warn_of_overlap(
             f"{1 - support:.2%} of the target policy's choices could never have been logged; the estimate leaves them "
             "out, or trusts the reward model for them where it has one"
         )
+
+
+def shown_weight(weight: float) -> str:
+    """A weight as text, also a small one."""
+    return f"{weight:.1f}" if weight >= 1 else f"{weight:.3g}"
 
 
 def _named_causes(too_small: bool, *, few: bool, support: float | None) -> str:

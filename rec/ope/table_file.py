@@ -10,7 +10,7 @@ from rec.config import OpeColumns
 from rec.data.columns import RawTable, ids, numbers
 from rec.data.delimited import read_delimited
 from rec.data.tabular import read_parquet_table
-from rec.errors import ConfigError, DataError
+from rec.errors import ConfigError, DataError, SupportError
 from rec.ope.estimate import Floats
 from rec.ope.logged import LoggedActions
 from rec.ope.support import refuse_improbable
@@ -34,14 +34,19 @@ def from_table(raw: RawTable, names: OpeColumns) -> LoggedActions:
     rewards, propensities, target_p = (numbers(raw, name) for name in (names.reward, names.propensity, names.target_p))
     for name, values, above_zero in ((names.propensity, propensities, True), (names.target_p, target_p, False)):
         refuse_improbable(values, name, above_zero=above_zero, file=raw.file, row_in_file=raw.row_in_file)
-    return LoggedActions(
-        rewards=rewards,
-        propensities=propensities,
-        target_p=target_p,
-        clusters=None if names.user_id is None else _users(raw, names.user_id),
-        q_logged=_optional(raw, names.q_logged),
-        q_target=_optional(raw, names.q_target),
-    )
+    clusters = None if names.user_id is None else _users(raw, names.user_id)
+    q_logged, q_target = _optional(raw, names.q_logged), _optional(raw, names.q_target)
+    try:
+        return LoggedActions(rewards, propensities, target_p, clusters, q_logged, q_target)
+    except (DataError, SupportError) as error:
+        called = {"rewards": names.reward, "propensity": names.propensity, "target_p": names.target_p}
+        called |= {"q_logged": names.q_logged, "q_target": names.q_target}
+        raise type(error)(
+            error.message,
+            file=raw.file,
+            row=None if error.row is None else raw.row_in_file(error.row),
+            column=called.get(error.column or "", error.column),
+        ) from error
 
 
 def _read(path: Path) -> RawTable:

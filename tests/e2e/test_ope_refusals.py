@@ -233,6 +233,94 @@ def test_predictions_of_a_table_are_asked_for_by_option(tandem: Any, tmp_path: P
     assert found["value"] == pytest.approx(0.4 + 4 / 9 - 0.3)
 
 
+def test_predictions_come_as_a_pair(tandem: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rounds.csv"
+    file.write_text(ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9)))
+    for given, lacking in (("--columns.q-logged", "q_target"), ("--columns.q-target", "q_logged")):
+        error = refused(tandem("ope", "--table", str(file), "--estimators", "ips", given, "reward", *NO_PLOT))
+        assert (error["type"], error["field"]) == ("ConfigError", f"columns.{lacking}")
+
+
+def test_an_estimator_is_asked_for_once_and_before_anything_is_read(tandem: Any, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    for source, name in ((("--table", f"{nowhere}.csv"), "ips"), (("--home", nowhere, *WORTH), "cascade")):
+        error = refused(tandem("ope", *source, "--estimators", name, name, *NO_PLOT))
+        assert error["field"] == "estimators" and f"{name} is asked for twice" in error["message"]
+        error = refused(tandem("ope", *source, "--estimators", "sips", *NO_PLOT))
+        assert error["field"] == "estimators" and "no estimator 'sips'" in error["message"]
+
+
+def test_the_empirical_bernstein_interval_is_given_of_what_has_it(tandem: Any, tmp_path: Path) -> None:
+    """Unless others are named: they are not in the default then, and refused where they are asked for."""
+    file = tmp_path / "rounds.csv"
+    rows = "".join(f"u{user},{user % 2},0.5,0.5,0.3,0.4\n" for user in range(9))
+    file.write_text(ROUNDS.strip() + ",shown,mean\n" + rows)
+    ask = ("ope", "--table", str(file), "--interval", "empirical_bernstein", "--reward-range", "0", "1",
+           "--weight-bound", "2", *NO_PLOT)  # fmt: skip
+    assert list(json.loads(tandem(*ask).stdout)["estimates"]) == ["ips"]
+    predicted = ("--columns.q-logged", "shown", "--columns.q-target", "mean")
+    assert list(json.loads(tandem(*ask, *predicted).stdout)["estimates"]) == ["dm", "ips", "dr"]
+    error = refused(tandem(*ask, "--estimators", "snips"))
+    assert error["field"] == "method" and "dm, ips, dr have one" in error["message"]
+    error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, *ask[3:]))
+    assert error["field"] == "interval" and "normal or bootstrap" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "told"),
+    [
+        (("--interval", "bootstrap", "--level", "0.9999"), "n_resamples", "100000 resamples"),
+        (("--estimators", "clipped_ips", "--reward-range", "1", "0"), "reward_range", "exchange them"),
+    ],
+)
+def test_intervals_that_cannot_be_are_refused(
+    tandem: Any, tmp_path: Path, given: tuple[str, ...], field: str, told: str
+) -> None:
+    file = tmp_path / "rounds.csv"
+    file.write_text(ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9)))
+    error = refused(tandem("ope", "--table", str(file), *given, *NO_PLOT))
+    assert (error["type"], error["field"]) == ("ConfigError", field) and told in error["message"]
+
+
+@pytest.mark.parametrize(("since", "until"), [("9", "8"), ("9", "9")])
+def test_times_between_which_nothing_lies_are_refused(tandem: Any, tmp_path: Path, since: str, until: str) -> None:
+    error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, "--since-ms", since, "--until-ms", until, *NO_PLOT))
+    assert (error["type"], error["field"]) == ("ConfigError", "since_ms") and f"{since} and {until}" in error["message"]
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
+    tandem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ("ope", "--table", str(tmp_path / "nowhere.csv"), "--json")
+    for path, told in ((tmp_path, "this is a folder"), (tmp_path / "no" / "ope.html", "does not exist")):
+        error = refused(tandem(*table, "--plot", str(path)))
+        assert (error["type"], error["field"], error["file"]) == ("ConfigError", "plot", str(path))
+        assert told in error["message"]
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    error = refused(tandem(*table, "--plot", str(tmp_path / "ope.html")))
+    assert error["field"] == "plot" and "may not be written" in error["message"]
+
+
+def test_rewards_too_large_to_compute_with_are_refused(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home", **of(tables))
+    worth = [text if text in ACTIONS else "1e300" for text in WORTH[1:]]
+    error = refused(tandem("ope", "--home", home, "--rewards", *worth, *NO_PLOT))
+    assert error["column"] == "rewards" and "another unit" in error["message"]
+    file = tmp_path / "rounds.csv"
+    file.write_text(ROUNDS + "a,1,0.5,0.5\nb,1e300,0.5,0.5\nc,1,0.5,0.5\n")
+    error = refused(tandem("ope", "--table", str(file), *NO_PLOT))
+    assert (error["file"], error["row"], error["column"]) == (str(file), 3, "reward")
+
+
+def test_slates_of_which_impressions_are_lost_are_counted(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    last = np.flatnonzero(tables.impressions["position"].to_numpy() == 2)[:30]
+    left = tables.impressions.take(np.setdiff1d(np.arange(len(tables.impressions)), last))
+    home = home_of(tmp_path / "home", **of(tables) | {"impressions": left})
+    answer = json.loads(tandem("ope", "--home", home, *WORTH, "--estimators", "cascade", *NO_PLOT).stdout)
+    assert answer["dropped"]["incomplete_slates"] == answer["n_incomplete_slates"] == 30
+    assert answer["n_requests"] == 130 and "requests_without_candidates" not in answer["dropped"]
+
+
 def test_columns_are_those_of_a_table(tandem: Any, tmp_path: Path) -> None:
     error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, "--columns.user-id", "who", *NO_PLOT))
     assert (error["type"], error["field"]) == ("ConfigError", "columns") and "--table" in error["message"]
@@ -250,5 +338,6 @@ def test_rewards_count_by_position(tandem: Any, tables: LogTables, tmp_path: Pat
     assert value("1", "1", "1") == pytest.approx(value())
     assert value("2", "2", "2") == pytest.approx(2 * value())
     assert value("1", "0", "0") != pytest.approx(value())
-    error = refused(tandem("ope", "--home", home, *WORTH, "--position-weights", "1", "0.5", *NO_PLOT))
-    assert error["field"] == "position_weights" and "3 positions" in error["message"]
+    for wrong in (("1", "0.5"), ("1", "0.5", "0.3", "0.2"), ("1", "0.5", "-0.3")):
+        error = refused(tandem("ope", "--home", home, *WORTH, "--position-weights", *wrong, *NO_PLOT))
+        assert error["field"] == "position_weights" and "3 positions" in error["message"]

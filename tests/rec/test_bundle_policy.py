@@ -1,5 +1,6 @@
 """A bundle beside the log of another: what either catalogue lacks."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,3 +67,49 @@ def test_a_larger_catalogue_than_the_log_ever_had_is_said(world: InstaTok, log: 
     grown = bundle([*world.item_ids, *(f"new-{n}" for n in range(60))])
     with pytest.warns(OverlapWarning, match=f"has 110 items, of which at most {most} were"):
         warn_of_other_catalogue(grown, log)
+
+
+class Ranking:
+    """Retrieves whatever a user has not had, as far as the request says, and ranks it by its place; knows half of all
+    users."""
+
+    def __init__(self, item_ids: list[str], users: list[str]) -> None:
+        self.item_ids, self.known = np.array(item_ids, dtype=object), set(users[::2])
+        self.cap = None
+        self.config = SimpleNamespace(ranker=SimpleNamespace(n_candidates=len(item_ids)))
+
+    def user_known(self, user_id: str) -> bool:
+        return user_id in self.known
+
+    def hydrate(self, user_ids: list[str], *, exclude: list[list[str]]) -> list[list[str]]:
+        assert len({self.user_known(user_id) for user_id in user_ids}) == 1, "states are of known users, or of others"
+        return exclude
+
+    def retrieve(self, states: list[list[str]]) -> Any:
+        items = np.full((len(states), len(self.item_ids)), -1)
+        for row, excluded in enumerate(states):
+            left = [place for place, item in enumerate(self.item_ids) if item not in excluded]
+            items[row, : len(left)] = left
+        return SimpleNamespace(items=items)
+
+    def rank(self, states: list[list[str]], candidates: Any) -> np.ndarray:
+        return candidates.items.astype(float)
+
+
+def test_a_bundle_ranks_everything_but_the_history_of_each_request(world: InstaTok, log: SlateLog) -> None:
+    """That of the request, and not of another of its user's: they are told apart, and some are empty."""
+    histories = [
+        np.array(world.item_ids[[row % 50, (row + 7) % 50]] if row % 3 else [], object) for row in range(len(log))
+    ]
+    recommender: Any = Ranking(list(world.item_ids), list(world.user_ids))
+    policy = bundle_policy(recommender, replace(log, history=histories), epsilon=0.2, temperature=0.5)
+    everything = log.codes([list(world.item_ids)])[0]
+    code_of = dict(zip(world.item_ids, everything.tolist(), strict=True))
+    for row, history in enumerate(histories):
+        listed = policy.candidates[row] >= 0
+        expected = [code_of[item] for item in world.item_ids if item not in set(history)]
+        assert policy.candidates[row][listed].tolist() == expected
+        assert policy.scores[row][listed].tolist() == [
+            float(place) for place, item in enumerate(world.item_ids) if item not in set(history)
+        ]
+    assert set(policy.epsilon) == {0.2} and set(policy.temperature) == {0.5}

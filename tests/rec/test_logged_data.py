@@ -19,6 +19,7 @@ REQUESTS = [
     ("v", "large", 6, "ef"),
     ("u", "large", 4, "fe"),
     ("v", "large", 6, "ab"),
+    ("u", "large", 4, "ba"),
 ]
 
 
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggedData, list[str
         events.append("feedback", [liked | at | {"received_at": day * DAY_MS}])
     dataset = read_logged(DataConfig(name="events", path=str(folder), now_ms=99 * DAY_MS, positive_actions=("liked",)))
     assert dataset.rounds is not None
-    assert something_left_out(dataset.rounds).tolist() == [False] * 8 + [True] * 2 + [False] * 2
+    assert something_left_out(dataset.rounds).tolist() == [False] * 8 + [True] * 2 + [False] * 2 + [True] * 2
     liked = dataset.interactions.positives(min_rating=0, positive_actions=("liked",))
     encoders = Encoders.fit(dataset, liked)
     built = build_logged_data(dataset, encoders, liked, QueriesConfig(snapshots=1), end_ms=99 * DAY_MS)
@@ -51,13 +52,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggedData, list[str
 
 
 def test_a_catalogue_that_has_grown_closes_nothing_for_earlier_requests(data):
-    """Only below r5, where two fewer were eligible than the same policy could show, is what u had liked closed."""
+    """But below r5 and r7, where two fewer were eligible than the same policy could show; there what u had liked is."""
     logged, names = data
     banned = [
         {names[item] for item in logged.banned[logged.banned_start[row] : logged.banned_start[row + 1]]}
         for row in range(len(logged.item))
     ]
-    assert banned == [set(), {"a"}, set(), {"b"}, set(), {"c"}, set(), {"e"}, {"a", "c"}, {"a", "c", "f"}, set(), {"a"}]
+    assert banned[:8] == [set(), {"a"}, set(), {"b"}, set(), {"c"}, set(), {"e"}]
+    assert banned[8:12] == [{"a", "c"}, {"a", "c", "f"}, set(), {"a"}]
+    # What u had liked was shown below r7 all the same, so there it cannot have been closed.
+    assert banned[12:] == [{"a", "c", "f"}, {"b", "c", "f"}]
 
 
 def test_propensities_are_those_of_the_log(data):

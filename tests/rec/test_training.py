@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import dataclass
 
@@ -8,7 +9,18 @@ from torch import nn
 
 from rec.config import TrainingConfig
 from rec.errors import BundleError, ConfigError, TrainingError
-from rec.training import Progress, Worker, advance, fit, learning_rate, read_fitted, uses_bfloat16
+from rec.models.weights import read_weights
+from rec.training import (
+    MODEL_FILE,
+    PROGRESS_FILE,
+    Progress,
+    Worker,
+    advance,
+    fit,
+    learning_rate,
+    read_fitted,
+    uses_bfloat16,
+)
 
 CONFIG = TrainingConfig(workers=0, epochs=6, batch_size=8, learning_rate=0.05, weight_decay=0, patience=2)
 
@@ -86,6 +98,38 @@ def test_going_on_from_a_checkpoint_gives_what_an_unbroken_run_gives(tmp_path):
         assert torch.equal(weights, resumed.weights[name])
     same = [[epoch["loss"] for epoch in run.progress.history] for run in (unbroken, resumed)]
     assert same[0] == same[1]
+
+
+@dataclass(frozen=True)
+class Judged(Line):
+    """Epochs are compared by how near the line's weight is to a number."""
+
+    number: float = 0.0
+
+    def validate(self, model, device):
+        return {"score": -abs(float(model["line"].weight) - self.number)}
+
+
+def test_a_run_whose_epochs_were_compared_by_another_metric_goes_on(tmp_path):
+    """As a version before may have: its best weights are judged by what decides now, and stay the best if they are."""
+
+    def keep(metrics, save):
+        folder = tmp_path / str(metrics["epoch"])
+        folder.mkdir(exist_ok=True)
+        save(folder)
+
+    config = CONFIG.model_copy(update={"patience": 6})
+    fit(Judged(), config, seed=0, report=keep)
+    second = float(read_weights(tmp_path / "2" / MODEL_FILE)["line.weight"])
+    unbroken = fit(Judged(number=second), config, seed=0, report=keep)
+    assert unbroken.progress.best_epoch == 2
+    progress = tmp_path / "4" / PROGRESS_FILE
+    older = json.loads(progress.read_text()) | {"best": {"older": 0.5}}
+    progress.write_text(json.dumps(older))
+    resumed = fit(Judged(number=second), config, seed=0, checkpoint=progress.parent)
+    assert resumed.progress.best_epoch == 2 and resumed.progress.best == unbroken.progress.best
+    for name, weights in unbroken.weights.items():
+        assert torch.equal(weights, resumed.weights[name])
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rec.errors import SupportError
+from rec.errors import DataError, SupportError
 from rec.weights import diagnose, effective_sample_size, importance_weights, self_normalized
 
 WEIGHTS = arrays(np.float64, st.integers(1, 30), elements=st.floats(1e-3, 1e3))
@@ -116,3 +116,10 @@ def test_a_weight_that_overflows_names_its_row_unless_capped(kind):
         importance_weights(target_p, propensity)
     assert (refused.value.row, refused.value.column) == (1, "propensity")
     assert float(importance_weights(target_p, propensity, max_weight=10.0)[1]) == 10.0
+
+
+@pytest.mark.parametrize("none", [[], np.zeros(0), torch.zeros(0)])
+def test_no_weights_say_nothing(none):
+    with pytest.raises(DataError, match="one at least is required"):
+        diagnose(none)
+    assert astuple(diagnose([1.0, 3.0])) == pytest.approx((2, 2.0, 3.0, 1.6))

@@ -7,7 +7,7 @@ import pytest
 from deltalake import write_deltalake
 
 from rec.data.events import SCHEMAS, open_events
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 
 
 def request(request_id="r1", **values):
@@ -218,3 +218,44 @@ def test_numbers_of_another_type_are_refused_and_not_cut(tmp_path, column, value
     with pytest.raises(DataError, match="is required") as refused:
         open_events(str(tmp_path)).append("impressions", [impression(), impression("r2", **{column: value})])
     assert (refused.value.row, refused.value.column) == (1, column)
+
+
+def test_tables_and_columns_that_there_are_not_are_named(tmp_path):
+    events = open_events(str(tmp_path))
+    for use in (
+        lambda name: events.append(name, [request()]),
+        lambda name: events.append(name, []),
+        events.read,
+        events.version,
+        events.uri,
+    ):
+        with pytest.raises(ConfigError, match="no table 'nonsense'; there are requests, impressions, feedback"):
+            use("nonsense")
+    with pytest.raises(ConfigError, match="found 'clicks'") as refused:
+        events.read("feedback", columns=["event_id", "clicks"])
+    assert refused.value.field == "columns"
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "found"),
+    [("nonsense", None, "str"), (feedback(), None, "dict"), (None, None, "NoneType"), ([feedback(), "e2"], 1, "str")],
+)
+def test_rows_that_are_no_records_are_refused(tmp_path, rows, row, found):
+    with pytest.raises(DataError, match=f"list of records by column; found {found}") as refused:
+        open_events(str(tmp_path)).append("feedback", rows)
+    assert (refused.value.file, refused.value.row) == ("feedback", row)
+
+
+def test_versions_below_0_and_times_the_wrong_way_round_are_refused(tmp_path):
+    events = open_events(str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="found -1") as refused:
+            events.read("feedback", version=-1)
+        assert refused.value.field == "version"
+        for table in SCHEMAS:
+            with pytest.raises(ConfigError, match="found 9 and 8: exchange them") as refused:
+                events.read(table, since_ms=9, until_ms=8)
+            assert refused.value.field == "since_ms"
+            assert not len(events.read(table, since_ms=9, until_ms=9))
+        for table, row in ROWS.items():
+            events.append(table, [row])

@@ -115,6 +115,29 @@ def test_events_of_one_id_that_contradict_each_other_are_named(column, other):
 
 
 @pytest.mark.parametrize(
+    ("value", "again"), [(0.1 + 0.2, 0.3), (float(np.float32(0.7)), 0.7), (1e-8, 1e-8 * (1 + 5e-7))]
+)
+def test_numbers_that_were_rounded_do_not_contradict(value, again):
+    """As where one delivery went through float32, or through text."""
+    scored = {"candidates": ["a", "c"], "candidate_scores": [value, -value], "epsilon": value, "temperature": value}
+    scores = [again, -again]
+    requests = [request(**scored), request(**scored | {"candidate_scores": scores, "epsilon": again})]
+    shown = [impression(propensity=value), impression(propensity=again)]
+    rounds = join(requests, shown, [event("e1") | {"value": value}, event("e1") | {"value": again}])
+    assert rounds.dropped == {"repeated_requests": 1, "repeated_impressions": 1, "repeated_feedback": 1}
+    assert rounds.propensity.tolist() == [value] and rounds.requests.candidate_scores[0].tolist() == [value, -value]
+    for other in (again * 1.00001, 0.0, -again):
+        with pytest.raises(DataError, match="must agree"):
+            join([request()], [impression(propensity=value)], [event("e1") | {"value": v} for v in (value, other)])
+
+
+def test_old_requests_without_any_impression_are_counted():
+    """Nothing was eligible, or all is lost; of a young one, and one of the future, impressions may still come."""
+    requests = [request(), request("r2"), request("young", NOW - DAY_MS + 1), request("future", NOW + 1)]
+    assert join(requests, [impression()]).dropped == {"requests_without_impressions": 1}
+
+
+@pytest.mark.parametrize(
     ("column", "other"),
     [("candidates", ["c", "a"]), ("candidates", None), ("candidate_scores", [1.5, 0.25]), ("epsilon", 0.5),
      ("temperature", 0.0), ("k", 3), ("policy_version", "v2"), ("arm", "a"), ("history", [])],

@@ -134,6 +134,22 @@ def test_with_the_whole_catalogue_drawn_evenly_it_is_exact():
     torch.testing.assert_close(found, two_stage_ips(logits, *given, world.ranker, slate_size=40_000, n_slates=1))
 
 
+def test_what_is_excluded_is_no_part_of_the_policy():
+    """As if its logits were minus infinity: with the whole catalogue drawn evenly, exactly."""
+    world = World(1)
+    draws = torch.arange(N_ITEMS).expand(3, N_ITEMS)
+    log_q = torch.full((3, N_ITEMS), -math.log(N_ITEMS)).double()
+    given = world.actions, world.propensities
+    excluded = (draws % 3 == 0) & (draws != world.actions[:, None])
+    logits = world.users @ world.items.T / TEMPERATURE
+    closed = logits.masked_fill(excluded, -1e4)
+    drawn = world.users, world.items.__getitem__, *given, draws, log_q
+    options = {"temperature": TEMPERATURE, "excluded": excluded}
+    found = sampled_ips(*drawn, **options, **PLAIN)
+    torch.testing.assert_close(found, ips(closed, *given, **PLAIN))
+    assert not torch.isclose(found, ips(logits, *given, **PLAIN), rtol=0.01)
+
+
 def test_no_action_is_more_likely_than_certain():
     world = World(50)
     draws, log_q = world.proposal.draw(torch.rand(150, 2, generator=torch.Generator().manual_seed(0)))

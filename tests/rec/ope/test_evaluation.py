@@ -8,6 +8,7 @@ import pytest
 
 from rec.errors import ConfigError, DataError
 from rec.ope import (
+    SHRINKING_ESTIMATORS,
     IntervalSettings,
     LoggedActions,
     LoggedSlates,
@@ -166,6 +167,88 @@ def test_where_there_is_no_such_interval_it_is_said(world):
         evaluate(rounds, ["snips"], rng=np.random.default_rng(0), interval=bernstein)
     with pytest.raises(ConfigError, match=r"parameters\['dr_os'\]"):
         evaluate(rounds, ["dr_os"], rng=np.random.default_rng(0), interval=bernstein)
+
+
+def test_the_empirical_bernstein_interval_is_refused_before_anything_is_chosen(world, monkeypatch):
+    def chosen(*_):
+        raise AssertionError("a parameter was chosen from the log")
+
+    monkeypatch.setattr("rec.ope.evaluation.chosen_by_others", chosen)
+    bernstein = IntervalSettings("empirical_bernstein", reward_range=(0, 1), weight_bound=20)
+    with pytest.raises(ConfigError, match="dm, ips, dr have one"):
+        evaluate(
+            world.sample(400, np.random.default_rng(0)), ["dr_os"], rng=np.random.default_rng(0), interval=bernstein
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "told"),
+    [
+        ({"method": "normale"}, "method", "there are normal, bootstrap, empirical_bernstein"),
+        ({"level": float("nan")}, "level", "between 0 and 1"),
+        ({"method": "bootstrap", "level": 0.9999, "n_resamples": 100}, "n_resamples", "100000 resamples or more"),
+        ({"method": "bootstrap", "n_resamples": 199}, "n_resamples", "200 resamples or more; found 199"),
+        ({"method": "bootstrap", "n_resamples": 500.5}, "n_resamples", "found 500.5"),
+        ({"n_resamples": 0}, "n_resamples", "found 0"),
+        ({"reward_range": (1.0, 0.0)}, "reward_range", "found 1.0 and 0.0: exchange them"),
+        ({"reward_range": (float("nan"), 0.0)}, "reward_range", "found nan and 0.0"),
+        ({"reward_range": (0.0, 1e300)}, "reward_range", "found 0.0 and 1e[+]300"),
+        ({"weight_bound": 0.0}, "weight_bound", "above 0"),
+        ({"weight_bound": float("inf")}, "weight_bound", "found inf"),
+        ({"weight_bound": float("nan")}, "weight_bound", "found nan"),
+    ],
+)
+def test_intervals_that_there_are_not_are_refused(given, field, told):
+    with pytest.raises(ConfigError, match=told) as refused:
+        IntervalSettings(**given)
+    assert refused.value.field == field
+
+
+def test_the_fewest_resamples_are_enough():
+    for level, n_resamples in ((0.95, 200), (0.9, 100), (0.99, 1000)):
+        assert IntervalSettings("bootstrap", level=level, n_resamples=n_resamples).n_resamples == n_resamples
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), "5", None])
+def test_a_parameter_is_a_number_of_0_or_more(world, value):
+    rounds, rng = world.sample(100, np.random.default_rng(0)), np.random.default_rng(0)
+    for name in SHRINKING_ESTIMATORS:
+        with pytest.raises(ConfigError, match=f"the parameter of {name} is a number") as refused:
+            evaluate(rounds, [name], rng=rng, parameters={name: value})
+        assert refused.value.field == "parameters"
+        if value is not None:
+            with pytest.raises(ConfigError, match=f"the parameter of {name} is a number"):
+                evaluate_difference(rounds, rounds, name, rng=rng, parameter=value)
+
+
+def test_an_endless_parameter_shrinks_nothing(world):
+    rounds, rng = world.sample(400, np.random.default_rng(0)), np.random.default_rng(0)
+    found = evaluate(rounds, ["dr", "dr_os"], rng=rng, parameters={"dr_os": np.inf})
+    assert found["dr_os"].value == pytest.approx(found["dr"].value)
+
+
+@pytest.mark.parametrize(
+    ("estimators", "parameters", "told"),
+    [
+        (["ips", "snips", "ips"], {}, "ips is asked for twice"),
+        ("ips", {}, r"such as \['ips'\]; found a string"),
+        ([], {}, "name an estimator at least; there are dm"),
+        (["ips"], {"dr_os": 5.0}, r"dr_os is not among the estimators asked for \(ips\)"),
+        (["ips"], {"ips": 5.0}, "ips has no parameter; those that have one are clipped_ips"),
+    ],
+)
+def test_what_is_asked_for_has_to_have_an_effect(world, estimators, parameters, told):
+    rounds = world.sample(100, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=told):
+        evaluate(rounds, estimators, rng=np.random.default_rng(0), parameters=parameters)
+
+
+@pytest.mark.parametrize("estimators", ["cascade", [], ["cascade", "cascade"]])
+def test_what_is_asked_of_slates_has_to_have_an_effect(estimators):
+    slates = LoggedSlates(np.ones((4, 2)), np.full((4, 2), 0.5), np.full((4, 2), 0.5))
+    with pytest.raises(ConfigError) as refused:
+        evaluate_slates(slates, estimators, rng=np.random.default_rng(0))
+    assert refused.value.field == "estimators"
 
 
 def test_one_user_gives_a_value_without_an_error():

@@ -86,6 +86,26 @@ def test_a_wrong_dict_names_the_key(feedback, action_dist, key, value, column, r
     assert refused.value.row == row
 
 
+@pytest.mark.parametrize("key", ["action", "position"])
+@pytest.mark.parametrize("value", [1.7, float("nan")])
+def test_numbers_of_actions_are_not_cut_to_whole_ones(feedback, action_dist, key, value):
+    whole = feedback[key].astype(float)
+    assert from_obp({**feedback, key: whole}, action_dist).weights == pytest.approx(
+        from_obp(feedback, action_dist).weights
+    )
+    whole[4] = value
+    with pytest.raises(DataError, match=f"whole numbers are required.*found {value}") as refused:
+        from_obp({**feedback, key: whole}, action_dist)
+    assert (refused.value.row, refused.value.column) == (4, key)
+
+
+@pytest.mark.parametrize("n_rounds", [N + 0.5, "many"])
+def test_the_number_of_rounds_is_whole(feedback, action_dist, n_rounds):
+    with pytest.raises(DataError, match="whole") as refused:
+        from_obp({**feedback, "n_rounds": n_rounds}, action_dist)
+    assert refused.value.column == "n_rounds"
+
+
 def test_a_distribution_that_does_not_sum_to_one_names_the_row(feedback, action_dist):
     action_dist[11] *= 0.5
     with pytest.raises(DataError, match=r"first sum 0\.5") as refused:
@@ -122,6 +142,13 @@ def test_a_wrong_value_names_row_and_column(frame, column, row, value, told):
     with pytest.raises(DataError, match=told) as refused:
         from_frame(frame, COLUMNS)
     assert (refused.value.row, refused.value.column) == (row, column)
+
+
+def test_rewards_too_large_to_compute_with_are_named_by_the_tables_column(frame):
+    frame["r"] = np.where(np.arange(30) == 4, 1e300, 1.0)
+    with pytest.raises(DataError, match="another unit") as refused:
+        from_frame(frame, COLUMNS)
+    assert (refused.value.file, refused.value.row, refused.value.column) == ("the DataFrame", 4, "r")
 
 
 def test_a_missing_column_is_named_beside_those_there_are(frame):

@@ -67,6 +67,22 @@ def test_empirical_bernstein_worked_example():
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
+def test_the_busiest_user_sets_how_much_one_user_can_move():
+    # Three users of two, one and one rows, in [0, 1]: with C / n = 3 / 4 their sums are 3/2, 0 and 3/4, of at most 3/2.
+    x, codes = np.array([1.0, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 2])
+    log_term = math.log(2 / 0.025)
+    half = math.sqrt(2 * 0.5625 * log_term / 3) + 7 * 1.5 * log_term / (3 * 2)
+    found = empirical_bernstein_interval(x, codes, 3, bounds=(0.0, 1.0), level=0.95)
+    assert (found.low, found.high) == pytest.approx((0.75 - half, 0.75 + half))
+
+
+@pytest.mark.parametrize(("n_clusters", "quantile"), [(2, 12.706), (3, 4.303), (11, 2.228)])
+def test_few_users_widen_the_normal_interval_as_students_t(n_clusters, quantile):
+    # The 97.5% quantiles of Student's t of 1, 2 and 10 degrees of freedom, from a printed table.
+    found = normal_interval(1.0, 2.0, n_clusters, level=0.95)
+    assert (found.low, found.high) == pytest.approx((1 - 2 * quantile, 1 + 2 * quantile), rel=1e-3)
+
+
 def test_empirical_bernstein_moves_and_scales_with_the_contributions():
     rng = np.random.default_rng(3)
     codes = rng.integers(0, 30, 100)

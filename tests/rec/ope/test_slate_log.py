@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rec.data.events import validated
 from rec.data.rounds import join_rounds
 from rec.errors import DataError, SupportError
 from rec.ope import evaluate_slate_difference, evaluate_slates
@@ -62,6 +63,18 @@ def test_the_reward_model_adds_nothing_on_average(world):
     added = above * (slates.weights * slates.q_logged - slates.q_target)
     assert (np.abs(added.mean(axis=0)) < 4 * added.std(axis=0) / np.sqrt(len(added))).all()
     assert slates.q_logged.std() > 0.1
+
+
+def test_what_the_reward_model_expects_counts_items_that_are_no_candidates(world):
+    """Where most draws are of such items, and these earn much more: q_target is the mean of w q_logged all the same."""
+    log = read(tables(world, n_sessions=4000, epsilon=0.9))
+    elsewhere = columns_of(log.logging.candidates, log.slate) < 0
+    log = replace(log, rewards=np.where(elsewhere, log.rewards + 5, log.rewards))
+    slates = logged_slates(log, with_(log.logging, epsilon=0.8, temperature=0.2))
+    above = np.concatenate([np.ones((len(slates), 1)), slates.weights.cumprod(axis=1)[:, :-1]], axis=1)
+    added = above * (slates.weights * slates.q_logged - slates.q_target)
+    assert (np.abs(added.mean(axis=0)) < 4 * added.std(axis=0) / np.sqrt(len(added))).all()
+    assert slates.q_logged[elsewhere].mean() > slates.q_logged[~elsewhere].mean() + 4
 
 
 def test_estimates_from_another_policys_log_hold_what_the_target_earns(world, log):
@@ -182,7 +195,7 @@ def test_a_greedy_log_supports_its_own_policy_at_every_position(world, n_candida
 
 
 def test_candidates_that_were_not_logged_leave_nothing_to_estimate(world):
-    with pytest.raises(DataError, match="candidates and their scores"):
+    with pytest.raises(DataError, match="600 have no candidates logged"):
         read(tables(world, log_candidates=False))
 
 
@@ -193,6 +206,86 @@ def test_requests_without_candidates_are_left_out_and_counted(world):
     log = slate_log(rounds)
     assert len(log) == found.requests.num_rows
     assert log.n_without == bare.requests.num_rows
+
+
+def without(rows, lost):
+    """A table without some of its rows, positions."""
+    return rows.take(np.setdiff1d(np.arange(len(rows)), lost))
+
+
+@pytest.mark.parametrize("position", range(K))
+def test_a_slate_that_lost_an_impression_is_left_out_wherever_it_stood(world, position):
+    """Also at the end: as a shorter slate it would have earned less than it did, and been likelier."""
+    found = tables(world)
+    lost = np.flatnonzero(found.impressions["position"].to_numpy() == position)[:100]
+    rounds = join_rounds(
+        found.requests, without(found.impressions, lost), found.feedback, rewards=REWARD_OF, now_ms=NOW
+    )
+    log = slate_log(rounds)
+    assert (len(log), log.n_incomplete, log.n_without) == (500, 100, 0)
+    assert (log.slate >= 0).all()
+    named = set(found.impressions["request_id"].take(lost).to_pylist())
+    assert named.isdisjoint(log.request_id)
+
+
+def test_requests_of_which_every_impression_is_lost_are_counted(world):
+    found = tables(world)
+    shown = without(found.impressions, np.arange(2 * K))
+    rounds = join_rounds(found.requests, shown, found.feedback, rewards=REWARD_OF, now_ms=NOW)
+    assert rounds.dropped["requests_without_impressions"] == 2
+    assert len(slate_log(rounds)) == 598
+
+
+def two_items(shown, *, k=3, epsilon=1.0):
+    """Requests of k items from a catalogue of two. Args: shown: position, item and how many were eligible, of each."""
+    requests = [
+        {"request_id": f"r{n}", "timestamp": n, "user_id": f"u{n}", "policy_version": "v", "arm": "b", "k": k,
+         "epsilon": epsilon, "temperature": 1.0, "degraded": False, "context": "{}", "history": [],
+         "candidates": ["a", "b"], "candidate_scores": [0.0, 0.0]}
+        for n in range(len(shown))
+    ]  # fmt: skip
+    impressions = [
+        {"request_id": f"r{n}", "position": position, "item_id": item, "source": "x", "propensity": 1 / n_eligible,
+         "n_eligible": n_eligible}
+        for n, slate in enumerate(shown)
+        for position, item, n_eligible in slate
+    ]  # fmt: skip
+    given = validated("requests", requests), validated("impressions", impressions), validated("feedback", [])
+    return join_rounds(*given, rewards=REWARD_OF, now_ms=NOW)
+
+
+WHOLE = [(0, "a", 2), (1, "b", 1)]
+
+
+def test_a_slate_is_short_where_nothing_else_was_eligible():
+    log = slate_log(two_items([WHOLE, WHOLE]))
+    assert (len(log), log.n_incomplete) == (2, 0)
+    own = logged_slates(log, log.logging)
+    assert own.target_p.tolist() == [[0.5, 1.0]] * 2
+
+
+@pytest.mark.parametrize("shown", [WHOLE[:1], WHOLE[1:]])
+def test_a_short_slate_that_lost_an_impression_is_left_out(shown):
+    """The first: something was eligible below. The second: nothing was, but the top is missing."""
+    log = slate_log(two_items([WHOLE, shown, WHOLE]))
+    assert (log.request_id.tolist(), log.n_incomplete) == (["r0", "r2"], 1)
+    with pytest.raises(DataError, match="no request of 1 can be evaluated: 0 have no candidates logged, and of 1 imp"):
+        slate_log(two_items([shown]))
+
+
+def test_an_impression_below_what_was_asked_for_is_refused():
+    with pytest.raises(DataError, match="request 'r1' asked for 1 and has position 1") as refused:
+        slate_log(two_items([WHOLE[:1], WHOLE], k=1))
+    assert (refused.value.file, refused.value.column) == ("impressions", "position")
+
+
+def test_rewards_too_large_to_compute_with_are_refused_before_any_model_learns_them(log):
+    for huge in (1e200, 1e300):
+        with pytest.raises(DataError, match="another unit") as refused:
+            logged_slates(replace(log, rewards=np.where(log.slate >= 0, huge, np.nan)), log.logging)
+        assert refused.value.column == "rewards"
+    with pytest.raises(DataError, match=r"-1\.0 at position 2"):
+        logged_slates(log, log.logging, position_weights=np.array([1.0, 1.0, -1.0]))
 
 
 def test_propensities_that_the_log_does_not_explain_are_refused(world):

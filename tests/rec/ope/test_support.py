@@ -59,6 +59,37 @@ def test_a_target_that_shows_what_the_log_never_could_is_refused():
     assert support_share(target, np.full((2, 3), 1 / 3)) == 1.0
 
 
+def test_more_than_one_in_twenty_choices_outside_the_log_are_too_many():
+    never = np.array([[0.5, 0.5, 0.0]])
+    for outside, refused in ((0.04, False), (0.06, True)):
+        target = np.array([[0.4, 0.6 - outside, outside]])
+        if refused:
+            with pytest.raises(SupportError, match=r"6\.0% of the target's choices.*at most 5\.0% is allowed"):
+                support_share(target, never)
+        else:
+            assert support_share(target, never) == pytest.approx(1 - outside)
+
+
+@pytest.mark.parametrize(("errors", "warned"), [(3.0, False), (5.0, True)])
+def test_a_mean_weight_is_doubted_from_four_standard_errors_on(errors, warned):
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.5, 1.5, 1000)
+    spread = weights.std(ddof=1) / np.sqrt(1000)
+    weights += 1 + errors * spread - weights.mean()
+    told = warnings_of(rounds(np.full(1000, 0.1), weights * 0.1))
+    assert any("where 1 is expected" in message for message in told) == warned
+
+
+def test_small_weights_and_probabilities_are_printed_as_they_are():
+    small = np.full(200, 1e-6)
+    small[17] = 1e-4
+    told = warnings_of(rounds(np.full(200, 0.1), small))
+    assert any("row 17 carries" in message and "(weight 0.001)" in message for message in told)
+    assert any("the mean weight is 1.50e-05 ±" in message for message in told)
+    with pytest.raises(SupportError, match=r"First: 1\.0000001 in row 0"):
+        rounds([1.0000001, 0.5], [0.5, 0.5])
+
+
 def test_a_log_with_plenty_of_overlap_raises_no_warning(world):
     assert warnings_of(world.sample(3000, np.random.default_rng(1)), min_ess=500) == []
 
