@@ -263,7 +263,7 @@ def validated(table: TableName, rows: Rows) -> pa.Table:
     """
     _known_table(table)
     schema = SCHEMAS[table]
-    given = rows if isinstance(rows, pa.Table) else _from_records(table, rows)
+    given: pa.Table = rows if isinstance(rows, pa.Table) else _from_records(table, rows)  # pyright: ignore[reportArgumentType]
     unknown = [name for name in given.column_names if name not in schema.names]
     if unknown:
         raise DataError(f"unknown column; there are {', '.join(schema.names)}", file=table, column=unknown[0])

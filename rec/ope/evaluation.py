@@ -1,7 +1,7 @@
 """Estimates of one policy, or of the difference of two, by any of the estimators."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final, get_args
 
@@ -350,7 +350,7 @@ def _refuse_bernstein(settings: IntervalSettings) -> None:
         )
 
 
-def refuse_unknown(names: Sequence[str], known: Iterable[str]) -> None:
+def refuse_unknown(names: Sequence[str], known: Collection[str]) -> None:
     """Refuses estimators that there are not, that stand there twice, and none at all.
 
     Raises: ConfigError.

@@ -39,8 +39,8 @@ def from_table(raw: RawTable, names: OpeColumns) -> LoggedActions:
     try:
         return LoggedActions(rewards, propensities, target_p, clusters, q_logged, q_target)
     except (DataError, SupportError) as error:
-        called = {"rewards": names.reward, "propensity": names.propensity, "target_p": names.target_p}
-        called |= {"q_logged": names.q_logged, "q_target": names.q_target}
+        called: dict[str, str | None] = {"rewards": names.reward, "propensity": names.propensity}
+        called |= {"target_p": names.target_p, "q_logged": names.q_logged, "q_target": names.q_target}
         raise type(error)(
             error.message,
             file=raw.file,
