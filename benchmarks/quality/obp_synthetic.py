@@ -92,18 +92,16 @@ def table(seeds: range, worlds: range) -> None:
         error = "" if row["std_error"] is None else f" ± {row['std_error']:.4f}"
         print(f"{row['model']:<32} {row['metric']:<13} {row['mean']:.4f}{error}  published {row['published']}")
     fresh: list[dict[str, Any]] = []
-
-    def write() -> None:
-        told = protocol | {"fresh_worlds": fresh, "seconds": round(time.perf_counter() - started, 1)}
-        write_result(quality_result("obp_synthetic", protocol=told, rows=rows, summary=summary))
-
-    write()
+    protocol |= {"fresh_worlds": fresh, "seconds": round(time.perf_counter() - started, 1)}
+    result = quality_result("obp_synthetic", protocol=protocol, rows=rows, summary=summary)
+    write_result(result)
     for world in worlds:
         found, settings = run(*generate(ROUNDS, ROUNDS, seed=world), range(1), DR, TABLE_FOLDS)
         values = {f"{row['model']} {name}": value for row in found for name, value in row["metrics"].items()}
         fresh.append({"world": world, "values": values, **settings})
         print(f"fresh world {world}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()), flush=True)
-        write()
+        protocol["seconds"] = round(time.perf_counter() - started, 1)
+        write_result(result)
 
 
 def sweep(sizes: list[int], seeds: range) -> None:

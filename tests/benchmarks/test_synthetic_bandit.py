@@ -47,7 +47,7 @@ def test_weights_are_capped_where_the_reward_model_is_right_and_not_where_it_is_
         return (q if right else 1 - q).astype(np.float32)
 
     monkeypatch.setattr(selection, "cross_fitted_rewards", predicted)
-    grid = [Settings(5, 0.1, 1e-3, cap) for cap in (0.1, None)]
+    grid = [Settings(20, 0.1, 1e-3, cap) for cap in (0.1, None)]
     chosen, told = selection.choose_policies(log, {"dr": grid}, Settings(2, 0.1, 0.01), 2, seed=0)
     assert (chosen["dr"].max_weight == 0.1) is capped
     assert [row["chosen"] for row in told] == [capped, not capped]
@@ -59,7 +59,7 @@ def test_the_regression_that_predicts_what_was_held_out_is_chosen():
     from synthetic_bandit.selection import choose_regression
 
     log, _ = generate(3000, 10)
-    untrained, trained = Settings(1, 1e-6, 0.0), Settings(5, 0.1, 0.01)
+    untrained, trained = Settings(1, 1e-6, 0.0), Settings(20, 0.1, 0.01)
     chosen, told = choose_regression(log, [untrained, trained], 2, seed=0)
     assert chosen == trained
     assert told[0]["cross_entropy"] == pytest.approx(np.log(2), abs=0.05)
