@@ -126,7 +126,7 @@ def test_what_cannot_be_fitted_is_refused(made):
 
 
 @pytest.mark.slow
-def test_movielens_1m_is_predicted_as_well_as_published(tandem_data):
-    """Per-user chronological 80/20: .888 with 32 dimensions and biases."""
+def test_movielens_1m_is_predicted_better_than_the_mark(tandem_data):
+    """Per-user chronological 80/20: the mark is .888 with 32 dimensions and biases; found was .8687."""
     split = per_user_temporal(read_movielens_1m(tandem_data / "ml-1m").interactions, 0.8)
-    assert rmse(MatrixFactorisation.fit(split.train, PMFConfig()), split.test) < 0.892
+    assert rmse(MatrixFactorisation.fit(split.train, PMFConfig()), split.test) < 0.875
