@@ -1,7 +1,7 @@
 """Probabilistic matrix factorisation: ratings as means, biases and products of factors."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -60,7 +60,7 @@ class MatrixFactorisation:
     report: FitReport
 
     @classmethod
-    def fit(cls, ratings: Interactions, config: PMFConfig) -> Self:
+    def fit(cls, ratings: Interactions, config: PMFConfig) -> "MatrixFactorisation":
         """The maximum a posteriori by stochastic gradient descent, one rating after the other in random order.
 
         Minimises sum (rating - prediction)^2 + regularization (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2) over the ratings. How
@@ -130,11 +130,12 @@ class _Descent:
         self._biases = np.zeros(ratings.n_users), np.zeros(ratings.n_items)
         known_users = np.bincount(ratings.user, minlength=ratings.n_users) > 0
         known_items = np.bincount(ratings.item, minlength=ratings.n_items) > 0
-        self._factors = tuple(
-            self._rng.normal(0, config.init_std, (len(known), config.dim)) * known[:, None]
-            for known in (known_users, known_items)
-        )
+        self._factors = self._first_factors(known_users), self._first_factors(known_items)
         self._epochs = 0
+
+    def _first_factors(self, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        drawn = self._rng.normal(0, self._config.init_std, (len(known), self._config.dim))
+        return np.where(known[:, None], drawn, 0.0)
 
     def epoch(self) -> None:
         """One pass over the ratings, each epoch in smaller steps."""

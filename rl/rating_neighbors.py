@@ -50,7 +50,7 @@ class RatingNeighbors:
         rated = sparse.csr_array((np.ones(len(above)), (ratings.user, ratings.item)), shape=shape)
         nearest = _nearest(residuals, config.n_neighbors)
         table = (residuals @ nearest).toarray()
-        table /= (rated @ abs(nearest)).toarray() + config.shrinkage
+        table /= sparse.csr_array(rated @ sparse.csr_array(abs(nearest))).toarray() + config.shrinkage
         table += mean + user_bias[:, None] + item_bias
         return cls(np.clip(table, LOWEST, HIGHEST).astype(np.float32))
 

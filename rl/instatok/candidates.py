@@ -106,7 +106,7 @@ class ScoredCosine:
             similarity=similarity,
             indptr=products.indptr.astype(np.int64),
             indices=products.indices.astype(np.int32),
-            products=products.data,
+            products=np.asarray(products.data, np.float64),
             squares=squares,
             views=np.asarray(initial_views, np.float64) + np.bincount(log.item, minlength=log.n_items),
             category=np.asarray(category, np.int64),
@@ -114,7 +114,7 @@ class ScoredCosine:
             weights=weights,
         )
 
-    @cached_property
+    @property
     def most_seen(self) -> int:
         """How many videos a user had seen before any session, at most."""
         return int(np.isneginf(self.similarity).sum(axis=1).max())

@@ -56,7 +56,7 @@ class Sessions:
 
     def __init__(self, world: InstaTok, users: NDArray[np.integer]) -> None:
         self.world = world
-        self.users = np.array(users)
+        self.users = np.array(users, dtype=np.int64)
         self.n_steps = np.zeros(len(users), dtype=np.int64)
         self.total_reward = np.zeros(len(users))
         self.action_counts = np.zeros((len(users), len(ACTIONS)), dtype=np.int64)
