@@ -71,6 +71,33 @@ def test_evaluate_stands_beside_baselines(tandem: Any, trained: tuple[str, dict[
     assert set(answer["paired"][0]) == {"a", "b", "metric", "difference", "low", "high", "p_value"}
 
 
+@pytest.mark.slow
+def test_a_blend_is_trained_and_evaluated_by_source(
+    tandem: Any, small_config: Path, trained: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    world, home = str(Path(trained[0]).parent / "world.yaml"), str(tmp_path / "home")
+    blend = ("--sources.quotas", "ease", "15", "popularity", "5", "business", "2", "--sources.business", "video-3")
+    rules = ("--rules.cap-column", "creator", "--rules.cap-limit", "1")
+    common = ("--config", str(small_config), "--path", world, "--home", home)
+    done = tandem("train", *common, *blend, *rules, "--json")
+    assert done.returncode == 0, done.stderr
+    done = tandem("evaluate", "--home", home, "--baselines.names", "popularity", "--sources", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    sources = {source["name"]: source for source in answer["sources"]["sources"]}
+    assert {name: source["quota"] for name, source in sources.items()} == {
+        "two_tower": 38, "business": 2, "ease": 15, "popularity": 5
+    }  # fmt: skip
+    assert sum(source["hits_first"] for source in sources.values()) == pytest.approx(1.0)
+    recalls = [source["recall"]["value"] for source in sources.values()]
+    assert max(recalls) <= answer["sources"]["recall"]["value"] <= sum(recalls) + recalls[0]
+    assert answer["exposure"]["column"] == "creator"
+    shares = answer["exposure"]["models"]["two_stage"]
+    assert 0 <= shares["gini"] < 1 and shares["top_share"] == max(shares["largest"].values())
+    # Ten items of ten creators a list: nobody has more than a tenth.
+    assert shares["top_share"] <= 0.1 + 1e-9 < answer["exposure"]["models"]["retriever"]["top_share"]
+
+
 def test_defaults_learn_a_small_noisy_checkerboard(tandem: Any, tmp_path: Path) -> None:
     """3,000 rows: each of 150 people likes every second of 100 items, and one row in ten is noise.
 
