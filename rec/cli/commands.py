@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from rec.config import Config, DataConfig, EvaluationConfig, HomePath, OpeConfig, Seed, TrainConfig
+from rec.config import BatchConfig, Config, DataConfig, EvaluationConfig, HomePath, OpeConfig, Seed, TrainConfig
 from rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -56,6 +56,19 @@ class RecommendOptions(Config):
 
     user_id: str
     n: PositiveInt = 10
+    home: HomePath
+    version: str | None = None
+
+
+class CandidatesOptions(BatchConfig):
+    """For whom candidates are found, and where their table goes: a folder or an object-store URL.
+
+    By default for all users of the bundle; `user_ids` names some, and `users_file` is a text file with one id a line.
+    """
+
+    out: str
+    user_ids: tuple[str, ...] = ()
+    users_file: str | None = None
     home: HomePath
     version: str | None = None
 
@@ -201,6 +214,29 @@ def _recommend(options: RecommendOptions) -> Answer:
     for item in answer.items:
         print(f"{item.position + 1:>3}  {item.score:8.3f}  {item.item_id:>8}  {item.title or ''}")
     return answer.to_json()
+
+
+def _candidates(options: CandidatesOptions) -> Answer:
+    from rec.batch import write_candidates
+
+    if options.user_ids and options.users_file is not None:
+        raise ConfigError("names users, and so does user_ids: give one of them", field="users_file")
+    listed = options.user_ids or None
+    if options.users_file is not None:
+        listed = Path(options.users_file).read_text(encoding="utf-8").splitlines()
+    config = BatchConfig.model_validate(options.model_dump(include=set(BatchConfig.model_fields)))
+    answer = write_candidates(
+        config,
+        options.out,
+        home=options.home,
+        version=options.version,
+        user_ids=listed,
+        listed_in=options.users_file,
+    )
+    print(
+        f"{answer['n_rows']:,} candidates of {answer['n_users']:,} users in {answer['out']}, model {answer['version']}"
+    )
+    return answer
 
 
 def _validate(options: ValidateOptions) -> Answer:
@@ -361,6 +397,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, _evaluate),
     "ope": Command("estimate what a policy would earn, from the log of another", lambda: OpeOptions, _ope),
     "recommend": Command("recommend items to one user", lambda: RecommendOptions, _recommend),
+    "candidates": Command(
+        "find candidates for many users and write them as a table", lambda: CandidatesOptions, _candidates
+    ),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
     "models list": Command("list the published models", lambda: ModelsOptions, _models_list),
     "models show": Command("show what one model is made of", lambda: ShowOptions, _models_show),

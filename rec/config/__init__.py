@@ -4,6 +4,7 @@ Nothing here imports torch or Ray, so that the command line starts fast.
 """
 
 from rec.config.base import Config, Fraction, Seed
+from rec.config.batch import BatchConfig, TableFormat
 from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
 from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
@@ -26,6 +27,7 @@ __all__ = [
     "SAMPLED_OBJECTIVES",
     "BaselineName",
     "BaselinesConfig",
+    "BatchConfig",
     "BranchConfig",
     "ColumnsConfig",
     "Config",
@@ -54,6 +56,7 @@ __all__ = [
     "Seed",
     "SourcesConfig",
     "SplitConfig",
+    "TableFormat",
     "TaskConfig",
     "TowerConfig",
     "TrainConfig",

@@ -1,10 +1,10 @@
 """Everything known at one time: what rankers are trained on, evaluation asks, and a bundle serves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
@@ -177,29 +177,26 @@ class Snapshot:
         """
         try:
             item_lookup = {item_id: row for row, item_id in enumerate(items["item_id"])}
-            history_of, history = _flat_positions(users["history"], item_lookup)
-            _, seen = _flat_positions(users["seen"], item_lookup)
-            lengths = users["history"].map(len).to_numpy(dtype=np.int64)
-            padded = np.full((len(users), int(users["history_length"].iloc[0])), -1, dtype=np.int32)
-            column = padded.shape[1] - lengths[history_of] + _places(lengths)
-            padded[history_of, column] = history
-            seen_lengths = users["seen"].map(len).to_numpy(dtype=np.int64)
             return cls(
-                int(items["as_of_ms"].iloc[0]),
-                encoders,
-                normalise(encoders.schema, "user", users),
-                normalise(encoders.schema, "item", items),
-                _as_of_columns("user", users),
-                _as_of_columns("item", items),
-                items["n_events"].to_numpy(dtype=np.int64),
-                padded,
-                np.concatenate([[0], np.cumsum(seen_lengths)]).astype(np.int64),
-                seen,
+                at_ms=int(items["as_of_ms"].iloc[0]),
+                encoders=encoders,
+                item_table=normalise(encoders.schema, "item", items),
+                item_as_of=_as_of_columns("item", items),
+                item_counts=items["n_events"].to_numpy(dtype=np.int64),
+                **_user_fields(users, encoders, item_lookup),
             )
-        except (KeyError, IndexError, TypeError, ValueError, DataError) as error:
-            raise BundleError(
-                f"users and items are not tables of this bundle's schema: {error}; train again"
-            ) from error
+        except _NOT_OF_THIS_SCHEMA as error:
+            raise BundleError(_OTHER_SCHEMA.format(error)) from error
+
+    def with_users(self, users: pd.DataFrame) -> "Snapshot":
+        """The same items at the same time, with the users of a table as `to_frames` makes it.
+
+        Raises: BundleError: as `from_frames`.
+        """
+        try:
+            return replace(self, **_user_fields(users, self.encoders, self._item_lookup))
+        except _NOT_OF_THIS_SCHEMA as error:
+            raise BundleError(_OTHER_SCHEMA.format(error)) from error
 
     @cached_property
     def _user_lookup(self) -> dict[str, int]:
@@ -219,6 +216,8 @@ class Snapshot:
         }
 
 
+_NOT_OF_THIS_SCHEMA: Final = (KeyError, IndexError, TypeError, ValueError, DataError)
+_OTHER_SCHEMA: Final = "users and items are not tables of this bundle's schema: {}; train again"
 _NO_EVENTS = Interactions(
     user_ids=np.zeros(0, dtype=object),
     item_ids=np.zeros(0, dtype=object),
@@ -226,6 +225,24 @@ _NO_EVENTS = Interactions(
     item=np.zeros(0, dtype=np.int32),
     timestamp=np.zeros(0, dtype=np.int64),
 )
+
+
+def _user_fields(users: pd.DataFrame, encoders: Encoders, item_lookup: dict[str, int]) -> dict[str, Any]:
+    """What a snapshot holds of its users, from their table."""
+    history_of, history = _flat_positions(users["history"], item_lookup)
+    _, seen = _flat_positions(users["seen"], item_lookup)
+    lengths = users["history"].map(len).to_numpy(dtype=np.int64)
+    padded = np.full((len(users), int(users["history_length"].iloc[0])), -1, dtype=np.int32)
+    column = padded.shape[1] - lengths[history_of] + _places(lengths)
+    padded[history_of, column] = history
+    seen_lengths = users["seen"].map(len).to_numpy(dtype=np.int64)
+    return {
+        "user_table": normalise(encoders.schema, "user", users),
+        "user_as_of": _as_of_columns("user", users),
+        "history": padded,
+        "seen_indptr": np.concatenate([[0], np.cumsum(seen_lengths)]).astype(np.int64),
+        "seen": seen,
+    }
 
 
 def _positions(lookup: dict[str, int], ids: Sequence[str]) -> NDArray[np.int32]:

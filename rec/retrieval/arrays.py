@@ -1,8 +1,11 @@
 """Arrays of a candidate source in one safetensors file: numbers and no code."""
 
-from collections.abc import Mapping
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rec.errors import BundleError
+
+# What safetensors calls the kinds of numbers that are mapped.
+_KINDS: Final = {"I32": "<i4", "I64": "<i8", "F64": "<f8"}
 
 
 def arrays_file(source: str) -> str:
@@ -30,6 +36,32 @@ def read_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
 
     Raises: BundleError: naming the file, when it is missing, damaged, or of another source.
     """
+    with _opened(folder, source, names) as arrays:
+        return [arrays.get_tensor(name) for name in names]
+
+
+def map_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
+    """The named arrays of `<source>.safetensors`, read from the disk where and when they are looked at.
+
+    Raises: BundleError: as `read_arrays`.
+    """
+    file = folder / arrays_file(source)
+    with _opened(folder, source, names), file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return [_mapped(file, 8 + length, header[name]) for name in names]
+
+
+def _mapped(file: Path, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
+    kind, shape = np.dtype(_KINDS[entry["dtype"]]), tuple(entry["shape"])
+    if 0 in shape:
+        return np.zeros(shape, kind)
+    return np.memmap(file, kind, "r", start + entry["data_offsets"][0], shape)
+
+
+@contextmanager
+def _opened(folder: Path, source: str, names: Sequence[str]) -> Iterator[Any]:
+    """The file of a source, which has been looked at: it is whole, of this source, and holds these arrays."""
     file = folder / arrays_file(source)
     try:
         with safe_open(file, "numpy") as arrays:
@@ -40,7 +72,7 @@ def read_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
                     f"this version, which writes {', '.join(sorted(names))}",
                     file=str(file),
                 )
-            return [arrays.get_tensor(name) for name in names]
+            yield arrays
     except FileNotFoundError as error:
         raise BundleError(f"the {source} is not there; save it into this folder first", file=str(file)) from error
     except SafetensorError as error:

@@ -27,6 +27,7 @@ from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.retrieval.batch import BatchSource
 from rec.retrieval.blend import Blend
 from rec.retrieval.business import Business
 from rec.retrieval.ease import EASE
@@ -98,12 +99,25 @@ def _fit_blend(interactions: Interactions, *, kind: str) -> CandidateSource:
     return as_retriever(two_tower, fit_sources(interactions, two_tower.snapshot, config), config)
 
 
+def _fit_batch(interactions: Interactions) -> BatchSource:
+    """Lists of ten for everybody who did something, as a table of candidates would hold them."""
+    items = ItemKNN.fit(interactions, n_neighbors=10)
+    active = np.unique(interactions.user)
+    found = items.candidates(_states(active.tolist()), 10)
+    lists = np.full((N_USERS, 10), -1, np.int32)
+    scores = np.full((N_USERS, 10), -np.inf)
+    lists[active], scores[active] = found.items, found.scores
+    return BatchSource(lists, scores, N_ITEMS, Popularity.fit(interactions))
+
+
 def _load(source: CandidateSource, folder: Path) -> CandidateSource:
-    """Reads what a source of the same kind saved; the two-tower one needs the bundle's config and snapshot, too."""
+    """Reads what a source of the same kind saved; some need what is elsewhere in a bundle, too."""
     if isinstance(source, Blend):
         names = [one.name for one in source.sources]
         config = next(_blend_config(kind) for kind, sources in BLENDS.items() if list(sources.names) == names)
         return as_retriever(_load(source.scorer, folder), load_sources(folder, config), config)  # pyright: ignore
+    if isinstance(source, BatchSource):
+        return BatchSource.load(folder, source.fallback)
     if isinstance(source, TwoTowerSource):
         return TwoTowerSource.load(folder, _two_tower_config(), _two_tower_snapshot(_interactions())[1])
     return type(source).load(folder)  # pyright: ignore[reportAttributeAccessIssue]
@@ -118,6 +132,7 @@ SOURCES: dict[str, Fit] = {
     "fresh": Fresh.fit,
     "business": lambda interactions: Business.of([f"i{i}" for i in range(N_ITEMS)][::-1], interactions.item_ids),
     **{kind: partial(_fit_blend, kind=kind) for kind in BLENDS},
+    "batch": _fit_batch,
     "ials": partial(IALS.fit, n_factors=4, alpha=5.0, regularization=1.0, seed=3),
 }
 
