@@ -1,6 +1,5 @@
 """Writing a table of candidates: which parts are missing, who writes them, and what makes them a table."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from rec.batch.users import SelectedUsers
 from rec.candidate_tables import CandidateFolder, CandidateJob, PartSize
 from rec.config import BatchConfig, TableFormat
 from rec.errors import DataError
+from rec.process_memory import peak_mib
 from rec.recommender import USERS_FILE
 from rec.registry import Registry
 from rec.storage import Home
@@ -112,7 +112,7 @@ def write_candidates(
         "users_per_s": round(n_answered / seconds, 1),
         "users_per_s_per_core": round(n_answered / busy, 1) if reports else None,
         "peak_mib": {
-            "driver": round(_peak_mib(), 1),
+            "driver": round(peak_mib(), 1),
             "worker": round(max((report.peak_mib for report in reports), default=0.0), 1),
         },
     }
@@ -124,7 +124,7 @@ def write_part(task: Task, part: Part) -> PartReport:
     started = time.perf_counter()
     number, places, users = part
     size = CandidateFolder(task.out, task.kind).write_part(task.job, number, writer.rows(users, places))
-    return PartReport(number, size, len(places), time.perf_counter() - started, _peak_mib())
+    return PartReport(number, size, len(places), time.perf_counter() - started, peak_mib())
 
 
 @lru_cache(maxsize=1)
@@ -149,10 +149,6 @@ def _write_on_ray(task: Task, parts: Iterable[Part], workers: int) -> Iterator[P
 def _everywhere(location: str) -> str:
     """A place as it is said to other processes: a URL stays, with its credentials; a path becomes absolute."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _tell(report: PartReport, n_done: int, n_missing: int, seconds: float) -> None:

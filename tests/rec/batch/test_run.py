@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_users(home: str, tmp_path: Path):
         answer = json.loads(done.stdout)
         assert answer["n_users"] == n_users
         peaks[n_users] = answer["peak_mib"]["driver"]
-    assert peaks[20_000] - peaks[5_000] < 40, peaks
+    assert peaks[20_000] - peaks[5_000] < 25, peaks
 
 
 def _home_with_users(home: str, folder: Path, n_users: int) -> str:
