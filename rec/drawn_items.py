@@ -61,7 +61,7 @@ class ItemDraws:
         """Items for this worker's rounds of a batch; `users` is what the user tower reads of them."""
         part = worker.part(len(batch.rows))
         rows, n_items = batch.rows[part], self.data.tables.n_items
-        with _as_when_answering(model):
+        with as_when_answering(model):
             neighbors, scores = self._neighbors(model, users, batch, worker, len(rows))
         neighbors = np.where(self._could_not_be_shown(rows, neighbors), -1, neighbors)
         proposal = Proposal.of(
@@ -107,7 +107,7 @@ def embed_items(
 
 
 @contextmanager
-def _as_when_answering(model: TwoTower) -> Iterator[None]:
+def as_when_answering(model: TwoTower) -> Iterator[None]:
     """Without gradients and without dropout, which are back afterwards."""
     training = model.training
     model.eval()

@@ -12,6 +12,7 @@ from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.sampling import run_mass
+from rec.streaming_frequency import item_keys
 from rec.tower_inputs import EncodedMoments, TowerTables
 
 
@@ -66,6 +67,7 @@ class RetrievalData:
         liked_start, liked: positions of each user's liked items, oldest first, (U + 1,) and (P,).
         log_q: log probability that a draw for a query of snapshot s is item j, float32, (S, N).
         catalogue: items that were liked at least once; uniform negatives come from them, (C,).
+        item_keys: what hash functions take for an item, of its id and not of its position, uint64, (N,).
         queries: the moments.
         valid: users to validate on, or None.
     """
@@ -75,6 +77,7 @@ class RetrievalData:
     liked: NDArray[np.int32]
     log_q: NDArray[np.float32]
     catalogue: NDArray[np.int32]
+    item_keys: NDArray[np.uint64]
     queries: Queries
     valid: ValidationUsers | None
 
@@ -109,6 +112,7 @@ def build_retrieval_data(
         liked=found.users.other,
         log_q=_log_draw_probability(queries, found.users.other, len(snapshot_ms), liked.n_items),
         catalogue=np.unique(liked.item).astype(np.int32),
+        item_keys=item_keys(dataset.interactions.item_ids),
         queries=queries,
         valid=valid,
     )

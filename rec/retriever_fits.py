@@ -89,7 +89,7 @@ def likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: boo
     data = build_retrieval_data(
         ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid
     )
-    return RetrieverTask(data, config.retriever, config.training.batch_size, config.seed)
+    return RetrieverTask(data, config.retriever, config.training.batch_size, config.seed, index=config.index)
 
 
 def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> OffPolicyTask:

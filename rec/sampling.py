@@ -16,12 +16,25 @@ class QueryBatch:
         queries: positions of the queries, (B,).
         targets: an item each query is to find, (B, P).
         uniform: items drawn uniformly beside them, (M,).
+        pools: items that negatives of the query alone are drawn from, -1 where there are fewer, (B, L).
+        own: negatives drawn for the query alone, -1 where its pool is empty, (B, H).
+        log_q: log probability of each of `items()` per draw of a target, (C,); None where `RetrievalData.log_q` has it.
     """
 
     group: int
     queries: NDArray[np.int64]
     targets: NDArray[np.int32]
     uniform: NDArray[np.int32]
+    pools: NDArray[np.int32] | None = None
+    own: NDArray[np.int32] | None = None
+    log_q: NDArray[np.float32] | None = None
+
+    def items(self) -> NDArray[np.int64]:
+        """All items of the batch, ascending, each once, (C,)."""
+        drawn = [self.targets.ravel(), self.uniform]
+        if self.own is not None:
+            drawn.append(self.own[self.own >= 0])
+        return np.unique(np.concatenate(drawn)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

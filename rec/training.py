@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +30,7 @@ from rec.models.weights import put_weights, read_weights, save_weights
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+TASK_FILE = "task.safetensors"
 PROGRESS_FILE = "progress.json"
 
 
@@ -104,6 +109,23 @@ class TrainingTask(Protocol):
 
     def validate(self, model: Any, device: torch.device) -> dict[str, float]:
         """Validation metrics by name; empty when there is nothing to validate on."""
+        ...
+
+
+@runtime_checkable
+class LearningTask(TrainingTask, Protocol):
+    """A task whose batches depend on what was learned until then, by the model or beside it."""
+
+    def begin_epoch(self, model: Any, epoch: int, worker: Worker) -> None:
+        """Called by every worker before an epoch is planned; the model is in training."""
+        ...
+
+    def state(self, epoch: int) -> dict[str, NDArray[Any]]:
+        """What was learned beside the model in the epochs before the one given, the same on every worker."""
+        ...
+
+    def restore(self, epoch: int, state: dict[str, NDArray[Any]]) -> None:
+        """Goes on before an epoch with what `state` gave."""
         ...
 
 
@@ -277,10 +299,13 @@ def fit(
         put_weights(model, init_from)
     shared = distribute(model)
     optimizers = Optimizers(model, config)
+    learning = task if isinstance(task, LearningTask) else None
     if checkpoint is not None:
         optimizers.load(checkpoint / OPTIMIZER_FILE)
         if not comparable:
             progress = replace(progress, best=_judged_anew(task, model, best, worker))
+        if learning is not None and (checkpoint / TASK_FILE).exists():
+            learning.restore(progress.epoch, load_arrays(checkpoint / TASK_FILE))
 
     for epoch in range(progress.epoch, config.epochs):
         if progress.finished:
@@ -288,6 +313,8 @@ def fit(
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(hash((seed, epoch, worker.rank)))
+            if learning is not None:
+                learning.begin_epoch(model, epoch, worker)
             loss = fit_epoch(task, shared, optimizers, config, epoch=epoch, worker=worker)
         trained = time.perf_counter()
         valid = worker.agree(_validate(task, model, worker) if worker.rank == 0 else None)
@@ -300,6 +327,8 @@ def fit(
             save_weights(model, folder / MODEL_FILE)
             save_file(best, folder / BEST_FILE)
             optimizers.save(folder / OPTIMIZER_FILE)
+            if learning is not None and (state := learning.state(progress.epoch)):
+                save_arrays({name: np.ascontiguousarray(array) for name, array in state.items()}, folder / TASK_FILE)
             # Written last: a folder without it is no checkpoint.
             (folder / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
 

@@ -14,7 +14,15 @@ from rec.config.objectives import SAMPLED_OBJECTIVES, LikesObjective, LoggedObje
 from rec.config.off_policy import OffPolicyConfig
 from rec.config.ope import LOGGED_POLICY, OpeColumns, OpeConfig
 from rec.config.ranker import LambdaMARTConfig, MMoEConfig, RankerConfig, TaskConfig
-from rec.config.retriever import BranchConfig, QueriesConfig, RetrieverConfig, TowerConfig, UserTowerConfig
+from rec.config.retriever import (
+    BranchConfig,
+    FrequenciesConfig,
+    HardNegativesConfig,
+    QueriesConfig,
+    RetrieverConfig,
+    TowerConfig,
+    UserTowerConfig,
+)
 from rec.config.rules import RulesConfig
 from rec.config.sources import FirstSource, OtherSource, SourcesConfig
 from rec.config.train import TrainConfig
@@ -38,6 +46,8 @@ __all__ = [
     "EvaluationConfig",
     "FirstSource",
     "Fraction",
+    "FrequenciesConfig",
+    "HardNegativesConfig",
     "HomePath",
     "IndexConfig",
     "LambdaMARTConfig",

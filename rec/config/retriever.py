@@ -1,12 +1,23 @@
 """The two-tower retriever, its towers, and the moments it learns from."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self, get_args
 
 import tyro
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rec.config.base import Config
-from rec.config.objectives import Objective
+from rec.config.objectives import LikesObjective, Objective
+
+
+def _refuse_without_effect(config: Config, names: tuple[str, ...], effective: bool, remedy: str) -> None:
+    """Refuses settings that were changed where they have no effect.
+
+    Raises: ValueError: naming the first of them.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not effective and value != type(config).model_fields[name].default:
+            raise ValueError(f"{name} has no effect here, found {value}: {remedy}, or leave it out")
 
 
 class BranchConfig(Config):
@@ -63,6 +74,41 @@ class QueriesConfig(Config):
     min_batches: PositiveInt = 100
 
 
+class FrequenciesConfig(Config):
+    """How it is known how often an item is drawn into a batch, for the logQ correction.
+
+    `counted` computes it from all the moments learned from. `streaming` estimates it from the batches as they come, by
+    `n_hashes` hash functions into arrays of `size` each, as an endless log asks for: gaps between batches that hold an
+    item are averaged, later by the learning rate `alpha`. Take a `size` of several times the number of items.
+    """
+
+    kind: Literal["counted", "streaming"] = "counted"
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.01
+    n_hashes: Annotated[int, Field(ge=1, le=16)] = 2
+    size: Annotated[int, Field(ge=1, lt=2**32)] = 2**17
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        _refuse_without_effect(self, ("alpha", "n_hashes", "size"), self.kind == "streaming", "set kind to streaming")
+        return self
+
+
+class HardNegativesConfig(Config):
+    """Negatives mined with the model itself, beside those of the batch: `per_query` for each moment, none by default.
+
+    They are drawn from the `pool` items that the last epoch's model ranks highest for the moment, without anything the
+    user liked in training. The first epoch has none.
+    """
+
+    per_query: NonNegativeInt = 0
+    pool: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        _refuse_without_effect(self, ("pool",), self.per_query > 0, "set per_query")
+        return self
+
+
 class RetrieverConfig(Config):
     """The two-tower retriever and its loss.
 
@@ -81,4 +127,20 @@ class RetrieverConfig(Config):
     positives_per_query: PositiveInt = 4
     mask_known: bool = True
     sparse_embeddings: bool = False
+    frequencies: FrequenciesConfig = FrequenciesConfig()
+    hard_negatives: HardNegativesConfig = HardNegativesConfig()
     queries: QueriesConfig = QueriesConfig()
+
+    @model_validator(mode="after")
+    def _samples_negatives(self) -> Self:
+        sampled = self.objective in get_args(LikesObjective) and self.objective != "cross_entropy"
+        for name, found in (
+            ("frequencies.kind", self.frequencies.kind if self.frequencies.kind != "counted" else None),
+            ("hard_negatives.per_query", self.hard_negatives.per_query or None),
+        ):
+            if found is not None and not sampled:
+                raise ValueError(
+                    f"{name} is of objectives that sample negatives from likes, logq and mixed_negative; found {found} "
+                    f"with objective {self.objective}: leave it out"
+                )
+        return self

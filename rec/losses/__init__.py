@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rec.losses.off_policy import dr, ips, regression, top_k_reinforce, weighted_log_likelihood
 from rec.losses.sampled import sampled_ips, sampled_two_stage_ips
-from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
+from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative, pooled_log_q
 from rec.losses.two_stage import two_stage_ips
 
 LOSSES: Final[dict[str, Callable[..., Tensor]]] = {
@@ -30,6 +30,7 @@ __all__ = [
     "logq_softmax",
     "mixed_log_q",
     "mixed_negative",
+    "pooled_log_q",
     "regression",
     "sampled_ips",
     "sampled_two_stage_ips",

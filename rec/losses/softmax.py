@@ -30,11 +30,12 @@ def logq_softmax(
     a row may have several positives, each against the same negatives.
 
     Args: users: L2-normalised embeddings, (B, D). items: L2-normalised embeddings of the candidates, (C, D).
-        item_ids: which item a candidate is, (C,). log_q: natural log of its probability per draw, (C,).
-        temperature: > 0. positives: column of each row's positive, (B,), or of its P positives, (B, P); by default
-        row b's is column b. excluded: candidates that are no negatives of the row, bool, (B, C).
-        draws: how often each candidate was drawn, (C,), where `item_ids` are unique and stand for several equal
-        columns; by default once. reduction: "none" returns the loss of each positive.
+        item_ids: which item a candidate is, (C,). log_q: natural log of its probability per draw, (C,), or for each
+        row where rows have draws of their own, (B, C). temperature: > 0. positives: column of each row's positive,
+        (B,), or of its P positives, (B, P); by default row b's is column b. excluded: candidates that are no negatives
+        of the row, bool, (B, C). draws: how often each candidate was drawn, (C,), or drawn for the row, (B, C), 0 for
+        one that is no negative of it; where `item_ids` are unique and stand for several equal columns; by default once.
+        reduction: "none" returns the loss of each positive.
     Returns: mean loss, scalar; or the losses in the shape of `positives`.
     """
     if positives is None:
@@ -43,13 +44,14 @@ def logq_softmax(
     scaled = users.float() / temperature
     items = items.float()
     offset = -log_q.float()
-    weight = offset if draws is None else offset + draws.float().log()
+    weight = offset if draws is None else torch.where(draws > 0, offset + draws.float().log(), 0.0)
     logits = torch.addmm(weight, scaled, items.T)
-    positive_logits = (scaled.unsqueeze(1) * items[columns]).sum(-1) + offset[columns]
+    own = offset.expand_as(logits).gather(1, columns)
+    positive_logits = (scaled.unsqueeze(1) * items[columns]).sum(-1) + own
     if draws is None:
         masked = _same_item(item_ids, columns)
     else:
-        masked = torch.zeros_like(logits, dtype=torch.bool).scatter(1, columns, True)
+        masked = (draws == 0).expand_as(logits).scatter(1, columns, True)
     if excluded is not None:
         masked |= excluded
     losses = _softmax_losses(logits, positive_logits, masked)
@@ -103,6 +105,23 @@ def mixed_log_q(log_q: Tensor, *, n_batch: int, n_uniform: int, n_items: int) ->
         return log_q
     uniform = torch.full_like(log_q, math.log(n_uniform / n_items))
     return torch.logaddexp(log_q + math.log(n_batch), uniform) - math.log(n_batch + n_uniform)
+
+
+def pooled_log_q(log_q: Tensor, in_pool: Tensor, pool_size: Tensor, *, n_common: int, n_own: Tensor) -> Tensor:
+    """Log of q(j | b) = (n_common * q(j) + n_own_b * [j in pool_b] / pool_size_b) / (n_common + n_own_b).
+
+    Draws that all rows have in common, and draws of each row from a pool of its own, uniformly, taken for draws from
+    their mixture. For a row whose pool does not depend on the common draws, the sum over all draws of f(j) / q(j | b),
+    divided by their number, is an unbiased estimate of the sum of f over what can be drawn.
+    Source: the balance heuristic of Veach and Guibas (1995), section 3.3, doi:10.1145/218380.218498.
+
+    Args: log_q: log q(j), (C,). in_pool: whether the row's pool holds the candidate, bool, (B, C).
+        pool_size: items of the row's pool, (B,). n_common: draws of all rows. n_own: draws of the row, (B,), 0 where
+        its pool is empty.
+    Returns: log q(j | b), (B, C); -inf for what is drawn neither way.
+    """
+    own = torch.where(in_pool, (n_own / pool_size.clamp(min=1)).log().unsqueeze(1), -math.inf)
+    return torch.logaddexp(log_q + math.log(n_common), own) - (n_common + n_own).log().unsqueeze(1)
 
 
 def cross_entropy(

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
+from rec.config import (
+    FrequenciesConfig,
+    HardNegativesConfig,
+    IndexConfig,
+    QueriesConfig,
+    RetrieverConfig,
+    TowerConfig,
+    TrainingConfig,
+    UserTowerConfig,
+)
+from rec.hard_negatives import HardNegatives, draw_hard
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retriever_task import RetrieverTask
 from rec.training import Worker, fit
@@ -18,6 +28,8 @@ CONFIG = RetrieverConfig(
     positives_per_query=1,
     queries=QUERIES,
 )
+STREAMING = FrequenciesConfig(kind="streaming", size=4096)
+HARD = HardNegativesConfig(per_query=3, pool=5)
 SIMPLE = TrainingConfig(workers=0, epochs=15, batch_size=128, learning_rate=0.01)
 
 
@@ -131,6 +143,163 @@ def test_the_loss_is_that_of_a_loop_over_draws_corrected_by_their_probabilities(
         assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["logq", "mixed_negative"])
+@pytest.mark.parametrize("mask_known", [False, True])
+def test_the_gradient_with_hard_negatives_is_that_of_a_loop_over_draws(checkerboard, objective, mask_known):
+    """A row's draws are those of all rows and those of its own pool, each corrected by the mixture of both."""
+    changes = {"objective": objective, "mask_known": mask_known, "hard_negatives": HARD, "positives_per_query": 2}
+    task = _task(checkerboard, queries=QUERIES.model_copy(update={"horizon_days": 30.0}), **changes)
+    torch.manual_seed(0)
+    model = task.build_model()
+    task.begin_epoch(model, 1, Worker())
+    batch = task.plan(1)[1]
+    assert batch.pools is not None and batch.own is not None
+    model.eval()
+    model.zero_grad()
+    loss = task.loss(model, batch, Worker())
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    n_batch, n_uniform, n_catalogue = batch.targets.size, len(batch.uniform), len(task.data.catalogue)
+    users, items = model(
+        task.inputs.users(batch.queries, torch.device("cpu")),
+        task.inputs.items(np.arange(task.data.tables.n_items), batch.group, torch.device("cpu")),
+    )
+    scores = users @ items.T / task.config.softmax_temperature
+    total = torch.zeros(())
+    for row, query in enumerate(batch.queries):
+        user = task.data.queries.moments.user[query]
+        liked = task.data.liked[task.data.liked_start[user] : task.data.liked_start[user + 1]]
+        pool = [item for item in batch.pools[row] if item >= 0]
+        assert pool and not set(pool) & set(liked)
+        draws = [*batch.targets.ravel(), *batch.uniform, *batch.own[row]]
+        no_negatives = {*batch.targets[row], *(liked if mask_known else ())}
+
+        def weight(item, pool=pool, draws=draws, group=batch.group):
+            expected = n_batch * np.exp(float(task.data.log_q[group, item])) + n_uniform / n_catalogue
+            return len(draws) / (expected + (HARD.per_query / len(pool) if item in pool else 0))
+
+        negatives = sum(scores[row, int(item)].exp() * weight(item) for item in draws if int(item) not in no_negatives)
+        for positive in batch.targets[row]:
+            own = scores[row, int(positive)].exp() * weight(positive)
+            total = total - (own / (own + negatives)).log() / batch.targets.size
+    total.backward()
+    assert loss.item() == pytest.approx(total.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_hardest_negatives_are_the_best_ranked_that_the_user_never_liked(checkerboard):
+    task = _task(checkerboard, hard_negatives=HARD)
+    torch.manual_seed(0)
+    model = task.build_model().train()
+    queries = np.arange(0, len(task.data.queries), 7)
+    hard = HardNegatives.mine(model, task.data, task.inputs, queries[::-1], 5, IndexConfig(), Worker())
+    assert model.training
+    model.eval()
+    latest = len(task.data.log_q) - 1
+    with torch.inference_mode():
+        users, items = model(
+            task.inputs.users(queries, torch.device("cpu")),
+            task.inputs.items(np.arange(task.data.tables.n_items), latest, torch.device("cpu")),
+        )
+    scores = (users @ items.T).numpy()
+    for row, user in enumerate(task.data.queries.moments.user[queries]):
+        scores[row, task.data.liked[task.data.liked_start[user] : task.data.liked_start[user + 1]]] = -np.inf
+    np.testing.assert_array_equal(hard.of(queries), np.argsort(-scores, axis=1, kind="stable")[:, :5])
+
+
+def test_hard_negatives_are_drawn_uniformly_from_what_the_pool_holds():
+    pools = np.array([[4, 9, 2], [7, -1, -1], [-1, -1, -1]], np.int32)
+    drawn = draw_hard(pools, 3000, np.random.default_rng(0))
+    shares = np.bincount(drawn[0], minlength=10)[[4, 9, 2]] / 3000
+    np.testing.assert_allclose(shares, 1 / 3, atol=4 * np.sqrt(2 / 9 / 3000))
+    assert set(drawn[1]) == {7} and set(drawn[2]) == {-1}
+
+
+def test_the_first_epoch_has_no_hard_negatives_and_neither_has_a_second_fit_of_the_task(checkerboard):
+    task = _task(checkerboard, hard_negatives=HARD)
+    model = task.build_model()
+    task.begin_epoch(model, 2, Worker())
+    batch = task.plan(2)[0]
+    assert batch.own is not None and batch.own.shape == (len(batch.queries), 3)
+    task.begin_epoch(model, 0, Worker())
+    assert task.plan(0)[0].own is None
+
+
+def test_streaming_frequencies_come_near_those_counted(checkerboard):
+    """One target a moment, every moment in each epoch: the draws of a batch are independent, or nearly so."""
+    queries = QUERIES.model_copy(update={"snapshots": 1, "epoch_share": 20})
+    task = _task(checkerboard, queries=queries, frequencies=STREAMING, objective="logq")
+    late = task.plan(1)[-20:]
+    assert all(batch.log_q is not None for batch in late)
+    errors = np.concatenate([batch.log_q - task.data.log_q[0, batch.items()] for batch in late])
+    # With alpha .01 and after 300 batches the gaps have a relative standard error of some .07.
+    assert abs(errors.mean()) < 0.05 and errors.std() < 0.15
+
+
+def test_the_stream_is_the_order_of_the_batches_whatever_was_planned_before(checkerboard):
+    task, other = (_task(checkerboard, frequencies=STREAMING) for _ in range(2))
+    for epoch in range(3):
+        planned = task.plan(epoch)
+    later = other.plan(2)
+    again = task.plan(2)
+    resumed = _task(checkerboard, frequencies=STREAMING)
+    resumed.restore(2, task.state(2))
+    for batches in (later, again, resumed.plan(2)):
+        for batch, expected in zip(batches, planned, strict=True):
+            np.testing.assert_array_equal(batch.log_q, expected.log_q)
+    assert task.state(3)["step"] == 3 * len(planned)
+    assert not np.array_equal(task.plan(0)[-1].log_q[:20], planned[-1].log_q[:20])
+
+
+def test_a_fit_that_is_resumed_goes_on_in_the_stream(checkerboard, tmp_path):
+    """The interrupted fit ends with the weights of the whole one, hard negatives and frequencies included."""
+    changes = {"frequencies": STREAMING, "hard_negatives": HARD}
+    training = SIMPLE.model_copy(update={"epochs": 3, "schedule": "constant"})
+    whole = fit(_task(checkerboard, **changes), training, seed=0)
+
+    def keep(metrics, save):
+        folder = tmp_path / str(int(metrics["epoch"]))
+        folder.mkdir()
+        save(folder)
+
+    task = _task(checkerboard, **changes)
+    fit(task, training, seed=0, report=keep)
+    assert (tmp_path / "2" / "task.safetensors").exists()
+    resumed_task = _task(checkerboard, **changes)
+    resumed = fit(resumed_task, training, seed=0, checkpoint=tmp_path / "2")
+    assert resumed.progress.epoch == 3
+    for name, weights in whole.weights.items():
+        torch.testing.assert_close(resumed.weights[name], weights, rtol=0, atol=0)
+    for name, array in task.state(3).items():
+        np.testing.assert_array_equal(resumed_task.state(3)[name], array)
+
+
+@pytest.mark.parametrize("objective", ["logq", "mixed_negative"])
+def test_hard_negatives_and_streaming_frequencies_solve_the_checkerboard(checkerboard, objective):
+    task = _task(checkerboard, objective=objective, frequencies=STREAMING, hard_negatives=HARD)
+    fitted = fit(task, SIMPLE, seed=0)
+    # Fifteen unseen items of the right parity remain for each user, one of which is the held-out one.
+    assert fitted.progress.best["ndcg@10"] > 0.2
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "ips"])
+@pytest.mark.parametrize("changes", [{"frequencies": STREAMING}, {"hard_negatives": HARD}])
+def test_objectives_that_sample_no_negatives_refuse_what_is_of_them(objective, changes):
+    with pytest.raises(ValueError, match="sample negatives"):
+        RetrieverConfig(objective=objective, **changes)
+
+
+def test_settings_without_effect_are_refused():
+    with pytest.raises(ValueError, match="alpha has no effect"):
+        FrequenciesConfig(alpha=0.1)
+    with pytest.raises(ValueError, match="pool has no effect"):
+        HardNegativesConfig(pool=10)
+
+
 def test_a_plan_is_the_same_again_and_another_in_the_next_epoch(checkerboard):
     task = _task(checkerboard)
     first, again, other = task.plan(3), task.plan(3), task.plan(4)
@@ -147,7 +316,11 @@ def test_two_workers_have_the_gradient_of_one(two_workers_agree, checkerboard):
     # A whole batch, one that two workers cannot share evenly, and one that leaves a worker nothing.
     whole = tasks[1].plan(0)[0]
     batches = [whole, *(replace(whole, queries=whole.queries[:n], targets=whole.targets[:n]) for n in (7, 1))]
-    two_workers_agree([(task, batch) for task in tasks for batch in batches])
+    learned = _task(checkerboard, frequencies=STREAMING, hard_negatives=HARD, positives_per_query=2)
+    torch.manual_seed(0)
+    learned.begin_epoch(learned.build_model(), 1, Worker())
+    cases = [(task, batch) for task in tasks for batch in batches]
+    two_workers_agree([*cases, *((learned, batch) for batch in learned.plan(1)[:2])])
 
 
 def test_weights_to_begin_with_are_begun_with(checkerboard):
