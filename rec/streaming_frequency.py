@@ -69,7 +69,8 @@ class StreamingFrequency:
     def update(self, keys: NDArray[np.uint64]) -> None:
         """Takes the next batch: the keys of its items, in any order; an item's repetitions count once."""
         self.step += 1
-        touched = np.unique(self._buckets(keys))
+        # Buckets that come several times have the same value written several times.
+        touched = self._buckets(keys).ravel()
         last, gap, seen = self.last.reshape(-1), self.gap.reshape(-1), self.seen.reshape(-1)
         rate = np.maximum(self.alpha, 1 / np.maximum(seen[touched], 1))
         gap[touched] += rate * (self.step - last[touched] - gap[touched])
@@ -125,6 +126,6 @@ class StreamingFrequency:
         Multiply, shift and scale: Dietzfelbinger et al. (1997), doi:10.1006/jagm.1997.0873.
         """
         n_hashes, size = self.gap.shape
-        high = (self.multipliers * keys.astype(np.uint64) + self.offsets) >> np.uint64(32)
+        high = (self.multipliers * keys.astype(np.uint64, copy=False) + self.offsets) >> np.uint64(32)
         within = (high * np.uint64(size)) >> np.uint64(32)
         return within.astype(np.int64) + np.arange(n_hashes)[:, None] * size

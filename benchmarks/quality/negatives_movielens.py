@@ -1,6 +1,7 @@
 """What the two-tower retriever is trained against, on MovieLens-1M: several seeds, compared by user.
 
-Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/negatives_movielens.py [--seeds 3] [--epochs 3] [--rows NAME ...]
+Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/negatives_movielens.py [--seeds 3] [--epochs 3]
+            [--rows NAME ...]
 Data:   $TANDEM_DATA/ml-1m in its original files.
 Protocol: the retriever alone, on the validation period of the temporal protocol of retrieval_movielens.py: fitted on
         the likes before the ranker's last period, judged by the likes in it, over the full catalogue, what a user
