@@ -47,3 +47,21 @@ def test_an_objective_trains_a_bundle_that_answers(tandem: Any, small_config: Pa
         assert len(said) == (chosen["ess"] < 100)
     found = tandem("recommend", "--user-id", "user-3", "--home", home, "--version", answer["version"], "--json")
     assert len(json.loads(found.stdout)["items"]) == 10
+
+
+@pytest.mark.slow
+def test_an_endless_log_trains_by_streaming_frequencies_and_hard_negatives(
+    tandem: Any, small_config: Path, home: str
+) -> None:
+    logged = ("--data", "events", "--path", home, "--home", home, "--config", str(small_config))
+    streaming = ("--retriever.frequencies.kind", "streaming", "--retriever.frequencies.alpha", "0.05")
+    hard = ("--retriever.hard-negatives.per-query", "4", "--retriever.hard-negatives.pool", "20")
+    done = tandem("train", *logged, *streaming, *hard, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    (checkpoint,) = (Path(answer["run_dir"]) / "retriever-1" / "checkpoints").iterdir()
+    assert (checkpoint / "task.safetensors").exists()
+    found = tandem("recommend", "--user-id", "user-3", "--home", home, "--version", answer["version"], "--json")
+    assert len(json.loads(found.stdout)["items"]) == 10
+    refused = tandem("train", *logged, *streaming, "--objective", "ips", "--json")
+    assert refused.returncode != 0 and "frequencies.kind" in refused.stdout + refused.stderr

@@ -323,6 +323,24 @@ def test_two_workers_have_the_gradient_of_one(two_workers_agree, checkerboard):
     two_workers_agree([*cases, *((learned, batch) for batch in learned.plan(1)[:2])])
 
 
+def test_two_workers_mine_what_one_does(two_workers_agree, checkerboard):
+    """Each embeds and searches a part; drawn from other pools, the gradient would be another one."""
+    task = _task(checkerboard, frequencies=STREAMING, hard_negatives=HARD, positives_per_query=2)
+
+    # Local, so that it travels by value: workers cannot import test modules.
+    class Mining:
+        config = task.config
+
+        def build_model(self):
+            return task.build_model()
+
+        def loss(self, model, step, worker):
+            task.begin_epoch(getattr(model, "module", model), 1, worker)
+            return task.loss(model, task.plan(1)[step], worker)
+
+    two_workers_agree([(Mining(), step) for step in (0, 3)])
+
+
 def test_weights_to_begin_with_are_begun_with(checkerboard):
     task = _task(checkerboard)
     fitted = fit(task, SIMPLE, seed=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rec.losses import cross_entropy, logq_softmax, mixed_log_q, mixed_negative
+from rec.losses import cross_entropy, logq_softmax, mixed_log_q, mixed_negative, pooled_log_q
 
 
 def _embeddings(rows: int, seed: int) -> torch.Tensor:
@@ -97,6 +97,48 @@ def test_mixed_negatives_without_any_are_the_in_batch_softmax():
     users, items, log_q = _embeddings(4, 0), _embeddings(4, 1), torch.rand(4).log()
     mixed = mixed_negative(users, items, torch.arange(4), log_q, n_batch=4, n_items=100)
     torch.testing.assert_close(mixed, logq_softmax(users, items, torch.arange(4), log_q))
+
+
+def test_draws_of_all_rows_and_of_the_rows_pool_have_a_distribution_that_reduces_to_the_common_one():
+    q = torch.tensor([0.7, 0.2, 0.1, 0.0])
+    in_pool = torch.tensor([[False, True, False, True], [False] * 4])
+    found = pooled_log_q(q.log(), in_pool, torch.tensor([2, 0]), n_common=6, n_own=torch.tensor([4, 0]))
+    torch.testing.assert_close(found[0].exp(), (6 * q + 4 * in_pool[0] / 2) / 10)
+    torch.testing.assert_close(found[1], q.log())
+    torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(2))
+
+
+def test_draws_over_their_mixed_probability_estimate_the_sum_without_bias():
+    """What the correction is for: the mean of f(j) / q(j | row) over common and own draws is the sum of f."""
+    generator = torch.Generator().manual_seed(0)
+    q, values = torch.rand(8, generator=generator), torch.rand(8, generator=generator).exp()
+    q /= q.sum()
+    pool = torch.tensor([1, 5, 6])
+    in_pool = torch.zeros(1, 8, dtype=torch.bool).index_fill(1, pool, True)
+    log_q = pooled_log_q(q.log(), in_pool, torch.tensor([3]), n_common=5, n_own=torch.tensor([4]))[0]
+    common = torch.multinomial(q.expand(4000, 8), 5, replacement=True, generator=generator)
+    own = pool[torch.randint(3, (4000, 4), generator=generator)]
+    estimates = (values / log_q.exp())[torch.cat([common, own], dim=1)].mean(dim=1)
+    assert abs(estimates.mean() - values.sum()) < 4 * estimates.std() / 4000**0.5
+
+
+def test_each_row_may_have_draws_and_probabilities_of_its_own():
+    users, items = _embeddings(2, 0), _embeddings(4, 1)
+    log_q = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)).log()
+    draws, positives = torch.tensor([[1, 2, 0, 3], [0, 1, 1, 0]]), torch.tensor([0, 2])
+    # A column that a row did not draw has no influence, even where it has no probability.
+    log_q[0, 2] = -math.inf
+    losses = logq_softmax(
+        users, items, torch.arange(4), log_q, positives=positives, draws=draws, temperature=0.5, reduction="none"
+    )
+    logits = users @ items.T / 0.5
+    for row, positive in enumerate(positives.tolist()):
+        weights = [
+            float(draws[row, j] * (logits[row, j] - log_q[row, j]).exp()) if draws[row, j] else 0 for j in range(4)
+        ]
+        own = float((logits[row, positive] - log_q[row, positive]).exp())
+        expected = -math.log(own / (own + sum(weights) - weights[positive]))
+        assert losses[row].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_cross_entropy_is_torchs_when_nothing_is_excluded():
