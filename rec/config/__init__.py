@@ -8,6 +8,7 @@ from rec.config.batch import BatchConfig, TableFormat
 from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
 from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
+from rec.config.i2i import BusinessScoreConfig, CosineConfig, SwingConfig
 from rec.config.index import IndexConfig
 from rec.config.loading import ConfigT, config_error, load_config, parse_config
 from rec.config.objectives import SAMPLED_OBJECTIVES, LikesObjective, LoggedObjective, Objective
@@ -37,9 +38,11 @@ __all__ = [
     "BaselinesConfig",
     "BatchConfig",
     "BranchConfig",
+    "BusinessScoreConfig",
     "ColumnsConfig",
     "Config",
     "ConfigT",
+    "CosineConfig",
     "DataConfig",
     "DataName",
     "EncodersConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "Seed",
     "SourcesConfig",
     "SplitConfig",
+    "SwingConfig",
     "TableFormat",
     "TaskConfig",
     "TowerConfig",

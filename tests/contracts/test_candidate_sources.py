@@ -34,6 +34,7 @@ from rec.retrieval.ease import EASE
 from rec.retrieval.fresh import Fresh
 from rec.retrieval.ials import IALS
 from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.item_neighbors import CosineSource, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource
@@ -110,6 +111,10 @@ def _fit_batch(interactions: Interactions) -> BatchSource:
     return BatchSource(lists, scores, N_ITEMS, Popularity.fit(interactions))
 
 
+def _fit_swing(interactions: Interactions) -> SwingSource:
+    return SwingSource.fit(interactions, rng=np.random.default_rng(0))
+
+
 def _load(source: CandidateSource, folder: Path) -> CandidateSource:
     """Reads what a source of the same kind saved; some need what is elsewhere in a bundle, too."""
     if isinstance(source, Blend):
@@ -128,6 +133,8 @@ SOURCES: dict[str, Fit] = {
     "popularity": Popularity.fit,
     "recent_popularity": partial(RecentPopularity.fit, window_ms=5 * DAY_MS, until_ms=30 * DAY_MS),
     "item_knn": partial(ItemKNN.fit, n_neighbors=10),
+    "swing": _fit_swing,
+    "cosine": CosineSource.fit,
     "ease": partial(EASE.fit, regularization=10.0),
     "fresh": Fresh.fit,
     "business": lambda interactions: Business.of([f"i{i}" for i in range(N_ITEMS)][::-1], interactions.item_ids),

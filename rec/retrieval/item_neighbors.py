@@ -1,0 +1,143 @@
+"""Items near those a user likes, by lists of neighbours: Swing and item-item cosine as sources."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from rec.config import CosineConfig, SwingConfig
+from rec.data.dataset import Interactions
+from rec.i2i.cosine import CosineSums
+from rec.i2i.neighbors import ItemNeighbors
+from rec.i2i.swing import SwingSums
+from rec.retrieval.arrays import read_arrays, write_arrays
+from rec.retrieval.liked import LikedItems, popularity_for_the_unknown
+from rec.retrieval.top_k import best_of_catalogue
+from rec.state import Candidates, UserStates
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NeighborLists:
+    """The score of an item is the sum of its similarities to the liked items that have it among their neighbours.
+
+    Attributes:
+        similarity: row i holds the neighbours of item i, float32, (N, N).
+        liked: the training matrix; see LikedItems.profiles for what users are scored from.
+    """
+
+    similarity: sparse.csr_array
+    liked: LikedItems
+
+    @classmethod
+    def of(cls, neighbors: ItemNeighbors, liked: LikedItems) -> Self:
+        """Neighbours under the vocabulary of the training matrix."""
+        parts = (neighbors.scores.astype(np.float32), neighbors.indices, neighbors.indptr)
+        similarity = sparse.csr_array(parts, shape=(liked.n_items, liked.n_items))
+        similarity.sort_indices()
+        return cls(similarity, liked)
+
+    def candidates(self, states: UserStates, k: int, name: str) -> Candidates:
+        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+
+        def score(block: UserStates) -> NDArray[np.floating]:
+            profiles = self.liked.profiles(block)
+            scores = sparse.csr_array(profiles @ self.similarity).toarray()
+            return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
+
+        return best_of_catalogue(states, k, self.liked.n_items, score, name)
+
+    def save(self, folder: Path, name: str) -> list[str]:
+        """Writes NAME.safetensors."""
+        arrays = {
+            "similarity": self.similarity.data,
+            "columns": self.similarity.indices,
+            "rows": self.similarity.indptr,
+            "indptr": self.liked.indptr,
+            "items": self.liked.items,
+        }
+        return write_arrays(folder, name, arrays)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Self:
+        """Reads NAME.safetensors."""
+        names = ("similarity", "columns", "rows", "indptr", "items")
+        values, columns, rows, indptr, items = read_arrays(folder, name, *names)
+        n_items = len(rows) - 1
+        return cls(
+            sparse.csr_array((values, columns, rows), shape=(n_items, n_items)), LikedItems(indptr, items, n_items)
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SwingSource:
+    """Items near those a user likes, by Swing."""
+
+    lists: NeighborLists
+    name: ClassVar[str] = "swing"
+
+    @classmethod
+    def fit(cls, interactions: Interactions, config: SwingConfig | None = None, *, rng: np.random.Generator) -> Self:
+        """Counts Swing from what users liked; `rng` decides which interactions of the same time a cap keeps."""
+        return cls.of(SwingSums.build(interactions, config or SwingConfig(), rng=rng).neighbors(), interactions)
+
+    @classmethod
+    def of(cls, neighbors: ItemNeighbors, interactions: Interactions) -> Self:
+        """Takes neighbours that were counted elsewhere, or updated, under the vocabulary of what users liked."""
+        return cls(NeighborLists.of(neighbors, LikedItems.of(interactions)))
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+        return self.lists.candidates(states, k, self.name)
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes swing.safetensors."""
+        return self.lists.save(folder, self.name)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads swing.safetensors."""
+        return cls(NeighborLists.load(folder, cls.name))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CosineSource:
+    """Items near those a user likes, by the cosine of what users think of both."""
+
+    lists: NeighborLists
+    name: ClassVar[str] = "cosine"
+
+    @classmethod
+    def fit(
+        cls, interactions: Interactions, config: CosineConfig | None = None, *, liked: Interactions | None = None
+    ) -> Self:
+        """Counts the cosine.
+
+        Args: interactions: what counts; with scores of actions, all of the log. liked: which of them users are scored
+            from; None: all.
+        """
+        neighbors = CosineSums.build(interactions, config or CosineConfig()).neighbors()
+        return cls.of(neighbors, interactions if liked is None else liked)
+
+    @classmethod
+    def of(cls, neighbors: ItemNeighbors, interactions: Interactions) -> Self:
+        """Takes neighbours that were counted elsewhere, or updated, under the vocabulary of what users liked."""
+        return cls(NeighborLists.of(neighbors, LikedItems.of(interactions)))
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+        return self.lists.candidates(states, k, self.name)
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes cosine.safetensors."""
+        return self.lists.save(folder, self.name)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads cosine.safetensors."""
+        return cls(NeighborLists.load(folder, cls.name))
