@@ -10,6 +10,7 @@ from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_o
 from rec.exposure import exposure
 from rec.item_groups import ItemGroups
 from rec.preparation import Prepared, prepare
+from rec.ranker_calibration import held_out_calibration
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.baselines import fit_baselines
@@ -52,6 +53,9 @@ def evaluate_bundle(
     report, ready, period = report_on(recommender, dataset, config)
     split_config = recommender.config.split
     more: dict[str, Any] = {}
+    calibrated = held_out_calibration(recommender, ready)
+    if calibrated is not None:
+        more["calibration"] = calibrated.to_json()
     column = config.exposure or recommender.config.rules.cap_column
     if column is not None:
         more["exposure"] = _exposure(recommender, period, column)

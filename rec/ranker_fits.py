@@ -1,22 +1,28 @@
 """Fitting rankers on earlier periods: what they learn from, and how long."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+from torch import Tensor
 
-from rec.config import TaskConfig, TrainConfig
-from rec.features.as_of import EventIndex
+from rec.config import RankerKind, TaskConfig, TrainConfig, TrainingConfig
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
+from rec.models.crosses import HashedCrosses
+from rec.models.expert_ranker import ExpertDesign, ExpertKind, ExpertRanker
 from rec.models.lambdamart import LambdaMART
-from rec.models.mmoe import MMoERanker, MMoETask
+from rec.models.logistic import LogisticDesign, LogisticRanker
+from rec.models.row_inputs import cardinalities_of
+from rec.models.row_task import RowDesign, RowTask, positions_to_learn
 from rec.preparation import Prepared
 from rec.rankers import RankingModel
-from rec.ranking_data import RankingData, build_ranking_data, concatenate, draw_moments
+from rec.ranking_data import RankingData, concatenate
+from rec.ranking_queries import period_queries
 from rec.ray_lightgbm import fit_lambdamart_on_ray
 from rec.retrieval.blend import Retriever
 from rec.runs import Runs, say
@@ -54,24 +60,19 @@ class RankingPeriods:
         return concatenate([*(self._queries(place, starts[-1]) for place in range(len(starts) - 2)), last])
 
     def _queries(self, place: int, until_ms: int) -> RankingData:
-        ready, ranker, snapshot = self.ready, self.config.ranker, self.snapshots[place]
-        rng = np.random.default_rng([self.config.seed, place])
-        train = ready.split.train
-        index = EventIndex(train.before(until_ms))
-        moments = draw_moments(
-            index,
-            train,
-            start_ms=snapshot.at_ms,
-            end_ms=ready.period_starts[place + 1],
-            n=ranker.queries_per_period,
-            session_share=ranker.session_share,
-            rng=rng,
-        )
-        neighbors = cosine(train.before(snapshot.at_ms), top_k=ranker.n_neighbors)
-        features = RankingFeatures(snapshot, neighbors)
-        later = ready.log.between(snapshot.at_ms, until_ms)
-        return build_ranking_data(
-            snapshot, index, features, self.sources[place], moments, later, ranker, self.tasks, rng
+        train, snapshot = self.ready.split.train, self.snapshots[place]
+        neighbors = cosine(train.before(snapshot.at_ms), top_k=self.config.ranker.n_neighbors)
+        return period_queries(
+            snapshot,
+            RankingFeatures(snapshot, neighbors),
+            self.sources[place],
+            self.config.ranker,
+            self.tasks,
+            liked=train.before(until_ms),
+            log=self.ready.log,
+            end_ms=self.ready.period_starts[place + 1],
+            until_ms=until_ms,
+            rng=np.random.default_rng([self.config.seed, place]),
         )
 
 
@@ -111,18 +112,65 @@ def _grow(
     return grown.model
 
 
-def _fit_mmoe(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
-    config, seed = runs.config.ranker, runs.config.seed
-    training = config.mmoe_training.model_copy(update={"workers": runs.config.training.workers})
-    last = periods.last()
-    judged = MMoETask(periods.earlier(), last, periods.tasks, config.mmoe, training.batch_size, seed)
+def _fit_logistic(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
+    ranker = runs.config.ranker
+    config = ranker.logistic
+
+    def design(train: RankingData, valid: RankingData | None) -> LogisticDesign:
+        crosses = HashedCrosses.fit(train.layout, train.matrix, config)
+        return LogisticDesign(crosses, periods.tasks, config, _n_positions(periods, train))
+
+    return _fit_rows(runs, periods, design, LogisticRanker.of, ranker.logistic_training)
+
+
+def _fit_experts(kind: ExpertKind, runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:
+    ranker = runs.config.ranker
+    config, training = {
+        "mmoe": (ranker.mmoe, ranker.mmoe_training),
+        "ple": (ranker.ple, ranker.ple_training),
+    }[kind]
+
+    def design(train: RankingData, valid: RankingData | None) -> ExpertDesign:
+        cardinalities = cardinalities_of(train, *([] if valid is None else [valid]))
+        n_positions = _n_positions(periods, train)
+        return ExpertDesign(kind, train.layout, cardinalities, periods.tasks, config, n_positions)
+
+    return _fit_rows(runs, periods, design, ExpertRanker.of, training)
+
+
+def _n_positions(periods: RankingPeriods, train: RankingData) -> int:
+    return positions_to_learn(train) if periods.config.ranker.position_bias else 0
+
+
+DesignT = TypeVar("DesignT", bound=RowDesign)
+
+
+def _fit_rows(
+    runs: Runs,
+    periods: RankingPeriods,
+    design: Callable[[RankingData, RankingData | None], DesignT],
+    model: Callable[[DesignT, Mapping[str, Tensor]], RankingModel],
+    training: TrainingConfig,
+) -> tuple[RankingModel, RankingModel]:
+    """Fits a pointwise model. Args: design: of training and validation rows. model: of a design and fitted weights."""
+    seed = runs.config.seed
+    training = training.model_copy(update={"workers": runs.config.training.workers})
+    last, earlier = periods.last(), periods.earlier()
+    earlier.require_something_to_learn()
+    judged = RowTask(design(earlier, last), earlier, last, training.batch_size, seed)
     chosen = runs.fit(judged, training, "ranker-chosen")
-    whole = MMoETask(periods.all(last), None, periods.tasks, config.mmoe, training.batch_size, seed)
+    everything = periods.all(last)
+    whole = RowTask(design(everything, None), everything, None, training.batch_size, seed)
     final = runs.fit(whole, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
-    return MMoERanker.of(judged, chosen.weights), MMoERanker.of(whole, final.weights)
+    return model(judged.design, chosen.weights), model(whole.design, final.weights)
 
 
 RankerFit = Callable[[Runs, RankingPeriods], tuple[RankingModel, RankingModel]]
 """Fits on all periods but the last, which decides how long, and then so long on all of them; returns both models."""
 
-RANKER_FITS: Final[dict[str, RankerFit]] = {"lambdamart": _fit_lambdamart, "mmoe": _fit_mmoe}
+RANKER_FITS: Final[dict[RankerKind, RankerFit]] = {
+    "lambdamart": _fit_lambdamart,
+    "logistic": _fit_logistic,
+    "mmoe": partial(_fit_experts, "mmoe"),
+    "ple": partial(_fit_experts, "ple"),
+}

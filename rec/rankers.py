@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.config import TrainConfig
+from rec.config import RankerKind, TrainConfig
 from rec.features.ranking import RankingFeatures
+from rec.models.expert_ranker import ExpertRanker
 from rec.models.lambdamart import LambdaMART
-from rec.models.mmoe import MMoERanker
+from rec.models.logistic import LogisticRanker
 from rec.ranking_data import FeatureLayout
 from rec.state import Candidates, UserStates
 
@@ -45,7 +46,21 @@ class RankingModel(Protocol):
         ...
 
 
-RANKING_MODELS: Final[dict[str, type[RankingModel]]] = {"lambdamart": LambdaMART, "mmoe": MMoERanker}
+@runtime_checkable
+class ProbabilityModel(Protocol):
+    """A ranking model that says how likely the first task's success is, and so can be wrong about it."""
+
+    def probabilities(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of feature rows (R, F), (R,)."""
+        ...
+
+
+RANKING_MODELS: Final[dict[RankerKind, type[RankingModel]]] = {
+    "lambdamart": LambdaMART,
+    "logistic": LogisticRanker,
+    "mmoe": ExpertRanker,
+    "ple": ExpertRanker,
+}
 
 
 @dataclass(frozen=True, slots=True)

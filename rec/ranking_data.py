@@ -34,6 +34,8 @@ class RankingData:
         labels: one column a task, float32, (R, T); NaN where a task has no label for the row.
         groups: rows of each query, int64, (Q,); sums to R.
         tasks: names of the label columns.
+        positions: in the slate that was answered, 0 for the top, -1 without an answer, int16, (R,); None where the log
+            does not say.
     """
 
     layout: FeatureLayout
@@ -41,6 +43,7 @@ class RankingData:
     labels: NDArray[np.float32]
     groups: NDArray[np.int64]
     tasks: tuple[str, ...]
+    positions: NDArray[np.int16] | None = None
 
     def require_something_to_learn(self) -> None:
         """Refuse data that no ranker can learn from.
@@ -62,18 +65,23 @@ class RankingData:
         """Every world-th query beginning at rank, whole."""
         query = np.repeat(np.arange(len(self.groups)), self.groups)
         rows = query % world == rank
-        return RankingData(self.layout, self.matrix[rows], self.labels[rows], self.groups[rank::world], self.tasks)
+        positions = None if self.positions is None else self.positions[rows]
+        return RankingData(
+            self.layout, self.matrix[rows], self.labels[rows], self.groups[rank::world], self.tasks, positions
+        )
 
 
 def concatenate(parts: Sequence[RankingData]) -> RankingData:
     """The queries of several periods as one set."""
     first = parts[0]
+    positions = [part.positions for part in parts if part.positions is not None]
     return RankingData(
         first.layout,
         np.concatenate([part.matrix for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.groups for part in parts]),
         first.tasks,
+        np.concatenate(positions) if len(positions) == len(parts) else None,
     )
 
 
@@ -169,7 +177,8 @@ def build_ranking_data(
     others[_excluded(states, others) | _contained(others, found.items) | _repeated(others)] = -1
     items = np.concatenate([found.items, others], axis=1)
     scores = source.scores(states, items)
-    labels = _labels(items, moments, later, tasks)
+    answers = _latest_answers(items, moments, later)
+    labels = np.where(answers[..., None] < 0, np.float32(np.nan), task_labels(later, tasks)[answers])
 
     positive = labels[..., 0] > 0
     if answers_only:
@@ -190,23 +199,20 @@ def build_ranking_data(
         labels.reshape(-1, len(tasks))[rows],
         groups[groups > 0].astype(np.int64),
         tuple(task.name for task in tasks),
+        None if later.position is None else np.where(answers < 0, np.int16(-1), later.position[answers]).ravel()[rows],
     )
 
 
-def _labels(
-    items: NDArray[np.int32], moments: Moments, later: Interactions, tasks: Sequence[TaskConfig]
-) -> NDArray[np.float32]:
-    """What each user did with each item from the moment on, NaN without an answer, (Q, M, T)."""
-    labels = np.full((*items.shape, len(tasks)), np.nan, np.float32)
-    values = task_labels(later, tasks)
-    answers = np.empty((later.n_items, len(tasks)), np.float32)
+def _latest_answers(items: NDArray[np.int32], moments: Moments, later: Interactions) -> NDArray[np.int64]:
+    """The row of `later` that says what each user did with each item from the moment on, -1 without one, (Q, M)."""
+    answers = np.full(items.shape, -1, np.int64)
+    latest = np.empty(later.n_items + 1, np.int64)
     for row, own in enumerate(_later_rows(moments, later)):
-        answers[:] = np.nan
+        latest[:] = -1
         # Of several answers to one item the last one stands.
-        answers[later.item[own]] = values[own]
-        present = items[row] >= 0
-        labels[row, present] = answers[items[row, present]]
-    return labels
+        latest[later.item[own]] = own
+        answers[row] = latest[items[row]]
+    return answers
 
 
 def _answered(moments: Moments, later: Interactions, n: int, rng: np.random.Generator) -> NDArray[np.int32]:

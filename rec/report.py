@@ -111,6 +111,35 @@ def _evaluation(evaluation: Any) -> Iterator[str]:
     rows = [[f"{pair['a']} - {pair['b']}", pair["metric"], format_difference(pair)] for pair in evaluation["paired"]]
     yield "<p>Differences paired by user:</p>"
     yield _table(["models", "metric", "difference [95% interval]"], rows)
+    if "calibration" in evaluation:
+        yield _drawn(_reliability(evaluation["calibration"]))
+
+
+def _reliability(calibration: Any) -> go.Figure:
+    """Predicted probabilities beside what happened; on the diagonal they come true."""
+    bins = calibration["bins"]
+    predicted, observed = ([row[name] for row in bins] for name in ("predicted", "observed"))
+    most = max(*predicted, *(row["high"] for row in bins))
+    figure = go.Figure()
+    figure.add_scatter(x=[0, most], y=[0, most], name="comes true", mode="lines", line={"dash": "dot"})
+    figure.add_scatter(
+        x=predicted,
+        y=observed,
+        name="the ranker",
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [row["high"] - row["observed"] for row in bins],
+            "arrayminus": [row["observed"] - row["low"] for row in bins],
+        },
+    )
+    told = f"{calibration['expected_error']:.4f} ({calibration['by_chance']:.4f} by chance)"
+    figure.update_layout(
+        title=f"Reliability of the ranker's probabilities; expected calibration error {told}",
+        xaxis={"title": "predicted"},
+        yaxis={"title": "observed, with 95% interval"},
+    )
+    return figure
 
 
 def _sessions(sessions: Any) -> Iterator[str]:

@@ -198,6 +198,11 @@ def _print_metrics(answer: Answer) -> None:
         print(f"{model:<18} {told}")
     for pair in answer["paired"]:
         print(f"{pair['a']} - {pair['b']}: {pair['metric']} {format_difference(pair)}")
+    if (found := answer.get("calibration")) is not None:
+        print(
+            f"calibration of the ranker: expected error {found['expected_error']:.4f} ({found['by_chance']:.4f} by "
+            f"chance), log loss {found['log_loss']:.4f}, {found['n']:,} answers"
+        )
     if "exposure" in answer:
         _print_exposure(answer["exposure"])
     if "sources" in answer:

@@ -14,7 +14,16 @@ from rec.config.loading import ConfigT, config_error, load_config, parse_config
 from rec.config.objectives import SAMPLED_OBJECTIVES, LikesObjective, LoggedObjective, Objective
 from rec.config.off_policy import OffPolicyConfig
 from rec.config.ope import LOGGED_POLICY, OpeColumns, OpeConfig
-from rec.config.ranker import LambdaMARTConfig, MMoEConfig, RankerConfig, TaskConfig
+from rec.config.ranker import (
+    LambdaMARTConfig,
+    LogisticConfig,
+    MMoEConfig,
+    PLEConfig,
+    PointwiseConfig,
+    RankerConfig,
+    RankerKind,
+    TaskConfig,
+)
 from rec.config.retriever import (
     BranchConfig,
     FrequenciesConfig,
@@ -56,14 +65,18 @@ __all__ = [
     "LambdaMARTConfig",
     "LikesObjective",
     "LoggedObjective",
+    "LogisticConfig",
     "MMoEConfig",
     "Objective",
     "OffPolicyConfig",
     "OpeColumns",
     "OpeConfig",
     "OtherSource",
+    "PLEConfig",
+    "PointwiseConfig",
     "QueriesConfig",
     "RankerConfig",
+    "RankerKind",
     "RetrieverConfig",
     "RulesConfig",
     "Seed",

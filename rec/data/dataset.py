@@ -27,6 +27,8 @@ class Interactions:
         rating: float32, (n,), or None where the log has actions instead.
         action: position in `actions`, int16, (n,), or None where the log has ratings instead.
         actions: vocabulary of actions.
+        position: in the slate in which the item was shown, 0 for the top, int16, (n,), or None where the log does not
+            say.
     """
 
     user_ids: NDArray[np.object_]
@@ -37,6 +39,7 @@ class Interactions:
     rating: NDArray[np.float32] | None = None
     action: NDArray[np.int16] | None = None
     actions: tuple[str, ...] = ()
+    position: NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -60,6 +63,7 @@ class Interactions:
             timestamp=self.timestamp[rows],
             rating=None if self.rating is None else self.rating[rows],
             action=None if self.action is None else self.action[rows],
+            position=None if self.position is None else self.position[rows],
         )
 
     def before(self, cut_ms: int) -> "Interactions":

@@ -72,6 +72,7 @@ def read_logged(config: DataConfig) -> Dataset:
             "item_id": rounds.item_id,
             "timestamp": np.where(ignored, rounds.timestamp + config.attribution_s * 1000, rounds.answered_at),
             "action": np.where(ignored, NO_FEEDBACK, rounds.action),
+            "position": rounds.position,
         }
     ).sort_values("timestamp", kind="stable")
     interactions = Interactions(
@@ -82,6 +83,7 @@ def read_logged(config: DataConfig) -> Dataset:
         timestamp=frame["timestamp"].to_numpy(np.int64),
         action=pd.Index(actions).get_indexer(pd.Index(frame["action"])).astype(np.int16),
         actions=actions,
+        position=frame["position"].to_numpy(np.int16),
     )
     dataset = dataset_of("events", interactions, users, items)
     read = {f"{FOLDER}/{table}": version for table, version in versions.items() if version is not None}

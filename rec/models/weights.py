@@ -1,18 +1,40 @@
 """Weights of a network in a safetensors file, never in a pickle."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rec.errors import BundleError
 
+DESCRIPTION = "model"
+
 
 def save_weights(model: nn.Module, file: Path) -> None:
     """Writes all parameters and buffers, on the CPU."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def save_described(weights: Mapping[str, Tensor], description: Mapping[str, Any], file: Path) -> None:
+    """Writes tensors, with what the model is built from beside them in the same file, as JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, file, metadata={DESCRIPTION: json.dumps(description)})
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """What `save_described` wrote beside the tensors.
+
+    Raises: BundleError: when the file is missing, damaged, or has no description.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return json.loads((opened.metadata() or {})[DESCRIPTION])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"does not say what model it is of: {error!r}; train again", file=str(file)) from error
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -2,21 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from rec import training
-from rec.config import LambdaMARTConfig, MMoEConfig, TaskConfig, TrainingConfig
+from rec.config import (
+    LambdaMARTConfig,
+    LogisticConfig,
+    MMoEConfig,
+    PLEConfig,
+    RankerKind,
+    TaskConfig,
+    TrainingConfig,
+)
 from rec.features.encoders import Encoders
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
+from rec.models.crosses import HashedCrosses
+from rec.models.expert_ranker import ExpertDesign, ExpertKind, ExpertRanker
 from rec.models.lambdamart import fit_lambdamart
-from rec.models.mmoe import MMoERanker, MMoETask
+from rec.models.logistic import LogisticDesign, LogisticRanker
+from rec.models.row_inputs import cardinalities_of
+from rec.models.row_task import RowTask
+from rec.ranker_fits import RANKER_FITS
 from rec.rankers import RANKING_MODELS, FeatureRanker, Ranker
 from rec.ranking_data import FeatureLayout, RankingData
 from rec.state import Candidates, UserStates
@@ -34,7 +47,8 @@ class RankerCase:
         fit: a ranker, from a seed.
         save: writes it into a folder.
         load: reads what save wrote.
-        states: at least three known users with histories.
+        states: at least three known users with histories, of whom none was learned from.
+        planted: which of one user's candidates are the better ones, in the world it learned from, (M,).
         n_items: size of the catalogue.
     """
 
@@ -42,6 +56,7 @@ class RankerCase:
     save: Callable[[Any, Path], object]
     load: Callable[[Path], Ranker]
     states: Callable[[], UserStates]
+    planted: Callable[[UserStates, Candidates], np.ndarray]
     n_items: int
 
 
@@ -69,33 +84,58 @@ def _plain_states() -> UserStates:
 
 @cache
 def _world() -> tuple[RankingFeatures, UserStates]:
-    """What rankers read in a small world, and the states of three of its users."""
+    """What rankers read in a small world, and the states of its users."""
     dataset = InstaTok(InstaTokConfig(n_users=30, n_videos=40)).dataset()
     encoders = Encoders.fit(dataset, dataset.interactions)
     at_ms = int(dataset.interactions.timestamp.max()) + 1
     snapshot = Snapshot.build(dataset, encoders, dataset.interactions, at_ms, 20)
-    return RankingFeatures(snapshot, cosine(dataset.interactions, top_k=10)), snapshot.user_states([0, 1, 2])
+    return RankingFeatures(snapshot, cosine(dataset.interactions, top_k=10)), snapshot.user_states(np.arange(30))
 
 
+def _better(states: UserStates, candidates: Candidates) -> np.ndarray:
+    """Planted: users like the kinds of video of which they have seen more than of most others."""
+    features = _world()[0]
+    every = np.tile(np.arange(40, dtype=np.int32), (len(states), 1))
+    share = features.matrix(states, every, np.zeros(every.shape))[:, features.names.index("affinity_category")]
+    share = share.reshape(every.shape)
+    better = share > np.median(share, axis=1, keepdims=True)
+    return np.take_along_axis(better, candidates.items, axis=1).ravel()
+
+
+@cache
 def _queries(seed: int) -> RankingData:
+    """Every item for every user but the first three, with scores of a source that knows nothing."""
     features, states = _world()
-    rng = np.random.default_rng(seed)
-    items = np.tile(np.arange(40, dtype=np.int32), (3, 1))
+    states = states.rows(slice(3, 30))
+    items = np.tile(np.arange(40, dtype=np.int32), (27, 1))
     layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
-    matrix = features.matrix(states, items, rng.random(items.shape))
-    labels = (rng.random((len(matrix), 2)) < 0.4).astype(np.float32)
-    return RankingData(layout, matrix, labels, np.full(3, 40), tuple(task.name for task in TASKS))
+    scores = np.random.default_rng(seed).random(items.shape)
+    labels = np.repeat(_better(states, Candidates(items, scores, "test"))[:, None], 2, axis=1).astype(np.float32)
+    matrix = features.matrix(states, items, scores)
+    return RankingData(layout, matrix, labels, np.full(27, 40), tuple(task.name for task in TASKS))
 
 
 def _fit_lambdamart(seed: int) -> FeatureRanker:
-    model = fit_lambdamart(_queries(seed), LambdaMARTConfig(trees=5, min_data_in_leaf=3), seed=seed).model
-    return FeatureRanker(_world()[0], model, 0.5)
+    config = LambdaMARTConfig(trees=20, min_data_in_leaf=10, feature_fraction=1.0)
+    return FeatureRanker(_world()[0], fit_lambdamart(_queries(seed), config, seed=seed).model, 0.1)
 
 
-def _fit_mmoe(seed: int) -> FeatureRanker:
-    task = MMoETask(_queries(seed), None, TASKS, MMoEConfig(experts=2), 64, seed)
-    fitted = training.fit(task, TrainingConfig(workers=0, epochs=2), seed=seed)
-    return FeatureRanker(_world()[0], MMoERanker.of(task, fitted.weights), 0.5)
+def _fit_logistic(seed: int) -> FeatureRanker:
+    data, config = _queries(seed), LogisticConfig(bits=14, l2=1.0)
+    design = LogisticDesign(HashedCrosses.fit(data.layout, data.matrix, config), TASKS, config)
+    fitted = training.fit(RowTask(design, data, None, 128, seed), _training(0.05), seed=seed)
+    return FeatureRanker(_world()[0], LogisticRanker.of(design, fitted.weights), 0.1)
+
+
+def _fit_experts(kind: ExpertKind, config: MMoEConfig | PLEConfig, seed: int) -> FeatureRanker:
+    data = _queries(seed)
+    design = ExpertDesign(kind, data.layout, cardinalities_of(data), TASKS, config)
+    fitted = training.fit(RowTask(design, data, None, 128, seed), _training(0.01), seed=seed)
+    return FeatureRanker(_world()[0], ExpertRanker.of(design, fitted.weights), 0.1)
+
+
+def _training(learning_rate: float) -> TrainingConfig:
+    return TrainingConfig(workers=0, epochs=10, learning_rate=learning_rate)
 
 
 def _stored(kind: str, fit: Callable[[int], FeatureRanker]) -> RankerCase:
@@ -104,8 +144,9 @@ def _stored(kind: str, fit: Callable[[int], FeatureRanker]) -> RankerCase:
     return RankerCase(
         fit=fit,
         save=lambda ranker, folder: ranker.model.save(folder),
-        load=lambda folder: FeatureRanker(features, RANKING_MODELS[kind].load(folder, layout), 0.5),
-        states=lambda: _world()[1],
+        load=lambda folder: FeatureRanker(features, RANKING_MODELS[kind].load(folder, layout), 0.1),
+        states=lambda: _world()[1].rows(slice(0, 3)),
+        planted=_better,
         n_items=40,
     )
 
@@ -116,14 +157,18 @@ RANKERS: dict[str, Callable[[], RankerCase]] = {
         save=lambda ranker, folder: (folder / "factor.txt").write_text(repr(ranker.factor)),
         load=lambda folder: _ScoreOfTheSource(float((folder / "factor.txt").read_text())),
         states=_plain_states,
+        planted=lambda states, candidates: candidates.scores[0] > np.median(candidates.scores[0]),
         n_items=12,
     ),
     "lambdamart": lambda: _stored("lambdamart", _fit_lambdamart),
-    "mmoe": lambda: _stored("mmoe", _fit_mmoe),
+    "logistic": lambda: _stored("logistic", _fit_logistic),
+    "mmoe": lambda: _stored("mmoe", partial(_fit_experts, "mmoe", MMoEConfig(experts=2))),
+    "ple": lambda: _stored("ple", partial(_fit_experts, "ple", PLEConfig(shared_experts=1, task_experts=1))),
 }
 
 
-def test_every_ranking_model_is_under_test():
+def test_every_kind_of_ranker_can_be_fitted_and_is_under_test():
+    assert RANKING_MODELS.keys() == RANKER_FITS.keys() == set(get_args(RankerKind))
     assert RANKING_MODELS.keys() <= RANKERS.keys()
 
 
@@ -153,13 +198,46 @@ def test_one_finite_score_a_candidate(case: RankerCase, ranker: Ranker):
     assert np.isfinite(scores).all()
 
 
+def _shuffled(case: RankerCase, seed: int) -> Candidates:
+    """All items in random order, with scores of a source that knows nothing."""
+    rng = np.random.default_rng([seed, 1])
+    items = rng.permutation(case.n_items).astype(np.int32)[None]
+    return Candidates(items, rng.random(items.shape), "test")
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_it_orders_as_it_was_taught_for_users_it_was_not_taught_about(case: RankerCase, ranker: Ranker, row: int):
+    state, candidates = _state(case, row), _shuffled(case, row)
+    scores, better = ranker.score(state, candidates), case.planted(state, candidates)
+    assert 0 < better.sum() < len(better)
+    # The share of pairs in the right order; ties count half, so that a constant has .5.
+    above = scores[better][:, None] - scores[~better][None]
+    assert ((above > 0) + 0.5 * (above == 0)).mean() > 0.9
+
+
+def test_users_of_other_tastes_get_another_order(case: RankerCase, ranker: Ranker):
+    candidates = _shuffled(case, 0)
+    better = [case.planted(_state(case, row), candidates) for row in range(3)]
+    scores = [ranker.score(_state(case, row), candidates) for row in range(3)]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        if (better[a] != better[b]).any():
+            assert (np.argsort(scores[a]) != np.argsort(scores[b])).any()
+
+
+def test_scores_follow_the_candidates_in_whichever_order_they_come(case: RankerCase, ranker: Ranker):
+    candidates = _shuffled(case, 0)
+    turned = Candidates(candidates.items[:, ::-1].copy(), candidates.scores[:, ::-1].copy(), "test")
+    state = _state(case)
+    np.testing.assert_allclose(ranker.score(state, turned)[::-1], ranker.score(state, candidates), rtol=1e-5, atol=1e-6)
+
+
 def test_places_without_a_candidate_come_last_and_change_nothing(case: RankerCase, ranker: Ranker):
     full = _candidates([7, 3, 5])
     padded = Candidates(np.append(full.items, [[-1, -1]], 1), np.append(full.scores, [[-np.inf] * 2], 1), "test")
     scores = ranker.score(_state(case), padded)
     assert np.isneginf(scores[3:]).all()
     # Networks add up float32 products in an order that depends on how many rows there are.
-    np.testing.assert_allclose(scores[:3], ranker.score(_state(case), full), rtol=1e-6)
+    np.testing.assert_allclose(scores[:3], ranker.score(_state(case), full), rtol=1e-5, atol=1e-6)
 
 
 def test_a_loaded_ranker_scores_the_same(case: RankerCase, ranker: Ranker, tmp_path: Path):
