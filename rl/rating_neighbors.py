@@ -49,7 +49,7 @@ class RatingNeighbors:
         residuals = sparse.csr_array((above, (ratings.user, ratings.item)), shape=shape)
         rated = sparse.csr_array((np.ones(len(above)), (ratings.user, ratings.item)), shape=shape)
         nearest = _nearest(residuals, config.n_neighbors)
-        table = (residuals @ nearest).toarray()
+        table = sparse.csr_array(residuals @ nearest).toarray()
         table /= sparse.csr_array(rated @ sparse.csr_array(abs(nearest))).toarray() + config.shrinkage
         table += mean + user_bias[:, None] + item_bias
         return cls(np.clip(table, LOWEST, HIGHEST).astype(np.float32))
