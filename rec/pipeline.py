@@ -47,7 +47,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     # What of the config this catalogue does not have is said before anything is begun.
     for rule in (cap_of, boosts_of):
         rule(config.rules, snapshots[-1].item_table)
-    counted = [fit_sources(ready.split.train, snapshot, config) for snapshot in snapshots]
+    counted = [fit_sources(ready.split.train, snapshot, config, log=ready.log) for snapshot in snapshots]
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:

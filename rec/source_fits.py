@@ -16,18 +16,19 @@ from rec.retrieval.business import Business
 from rec.retrieval.ease import EASE
 from rec.retrieval.fresh import Fresh
 from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.item_neighbors import CosineSource, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource
 
-SourceFit = Callable[[Interactions, Snapshot, TrainConfig], CandidateSource]
-"""Fits on interactions that are all before the snapshot."""
+SourceFit = Callable[[Interactions, Interactions, Snapshot, TrainConfig], CandidateSource]
+"""Fits on what was liked, or on all that was done, both before the snapshot."""
 
 
-def _fresh(train: Interactions, snapshot: Snapshot, config: TrainConfig) -> Fresh:
+def _fresh(liked: Interactions, _log: Interactions, snapshot: Snapshot, config: TrainConfig) -> Fresh:
     column = config.sources.fresh_column
     if column is None:
-        return Fresh.fit(train)
+        return Fresh.fit(liked)
     numeric = [feature.name for feature in snapshot.encoders.schema.of_side("item") if feature.kind == "numeric"]
     if column not in numeric:
         raise ConfigError(
@@ -38,30 +39,43 @@ def _fresh(train: Interactions, snapshot: Snapshot, config: TrainConfig) -> Fres
 
 
 SOURCE_FITS: Final[dict[str, SourceFit]] = {
-    "ease": lambda train, snapshot, config: EASE.fit(train, regularization=config.sources.ease_regularization),
-    "item_knn": lambda train, snapshot, config: ItemKNN.fit(train, n_neighbors=config.sources.item_knn_neighbors),
-    "popularity": lambda train, snapshot, config: Popularity.fit(train),
-    "recent_popularity": lambda train, snapshot, config: RecentPopularity.fit(
-        train, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms
+    "ease": lambda liked, log, snapshot, config: EASE.fit(liked, regularization=config.sources.ease_regularization),
+    "item_knn": lambda liked, log, snapshot, config: ItemKNN.fit(liked, n_neighbors=config.sources.item_knn_neighbors),
+    "swing": lambda liked, log, snapshot, config: SwingSource.fit(
+        liked, config.sources.swing, rng=np.random.default_rng(config.seed)
+    ),
+    # Without scores of actions every interaction counts alike, and what was refused would count as liked.
+    "cosine": lambda liked, log, snapshot, config: CosineSource.fit(
+        liked if config.sources.cosine.scores is None else log, config.sources.cosine, liked=liked
+    ),
+    "popularity": lambda liked, log, snapshot, config: Popularity.fit(liked),
+    "recent_popularity": lambda liked, log, snapshot, config: RecentPopularity.fit(
+        liked, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms
     ),
     "fresh": _fresh,
-    "business": lambda train, snapshot, config: Business.of(config.sources.business, snapshot.item_ids),
+    "business": lambda liked, log, snapshot, config: Business.of(config.sources.business, snapshot.item_ids),
 }
 
 SOURCE_LOADS: Final[dict[str, Callable[[Path], CandidateSource]]] = {
-    source.name: source.load for source in (EASE, ItemKNN, Popularity, RecentPopularity, Fresh, Business)
+    source.name: source.load
+    for source in (EASE, ItemKNN, SwingSource, CosineSource, Popularity, RecentPopularity, Fresh, Business)
 }
 
 
-def fit_sources(train: Interactions, snapshot: Snapshot, config: TrainConfig) -> dict[str, CandidateSource]:
+def fit_sources(
+    liked: Interactions, snapshot: Snapshot, config: TrainConfig, *, log: Interactions | None = None
+) -> dict[str, CandidateSource]:
     """The sources of a config but the two-tower model, by name, from what was known at the snapshot's time.
 
-    Args: train: the interactions to learn from; those at or after the snapshot are not looked at.
+    Args: liked: what to learn from; interactions at or after the snapshot are not looked at. log: all that was done,
+        liked or not, for the cosine of scored actions; None: what was liked.
     Raises: ConfigError: for a list or a column that this catalogue does not have. TrainingError: for a catalogue too
         large for a source.
     """
-    known = train.before(snapshot.at_ms)
-    return {name: SOURCE_FITS[name](known, snapshot, config) for name in config.sources.names if name in SOURCE_FITS}
+    known = liked.before(snapshot.at_ms)
+    everything = known if log is None else log.before(snapshot.at_ms)
+    fits = {name: SOURCE_FITS[name] for name in config.sources.names if name in SOURCE_FITS}
+    return {name: fit(known, everything, snapshot, config) for name, fit in fits.items()}
 
 
 def load_sources(folder: Path, config: TrainConfig) -> dict[str, CandidateSource]:

@@ -30,6 +30,7 @@ from rec.config import DataConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod, evaluate
+from rec.features.snapshot import Snapshot
 from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
 from rec.pipeline import assemble, fit_retrievers, two_tower_source, validation_period
 from rec.preparation import Prepared, prepare, snapshot_at
@@ -47,14 +48,18 @@ SINGLE: Final[dict[str, SourcesConfig]] = {
     "two_tower": SourcesConfig(),
     "ease": SourcesConfig(first="ease"),
     "item_knn": SourcesConfig(first="item_knn"),
+    "swing": SourcesConfig(first="swing"),
+    "cosine": SourcesConfig(first="cosine"),
     "popularity": SourcesConfig(first="popularity"),
     "recent_popularity": SourcesConfig(first="recent_popularity"),
 }
 BLENDS: Final[dict[str, SourcesConfig]] = {
     "half_ease": SourcesConfig(quotas={"ease": 150}),
     "three": SourcesConfig(quotas={"ease": 80, "recent_popularity": 80}),
-    "four": SourcesConfig(quotas={"ease": 60, "item_knn": 40, "recent_popularity": 60}),
-    "all": SourcesConfig(quotas={"ease": 60, "item_knn": 40, "recent_popularity": 40, "popularity": 20, "fresh": 20}),
+    "four": SourcesConfig(quotas={"ease": 60, "swing": 40, "recent_popularity": 60}),
+    "all": SourcesConfig(
+        quotas={"ease": 50, "swing": 30, "cosine": 20, "recent_popularity": 40, "popularity": 20, "fresh": 20}
+    ),
 }
 METRICS: Final = ("ndcg@10", "hit_rate@10", "recall@10")
 CHOSEN: Final = "blend"
@@ -87,11 +92,13 @@ class Seed:
 
     def counted(self, names: Iterable[str]) -> Counted:
         """The other sources; they do not depend on the seed."""
-        train, config = self.ready.split.train, self.runs.config
-        return [
-            {name: SOURCE_FITS[name](train.before(one.snapshot.at_ms), one.snapshot, config) for name in names}
-            for one in self.two_towers
-        ]
+        liked, log, config = self.ready.split.train, self.ready.log, self.runs.config
+
+        def fitted(snapshot: Snapshot) -> dict[str, CandidateSource]:
+            known, everything = liked.before(snapshot.at_ms), log.before(snapshot.at_ms)
+            return {name: SOURCE_FITS[name](known, everything, snapshot, config) for name in names}
+
+        return [fitted(two_tower.snapshot) for two_tower in self.two_towers]
 
     def systems(self, name: str, sources: SourcesConfig, counted: Counted) -> tuple[Recommender, Recommender]:
         """Both stages as of the beginning of the last period, and of the test."""

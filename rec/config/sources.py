@@ -5,9 +5,12 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rec.config.base import Config
+from rec.config.i2i import CosineConfig, SwingConfig
 
-FirstSource = Literal["two_tower", "ease", "item_knn", "popularity", "recent_popularity"]
-OtherSource = Literal["two_tower", "ease", "item_knn", "popularity", "recent_popularity", "fresh", "business"]
+FirstSource = Literal["two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity"]
+OtherSource = Literal[
+    "two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity", "fresh", "business"
+]
 
 
 class SourcesConfig(Config):
@@ -26,6 +29,8 @@ class SourcesConfig(Config):
     fresh_column: str | None = None
     ease_regularization: PositiveFloat = 1000.0
     item_knn_neighbors: PositiveInt = 200
+    swing: SwingConfig = SwingConfig()
+    cosine: CosineConfig = CosineConfig()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -79,9 +79,9 @@ def _fit_two_tower(interactions: Interactions) -> TwoTowerSource:
 
 BLENDS = {
     "blend": SourcesConfig(
-        quotas={"ease": 3, "recent_popularity": 1, "fresh": 2, "business": 1}, business=("i7", "i3")
+        quotas={"ease": 2, "swing": 2, "recent_popularity": 1, "fresh": 2, "business": 1}, business=("i7", "i3")
     ),
-    "blend_led_by_ease": SourcesConfig(first="ease", quotas={"two_tower": 4, "item_knn": 3}),
+    "blend_led_by_ease": SourcesConfig(first="ease", quotas={"two_tower": 4, "cosine": 2, "item_knn": 1}),
     "ease_alone": SourcesConfig(first="ease"),
 }
 

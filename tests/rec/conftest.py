@@ -75,11 +75,10 @@ def untrained_periods() -> Callable[[Prepared, TrainConfig], RankingPeriods]:
         torch.manual_seed(0)
         model = TwoTower(config.retriever, ready.encoders.specs)
         snapshots = [snapshot_at(ready, config, at_ms) for at_ms in ready.period_starts]
+        counted = [fit_sources(ready.split.train, snapshot, config, log=ready.log) for snapshot in snapshots]
         sources = [
-            as_retriever(
-                TwoTowerSource.build(model, snapshot), fit_sources(ready.split.train, snapshot, config), config
-            )
-            for snapshot in snapshots
+            as_retriever(TwoTowerSource.build(model, snapshot), others, config)
+            for snapshot, others in zip(snapshots, counted, strict=True)
         ]
         return RankingPeriods(ready, config, snapshots, sources)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rec.config import LambdaMARTConfig, RankerConfig, SourcesConfig, TrainConfig
+from rec.config import CosineConfig, LambdaMARTConfig, RankerConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.models.lambdamart import fit_lambdamart
 from rec.pipeline import assemble
@@ -28,7 +28,10 @@ CONFIG = TrainConfig(
 )
 SOURCES = {
     "two_tower": SourcesConfig(),
-    "blend": SourcesConfig(quotas={"ease": 4, "item_knn": 2, "popularity": 2, "recent_popularity": 2, "fresh": 2}),
+    "blend": SourcesConfig(
+        quotas={"ease": 3, "item_knn": 2, "swing": 2, "cosine": 2, "popularity": 1, "recent_popularity": 2, "fresh": 2},
+        cosine=CosineConfig(scores={"watched": 1, "skipped": -2, "liked": 2, "other": -0.5}),
+    ),
 }
 Periods = Callable[[Prepared, TrainConfig], RankingPeriods]
 

@@ -25,7 +25,7 @@ from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.select import EXPLORE, Selection, SelectStage
 
-QUOTAS: dict[OtherSource, int] = {"ease": 12, "popularity": 6, "fresh": 4, "item_knn": 6, "business": 2}
+QUOTAS: dict[OtherSource, int] = {"ease": 12, "popularity": 6, "fresh": 4, "swing": 6, "business": 2}
 EPSILON, TEMPERATURE = 0.2, 0.5
 
 
