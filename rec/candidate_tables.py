@@ -275,7 +275,7 @@ class CandidateFolder:
         try:
             if self._home.children(DELTA_LOG):
                 self._candidates_table().create_write_transaction(
-                    actions, "overwrite", schema, commit_properties=properties
+                    list(actions), "overwrite", schema, commit_properties=properties
                 )
             else:
                 create_table_with_add_actions(_uri(self._home), schema, actions, commit_properties=properties)

@@ -157,12 +157,14 @@ def _fit_rows(
     training = training.model_copy(update={"workers": runs.config.training.workers})
     last, earlier = periods.last(), periods.earlier()
     earlier.require_something_to_learn()
-    judged = RowTask(design(earlier, last), earlier, last, training.batch_size, seed)
+    judged_design = design(earlier, last)
+    judged = RowTask(judged_design, earlier, last, training.batch_size, seed)
     chosen = runs.fit(judged, training, "ranker-chosen")
     everything = periods.all(last)
-    whole = RowTask(design(everything, None), everything, None, training.batch_size, seed)
+    whole_design = design(everything, None)
+    whole = RowTask(whole_design, everything, None, training.batch_size, seed)
     final = runs.fit(whole, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
-    return model(judged.design, chosen.weights), model(whole.design, final.weights)
+    return model(judged_design, chosen.weights), model(whole_design, final.weights)
 
 
 RankerFit = Callable[[Runs, RankingPeriods], tuple[RankingModel, RankingModel]]

@@ -1,6 +1,7 @@
 """Swing as Ray tasks: runs of users add up their pairs, then ranges of items add up the runs."""
 
 from functools import partial
+from typing import Any
 
 import ray
 
@@ -24,7 +25,7 @@ def _add_up(pairs: UserPairs, n_tasks: int) -> tuple[PairSums, int]:
     if not runs or not pairs.n_chosen:
         return PairSums.total([]), 0
     shared = ray.put(pairs)
-    mapped = [
+    mapped: list[Any] = [  # for each run a reference to each of its results
         ray.remote(_add_up_run).options(num_cpus=1, num_returns=n_tasks + 1).remote(shared, start, stop, n_tasks)
         for start, stop in runs
     ]

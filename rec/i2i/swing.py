@@ -51,8 +51,8 @@ def swing(
     user, user_vocabulary = users.factorize(sort=True)
     item, item_vocabulary = items.factorize(sort=True)
     interactions = Interactions(
-        user_ids=user_vocabulary.to_numpy(dtype=object),
-        item_ids=item_vocabulary.to_numpy(dtype=object),
+        user_ids=np.asarray(user_vocabulary, dtype=object),
+        item_ids=np.asarray(item_vocabulary, dtype=object),
         user=user.astype(np.int32),
         item=item.astype(np.int32),
         timestamp=np.arange(len(user)) if times is None else np.asarray(times, dtype=np.int64),

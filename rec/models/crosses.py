@@ -59,7 +59,8 @@ class HashedCrosses:
 
     def slots(self, matrix: NDArray[np.float32]) -> NDArray[np.int32]:
         """Slots of feature rows, (R, F) to (R, F + pairs)."""
-        codes = np.empty(matrix.shape, np.uint64)
+        n_features = len(self._edges)
+        codes = np.empty((len(matrix), n_features), np.uint64)
         for column, edges in enumerate(self._edges):
             values = matrix[:, column]
             code = values if edges is None else np.searchsorted(edges, values, side="right")
@@ -67,12 +68,12 @@ class HashedCrosses:
             missing = np.isnan(values) | (values < 0) if edges is None else np.isnan(values)
             codes[:, column] = np.where(missing, _MISSING, np.where(missing, 0, code).astype(np.uint64))
         hashes = np.empty((len(matrix), len(self._salts)), np.uint64)
-        singles = _mixed(codes + self._salts[: codes.shape[1]])
-        hashes[:, : codes.shape[1]] = singles
+        singles = _mixed(codes + self._salts[:n_features])
+        hashes[:, :n_features] = singles
         if self.pairs:
             first, second = np.array(self.pairs).T
-            salted = _mixed(codes[:, first] + self._salts[codes.shape[1] :])
-            hashes[:, codes.shape[1] :] = _mixed(salted ^ codes[:, second])
+            salted = _mixed(codes[:, first] + self._salts[n_features:])
+            hashes[:, n_features:] = _mixed(salted ^ codes[:, second])
         return (hashes >> np.uint64(64 - self.bits)).astype(np.int32)
 
     @cached_property

@@ -71,14 +71,14 @@ def select(recommender: Recommender, user_id: str, n: int, seed: int) -> Selecti
 
 
 def test_answers_name_the_sources_that_found_each_item(ask_blended, blended: Recommender, user_id: str):
-    candidates = blended.retrieve(blended.hydrate([user_id]))
+    candidates = blended.retrieve(blended.hydrate([user_id]), 100)
     sources = {
         str(blended.item_ids[item]): candidates.sources_of(0, column)
         for column, item in enumerate(candidates.items[0])
         if item >= 0
     }
     assert {name for found in sources.values() for name in found} == {"two_tower", *QUOTAS}
-    answer = ask_blended(json={"user_id": user_id, "n": 40, "explain": True}).json()
+    answer = ask_blended(json={"user_id": user_id, "n": 100, "explain": True}).json()
     shown = {item["item_id"]: item["source"] for item in answer["items"]}
     assert EXPLORE in shown.values() and len(set(shown.values())) > 3
     assert shown == {item_id: sources.get(item_id, (EXPLORE,))[0] for item_id in shown}
