@@ -4,18 +4,23 @@ Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/two_stage_delicious.
         Finished runs are kept in the cache and never done again.
 Data:   $TANDEM_DATA/delicious, 12,920 points to learn from and 3,185 to judge on, 500 features, 983 labels; in the
         place of Wiki10-31K, with which Ma et al. (2020) do this and which has the same format.
-Log:    a logging policy fitted to the labels of 1,000 points draws 5 labels a point without replacement; only whether
-        these are right is known. All rounds teach the ranker, the right ones the generator, in the order of the log.
-        The last 1,920 training points are not logged: their labels choose the epoch.
-Judged: precision of the first label, one-stage and two-stage (the generator's top 30 in the ranker's order).
+Log:    a logging policy fitted to the labels of 1,000 points (--policy-points; 0: uniform) draws 5 labels a point
+        without replacement; only whether these are right is known. All rounds teach the ranker, the right ones the
+        generator, in the order of the log. The last 1,920 training points are not logged: their labels choose the
+        epoch.
+Judged: precision of the first label, one-stage and two-stage (the generator's top 30 in the ranker's order). The oracle
+        fills its 30 with the wrong labels that the ranker puts last: no generator can help it more.
+Reads:  which part of the order 2-IPS > 1-IPS > CE holds; and, from runs of the same seeds and logs with other logging
+        policies where the cache has them, whether a log that is good already is why weights gain nothing.
 Expect: a run of ce or 1-ips under half a minute, of 2-ips about one and a half on two cores.
-Writes: benchmarks/results/two_stage_delicious.json and .png
+Writes: benchmarks/results/two_stage_delicious[_policy_POINTS].json and .png
 """
 
 import argparse
 import os
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +31,12 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import FOLDER, quality_result, write_result
 from two_stage.evaluation import Judge
-from two_stage.fitting import fit_pairs
-from two_stage.plot import plot_runs
-from two_stage.runs import Runs, commits
-from two_stage.summary import crossed_mean
+from two_stage.fitting import BATCH_SIZE, fit_pairs, optimizer
+from two_stage.published import WIKI
+from two_stage.reading import ORDER, gap_lines, order_lines, policies, policy_lines
+from two_stage.report import STAGES, Table, differences, print_differences, print_table, write_table
+from two_stage.runs import Runs
 from two_stage.training import OBJECTIVES, Clicks, clicks_of, fit_generator
 
 from rec.data.bandit import bandit_log, propensities
@@ -44,18 +49,6 @@ LABELS_PER_POINT: Final = 5
 POLICY_EPOCHS, RANKER_EPOCHS = 40, 10
 METRICS: Final = ("precision@1", "precision@5", "ndcg@5")
 CHECKED: Final = "precision@1"
-STAGES: Final = ("one-stage", "two-stage")
-READING: Final = """
-Reading: whether the order 2-IPS > 1-IPS > CE of the paper holds here, the paired lines say; why it does or does not, no
-run tests. Two things that may matter can be read off the table: how far the logging policy lies above the most clicked
-label, as where the log is good already, weights have little to correct and add variance; and how far the two-stage rows
-lie above the one-stage ones, as only what the ranker does better or worse than the generator can be used or hidden."""
-# Wiki10-31K, top-1 precision in percent, as published.
-WIKI: Final = {
-    "ce": {"one-stage": 19.3, "two-stage": 38.8},
-    "1-ips": {"one-stage": 20.8, "two-stage": 39.6},
-    "2-ips": {"one-stage": 21.7, "two-stage": 40.5},
-}
 
 
 class TwoTower(nn.Module):
@@ -103,45 +96,59 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--logs", type=int, nargs="+", default=list(range(3)))
     parser.add_argument("--propensity", choices=("draw", "conditional", "inclusion"), default="draw")
+    parser.add_argument("--policy-points", type=int, default=N_POLICY, help="whose labels the logging policy knows")
     parser.add_argument("--cache", type=Path, help="of finished runs; by default in the home")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     cache = options.cache or (Home().folder or Path(".tandem")) / "benchmarks"
-    runs = Runs(cache / "two_stage_delicious" / "runs.jsonl")
-    world = read_world(Path(os.environ["TANDEM_DATA"]) / "delicious")
-    for log in options.logs:
-        clicks, ranker, told = draw_log(world, log, options.propensity)
-        valid, test = judges(world, ranker)
-        if runs.find({"bounds": log}) is None:
-            runs.append({"settings": {"bounds": log}, "rows": bounds(world, clicks, test), "log": told})
-        for objective in options.objectives:
-            for seed in options.seeds:
-                settings = {"objective": objective, "seed": seed, "log": log, "propensity": options.propensity}
-                if runs.find(settings) is not None:
-                    continue
-                generator = TwoTower(world.features, world.labels.shape[1], rectified=True, seed=seed)
-                fitted = fit_generator(generator, clicks, OBJECTIVES[objective], seed, valid, test, CHECKED)
-                rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage}
-                runs.append({"settings": settings, "rows": rows, "epoch": fitted.epoch, "seconds": fitted.seconds})
-                first = [f"{stage} {100 * rows[stage][CHECKED]:.2f}" for stage in STAGES]
-                print(f"{settings}: epoch {fitted.epoch}, {fitted.seconds:.0f} s, {', '.join(first)}", flush=True)
+    # The first runs were finished when there was no other logging policy.
+    runs = Runs(cache / "two_stage_delicious" / "runs.jsonl", {"policy_points": N_POLICY})
+    run_missing(runs, options)
     report(runs, options)
 
 
-def read_world(folder: Path) -> World:
-    """The data and the logging policy, which knows the labels of N_POLICY training points."""
+def run_missing(runs: Runs, options: argparse.Namespace) -> None:
+    """Finishes the runs that the file does not hold."""
+    points = options.policy_points
+    missing = [key for key in _keys(options) if runs.find(settings_of(options, points, *key)) is None]
+    unbounded = [log for log in options.logs if runs.find(bounds_settings(points, log)) is None]
+    logs = sorted({*unbounded, *(log for _, _, log in missing)})
+    world = read_world(Path(os.environ["TANDEM_DATA"]) / "delicious", points) if logs else None
+    for log in logs:
+        assert world is not None
+        clicks, ranker, facts = draw_log(world, log, options.propensity)
+        valid, test = judges(world, ranker)
+        if log in unbounded:
+            settings = bounds_settings(points, log)
+            runs.append({"settings": settings, "rows": bounds_of(world, clicks, test), "log": facts})
+        for objective, seed in ((objective, seed) for objective, seed, of_log in missing if of_log == log):
+            settings = settings_of(options, points, objective, seed, log)
+            generator = TwoTower(world.features, world.labels.shape[1], rectified=True, seed=seed)
+            fitted = fit_generator(generator, clicks, OBJECTIVES[objective], seed, valid, test, CHECKED)
+            rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage}
+            runs.append({"settings": settings, "rows": rows, "epoch": fitted.epoch, "seconds": fitted.seconds})
+            first = [f"{stage} {100 * rows[stage][CHECKED]:.2f}" for stage in STAGES]
+            print(f"{settings}: epoch {fitted.epoch}, {fitted.seconds:.0f} s, {', '.join(first)}", flush=True)
+
+
+def read_world(folder: Path, policy_points: int) -> World:
+    """The data and the logging policy, fitted to the labels of some training points; of none it is uniform."""
     train: MultiLabel = read_extreme(folder / "delicious_train.xmlrepo.txt")
     test: MultiLabel = read_extreme(folder / "delicious_test.xmlrepo.txt")
     features = torch.from_numpy(np.concatenate([part.features.toarray() for part in (train, test)]))
     labels = np.concatenate([part.labels.toarray() for part in (train, test)]) > 0
-    points = np.random.default_rng(0).permutation(len(train) - N_VALID)[:N_POLICY]
+    if not 0 <= policy_points <= len(train) - N_VALID:
+        raise ValueError(f"--policy-points must be 0 to {len(train) - N_VALID}, those logged; found {policy_points}")
+    if not policy_points:
+        return World(features, labels, np.zeros(labels.shape, np.float32), len(train))
+    points = np.random.default_rng(0).permutation(len(train) - N_VALID)[:policy_points]
     policy = TwoTower(features, labels.shape[1], rectified=True, seed=0)
     right = torch.from_numpy(labels[points]).float()
-    optimize = torch.optim.Adagrad(policy.parameters(), lr=0.05, weight_decay=1e-4)
+    optimize = optimizer(policy)
     for _ in range(POLICY_EPOCHS):
-        for batch in torch.arange(N_POLICY).split(128):
+        for batch in torch.arange(policy_points).split(BATCH_SIZE):
             known = torch.from_numpy(points)[batch]
             loss = functional.binary_cross_entropy_with_logits(policy(known), right[batch])
             optimize.zero_grad()
@@ -165,9 +172,9 @@ def draw_log(world: World, seed: int, kind: Any) -> tuple[Clicks, Tensor, dict[s
     with torch.no_grad():
         ranker_logits = ranker(torch.arange(len(world.features)))
     clicks = clicks_of(log, propensities(log, logits, kind), lambda points: ranker_logits[points])
-    told = {"right": float(log.reward.mean()), "least_propensity": float(log.draw_p.min())}
-    print(f"log {seed}: {told['right']:.3f} of the labels drawn are right", flush=True)
-    return clicks, ranker_logits, told
+    facts = {"right": float(log.reward.mean()), "least_propensity": float(log.draw_p.min())}
+    print(f"log {seed}: {facts['right']:.3f} of the labels drawn are right", flush=True)
+    return clicks, ranker_logits, facts
 
 
 def judges(world: World, ranker_logits: Tensor) -> tuple[Judge, Judge]:
@@ -182,12 +189,15 @@ def judges(world: World, ranker_logits: Tensor) -> tuple[Judge, Judge]:
     return judge(points[world.n_train - N_VALID : world.n_train]), judge(points[world.n_train :])
 
 
-def bounds(world: World, clicks: Clicks, test: Judge) -> dict[str, dict[str, float]]:
+def bounds_of(world: World, clicks: Clicks, test: Judge) -> dict[str, dict[str, float]]:
     """What generators are to be compared with."""
     policy = torch.from_numpy(world.policy_logits)[test.users]
+    if not policy.any():
+        # The uniform policy's first label is any.
+        policy = torch.rand(policy.shape, generator=torch.Generator().manual_seed(0))
     often = torch.bincount(clicks.action, minlength=world.labels.shape[1]).float().expand(len(test.users), -1)
     return {
-        "oracle's top 30 + ranker": test.two_stage(test.relevant.float()),
+        "oracle's top 30 + ranker": test.two_stage(oracle_scores(test.relevant, test.ranker_logits)),
         "ranker, all labels": test.one_stage(test.ranker_logits),
         "logging policy": test.one_stage(policy),
         "logging policy + ranker": test.two_stage(policy),
@@ -196,73 +206,71 @@ def bounds(world: World, clicks: Clicks, test: Judge) -> dict[str, dict[str, flo
     }
 
 
+def oracle_scores(relevant: Tensor, ranker_logits: Tensor) -> Tensor:
+    """Scores that put all right labels first, those the ranker likes before others, then the wrong ones it likes least.
+
+    Args: relevant, ranker_logits: (B, N).
+    Returns: (B, N).
+    """
+    best_first = ranker_logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    n_labels = relevant.shape[1]
+    return torch.where(relevant, 2 * n_labels - best_first, best_first).float()
+
+
 def report(runs: Runs, options: argparse.Namespace) -> None:
-    """Prints, writes and draws the table of the runs the options name."""
-    found = {
-        (run["settings"]["objective"], run["settings"]["seed"], run["settings"]["log"]): run
-        for run in runs
-        if run["settings"].get("propensity") == options.propensity
-        and run["settings"]["objective"] in options.objectives
-        and run["settings"]["seed"] in options.seeds
-        and run["settings"]["log"] in options.logs
-    }
-    edges = [run for run in runs if run["settings"].get("bounds") in options.logs]
-    values = {
-        (objective, stage, metric): np.array(
-            [[found[objective, s, log]["rows"][stage][metric] for log in options.logs] for s in options.seeds]
-        )
-        for objective in options.objectives
-        for stage in STAGES
-        for metric in METRICS
-    }
-    summary, rows = [], []
-    print(f"\n{'test points, %':<34}" + "".join(f"{metric:>17}" for metric in METRICS))
-    for name in edges[0]["rows"]:
-        means = [float(np.mean([run["rows"][name][metric] for run in edges])) for metric in METRICS]
-        print(f"{name:<34}" + "".join(f"{100 * mean:17.2f}" for mean in means))
-        summary += [_entry(name, metric, (mean, None), len(edges)) for metric, mean in zip(METRICS, means, strict=True)]
-    for stage in STAGES:
-        for objective in options.objectives:
-            cells = [crossed_mean(values[objective, stage, metric]) for metric in METRICS]
-            published = WIKI.get(objective, {}).get(stage)
-            print(f"{stage + ' ' + objective:<34}" + "".join(_cell(*cell) for cell in cells), end="")
-            print("" if published is None else f"    Wiki10-31K, published: {published}")
-            size = len(options.seeds) * len(options.logs)
-            pairs = zip(METRICS, cells, strict=True)
-            summary += [_entry(f"{stage} {objective}", metric, cell, size) for metric, cell in pairs]
-    for (objective, seed, log), run in found.items():
-        rows += [
-            {"model": f"{stage} {objective}", "seed": seed, "log": log, "git_sha": run.get("git_sha")}
-            | {"metrics": run["rows"][stage], "epoch": run["epoch"], "seconds": run["seconds"]}
-            for stage in STAGES
-        ]
-    paired = []
-    print("\npaired by seed and log, percentage points of precision@1")
-    for stage in STAGES:
-        for place, a in enumerate(options.objectives):
-            for b in options.objectives[:place]:
-                mean, error = crossed_mean(values[a, stage, CHECKED] - values[b, stage, CHECKED])
-                paired.append({"a": f"{stage} {a}", "b": f"{stage} {b}", "difference": mean, "std_error": error})
-                sure = error is not None and mean > 2 * error
-                verdict = "one run" if error is None else "above" if sure else "not above by two standard errors"
-                print(f"{stage} {a} - {b}: {_cell(mean, error).strip()}  {verdict}")
-    print(READING)
-    by_commit = commits([*found.values(), *edges])
-    print("\nruns by commit: " + ", ".join(f"{count} {commit}" for commit, count in by_commit.items()))
-    protocol = {"seeds": options.seeds, "logs": options.logs, "propensity": options.propensity, "paired": paired}
-    protocol["commits"] = by_commit
-    write_result(quality_result("two_stage_delicious", protocol=protocol, rows=rows, summary=summary))
+    """Prints, writes and draws the table of the runs the options name, and what it says."""
+    tables = {points: found for points in _policies_of(runs) if (found := table_of(runs, options, points)) is not None}
+    table = tables[options.policy_points]
+    print_table(table, "test points, %", {"Wiki10-31K, published": WIKI})
+    paired = differences(table, [CHECKED])
+    print_differences(paired)
+    print(f"\nReading, percentage points of {CHECKED}:")
+    complete = set(ORDER) <= set(options.objectives)
+    compared = policy_lines(tables, CHECKED) if complete else []
+    for line in [*gap_lines(table, CHECKED), *order_lines(table, CHECKED), *compared]:
+        print(f"- {line}")
+    names = ("seeds", "logs", "propensity", "policy_points")
+    protocol = {name: getattr(options, name) for name in names}
+    protocol["policies"] = policies(tables, CHECKED) if complete else []
+    name = "two_stage_delicious" + ("" if options.policy_points == N_POLICY else f"_policy_{options.policy_points}")
     panels = {metric: f"{metric}, %" for metric in METRICS}
-    plot_runs(values, edges, FOLDER / "two_stage_delicious.png", panels)
+    write_table(name, table, protocol=protocol, paired=paired, panels=panels)
 
 
-def _entry(model: str, metric: str, cell: tuple[float, float | None], n: int) -> dict[str, Any]:
-    named = {"model": model, "metric": metric, "mean": cell[0], "std_error": cell[1], "n": n}
-    return {**named, "published": None, "goal": None, "reached": None}
+def table_of(runs: Runs, options: argparse.Namespace, policy_points: int) -> Table | None:
+    """The runs the options name with a logging policy of so many points; None where some are missing."""
+    wanted = [settings_of(options, policy_points, *key) for key in _keys(options)]
+    found = [run for run in runs if run["settings"] in wanted]
+    bounds = {log: run for log in options.logs if (run := runs.find(bounds_settings(policy_points, log))) is not None}
+    if len(bounds) < len(options.logs) or any(runs.find(settings) is None for settings in wanted):
+        return None
+    return Table.of(
+        found,
+        bounds,
+        objectives=options.objectives,
+        seeds=options.seeds,
+        logs=options.logs,
+        metrics=METRICS,
+    )
 
 
-def _cell(mean: float, error: float | None) -> str:
-    return (f"{100 * mean:.2f}" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}").rjust(17)
+def settings_of(options: argparse.Namespace, policy_points: int, objective: str, seed: int, log: int) -> dict[str, Any]:
+    """What a run is known by."""
+    named = {"objective": objective, "seed": seed, "log": log, "propensity": options.propensity}
+    return {**named, "policy_points": policy_points}
+
+
+def bounds_settings(policy_points: int, log: int) -> dict[str, Any]:
+    """What the bounds of a log are known by."""
+    return {"bounds": log, "oracle_fills_with": "the ranker's last", "policy_points": policy_points}
+
+
+def _keys(options: argparse.Namespace) -> list[tuple[str, int, int]]:
+    return list(product(options.objectives, options.seeds, options.logs))
+
+
+def _policies_of(runs: Runs) -> list[int]:
+    return sorted({run["settings"]["policy_points"] for run in runs})
 
 
 if __name__ == "__main__":

@@ -29,22 +29,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import FOLDER, quality_result, write_result
-from two_stage.bounds import bounds
+from two_stage.bounds import bounds_of
 from two_stage.evaluation import METRIC_NAMES, Judge, judge_of
 from two_stage.logged import Logged, World, draw_log, own_policy, policy_logits, released_policy, released_ranker
 from two_stage.movielens import read_movielens
-from two_stage.plot import plot_runs
-from two_stage.published import PUBLISHED, RERUN, told
+from two_stage.published import PUBLISHED, RERUN
 from two_stage.recipes import N_VALID_USERS, RECIPES
-from two_stage.runs import Runs, commits
+from two_stage.report import Table, differences, print_differences, print_table, write_table
+from two_stage.runs import Runs
 from two_stage.simulation import RELEASED_CUT, own_simulator, released_simulator, simulate
-from two_stage.summary import crossed_mean
 
 from rec.storage import Home
 
 WORLD_SEED = 0
-STAGES = ("one-stage", "two-stage")
 PAIRED_METRICS = ("precision@10", "recall@10", "ndcg@10")
 
 
@@ -72,16 +69,14 @@ def main() -> None:
         for seed in options.seeds
     ]
     run_missing(runs, wanted, options, cache)
-    done = [run for run in runs if run["settings"] in wanted]
-    edges = [run for run in runs if run["settings"] in [_bounds_of(log) for log in options.logs]]
-    report(name, done, edges, options)
+    report(name, runs, wanted, options)
 
 
 def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Namespace, cache: Path) -> None:
     """Finishes the runs that the file does not hold."""
     missing = [settings for settings in wanted if runs.find(settings) is None]
     logs = sorted({settings["log"] for settings in missing})
-    logs = sorted({*logs, *(log for log in options.logs if runs.find(_bounds_of(log)) is None)})
+    logs = sorted({*logs, *(log for log in options.logs if runs.find(_bounds_settings(log)) is None)})
     world = world_of(options.reference, cache) if logs else None
     for log in logs:
         assert world is not None
@@ -89,8 +84,8 @@ def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Name
         logged = draw_log(world, log, options.propensity)
         valid, test = judges_of(world, logged)
         print(f"log {log}: {logged.log.reward.mean():.3f} liked, {time.perf_counter() - start:.1f} s", flush=True)
-        if runs.find(_bounds_of(log)) is None:
-            runs.append({"settings": _bounds_of(log), "rows": bounds(world, logged, test)})
+        if runs.find(_bounds_settings(log)) is None:
+            runs.append({"settings": _bounds_settings(log), "rows": bounds_of(world, logged, test)})
         for settings in (settings for settings in missing if settings["log"] == log):
             fitted = RECIPES[settings["objective"]](world, logged, settings["seed"], valid, test)
             rows = {"one-stage": fitted.one_stage, "two-stage": fitted.two_stage, "two-stage, valid": fitted.valid}
@@ -120,106 +115,26 @@ def judges_of(world: World, logged: Logged) -> tuple[Judge, Judge]:
     )  # pyright: ignore[reportReturnType]
 
 
-def report(name: str, done: list[dict[str, Any]], edges: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def report(name: str, runs: Runs, wanted: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Prints, writes and draws the table of the runs the options name."""
-    shape = (len(options.seeds), len(options.logs))
-    values = {
-        (objective, stage, metric): np.array(
-            [run["rows"][stage][metric] for run in _sorted(done) if run["settings"]["objective"] == objective]
-        ).reshape(shape)
-        for objective in options.objectives
-        for stage in STAGES
-        for metric in METRIC_NAMES
-    }
-    summary, rows = [], []
-    print(f"\n{'test users, %':<34}" + "".join(f"{metric:>15}" for metric in METRIC_NAMES))
-    for edge in edges[0]["rows"]:
-        means = {m: float(np.mean([run["rows"][edge][m] for run in edges])) for m in METRIC_NAMES}
-        print(f"{edge:<34}" + "".join(f"{100 * means[m]:15.2f}" for m in METRIC_NAMES))
-        rows += [
-            {"model": edge, "seed": None, "log": run["settings"]["log"], "metrics": run["rows"][edge]} for run in edges
-        ]
-        summary += [_entry(edge, m, means[m], None, len(edges), None, None) for m in METRIC_NAMES]
-    for stage in STAGES:
-        for objective in options.objectives:
-            cells = {m: crossed_mean(values[objective, stage, m]) for m in METRIC_NAMES}
-            print(f"{stage + ' ' + objective:<34}" + "".join(_cell(*cells[m]) for m in METRIC_NAMES))
-            for title, table in (("published", PUBLISHED), ("rerun", RERUN)):
-                told_values = [told(table, objective, stage, m) for m in METRIC_NAMES]
-                if None not in told_values:
-                    print(f"{'    ' + title:<34}" + "".join(f"{100 * (v or 0):15.2f}" for v in told_values))
-            summary += [
-                _entry(
-                    f"{stage} {objective}",
-                    m,
-                    *cells[m],
-                    values[objective, stage, m].size,
-                    told(PUBLISHED, objective, stage, m),
-                    told(RERUN, objective, stage, m) if options.reference else None,
-                )
-                for m in METRIC_NAMES
-            ]
-    rows += [
-        {
-            "model": f"{stage} {run['settings']['objective']}",
-            "seed": run["settings"]["seed"],
-            "log": run["settings"]["log"],
-            "git_sha": run.get("git_sha"),
-        }
-        | {"metrics": run["rows"][stage], "epoch": run["epoch"], "seconds": run["seconds"]}
-        for run in done
-        for stage in STAGES
-    ]
-    paired = _paired(values, options.objectives)
-    by_commit = commits([*done, *edges])
-    print("\nruns by commit: " + ", ".join(f"{count} {commit}" for commit, count in by_commit.items()))
-    protocol = {"propensity": options.propensity, "seeds": options.seeds, "logs": options.logs, "paired": paired}
-    protocol["commits"] = by_commit
-    write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
-    plot_runs(values, edges, FOLDER / f"{name}.png")
+    bounds = {log: run for log in options.logs if (run := runs.find(_bounds_settings(log))) is not None}
+    table = Table.of(
+        (run for run in runs if run["settings"] in wanted),
+        bounds,
+        objectives=options.objectives,
+        seeds=options.seeds,
+        logs=options.logs,
+        metrics=METRIC_NAMES,
+    )
+    print_table(table, "test users, %", {"published": PUBLISHED, "rerun": RERUN})
+    paired = differences(table, PAIRED_METRICS)
+    print_differences(paired)
+    protocol = {"propensity": options.propensity, "seeds": options.seeds, "logs": options.logs}
+    goals = RERUN if options.reference else None
+    write_table(name, table, protocol=protocol, paired=paired, published=PUBLISHED, goals=goals)
 
 
-def _paired(values: dict[tuple[str, str, str], np.ndarray], objectives: list[str]) -> list[dict[str, Any]]:
-    """Each objective against those before it, by seed and log."""
-    paired = []
-    print("\npaired by seed and log, percentage points")
-    for stage in STAGES:
-        for place, a in enumerate(objectives):
-            for b in objectives[:place]:
-                for metric in PAIRED_METRICS:
-                    difference, error = crossed_mean(values[a, stage, metric] - values[b, stage, metric])
-                    paired.append(
-                        {"a": f"{stage} {a}", "b": f"{stage} {b}", "metric": metric}
-                        | {"difference": difference, "std_error": error}
-                    )
-                    sure = error is not None and difference > 2 * error
-                    told_error = "" if error is None else f" ± {100 * error:.2f}"
-                    verdict = "one run" if error is None else "above" if sure else "not above by two standard errors"
-                    print(f"{stage} {a} - {b}, {metric}: {100 * difference:+.2f}{told_error}  {verdict}")
-    return paired
-
-
-def _entry(
-    model: str, metric: str, mean: float, error: float | None, n: int, published: float | None, goal: float | None
-) -> dict[str, Any]:
-    """A line of the summary; a goal is reached where the mean is not below it by more than two standard errors."""
-    reached = None if goal is None else mean >= goal - 2 * (error or 0.0)
-    return {"model": model, "metric": metric, "mean": mean, "std_error": error, "n": n} | {
-        "published": published,
-        "goal": goal,
-        "reached": reached,
-    }
-
-
-def _cell(mean: float, error: float | None) -> str:
-    return f"{100 * mean:.2f}".rjust(15) if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}".rjust(15)
-
-
-def _sorted(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(done, key=lambda run: (run["settings"]["seed"], run["settings"]["log"]))
-
-
-def _bounds_of(log: int) -> dict[str, Any]:
+def _bounds_settings(log: int) -> dict[str, Any]:
     return {"objective": None, "log": log}
 
 

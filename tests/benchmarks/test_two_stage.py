@@ -14,8 +14,9 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks" / "quality"
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent))
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "two_stage"]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("two_stage", "two_stage_delicious", "results")]:
         del sys.modules[name]
 
 
@@ -76,12 +77,113 @@ def test_the_standard_error_of_a_crossed_mean_covers_both_factors():
     n_tables, n_seeds, n_logs = 4000, 5, 4
     tables = rng.normal(0, 1, (n_tables, n_seeds, 1)) + rng.normal(0, 2, (n_tables, 1, n_logs))
     tables = tables + rng.normal(0, 1, (n_tables, n_seeds, n_logs))
-    means, errors = np.array([crossed_mean(table) for table in tables]).T
+    means, errors, _ = np.array([crossed_mean(table) for table in tables]).T
     assert (errors**2).mean() == pytest.approx(means.var(), rel=0.05)
     plain = tables.reshape(n_tables, -1).var(axis=1, ddof=1).mean() / (n_seeds * n_logs)
     assert plain < means.var() / 3
-    assert crossed_mean(np.ones((1, 1))) == (1.0, None)
-    assert crossed_mean(np.array([[1.0, 3.0]])) == (2.0, pytest.approx(1.0))
+    assert crossed_mean(np.ones((1, 1))) == (1.0, None, None)
+    assert crossed_mean(np.array([[1.0, 3.0]])) == (2.0, pytest.approx(1.0), 1.0)
+
+
+@pytest.mark.parametrize(("by_seed", "by_log"), [(0.0, 2.0), (1.0, 1.0), (0.3, 0.3), (0.0, 0.0)])
+def test_p_values_of_few_logs_are_as_rare_as_they_say(by_seed, by_log):
+    """Of 4,000 tables of 5 seeds and 3 logs around 0; two standard errors are passed far more often than 4.6%."""
+    from two_stage.summary import crossed_mean
+
+    rng = np.random.default_rng(0)
+    n_tables, n_seeds, n_logs = 4000, 5, 3
+    tables = rng.normal(0, 1, (n_tables, n_seeds, n_logs))
+    tables += by_seed * rng.normal(0, 1, (n_tables, n_seeds, 1)) + by_log * rng.normal(0, 1, (n_tables, 1, n_logs))
+    found = [crossed_mean(table) for table in tables]
+    three_errors = 3 * np.sqrt(0.05 * 0.95 / n_tables)
+    assert np.mean([one.p_value < 0.05 for one in found]) < 0.05 + three_errors
+    if by_log == 2.0:
+        assert np.mean([abs(one.mean) > 2 * one.std_error for one in found]) > 0.12
+
+
+def test_degrees_of_freedom_are_those_of_the_factor_that_varies():
+    """Where only logs differ, the mean over seeds is a plain sample of logs, and so is its t test."""
+    from scipy import stats
+    from two_stage.summary import crossed_mean
+
+    logs = np.array([1.0, 4.0, 2.0, 7.0])
+    found = crossed_mean(np.tile(logs, (5, 1)))
+    assert found.df == pytest.approx(3)
+    assert found.std_error == pytest.approx(stats.sem(logs))
+    assert found.p_value == pytest.approx(stats.ttest_1samp(logs, 0).pvalue)
+    assert crossed_mean(np.zeros((3, 3))).p_value == 1.0
+
+
+def _table(gains: dict[str, float], logging_policy: float, noise: float = 0.01):
+    """Of 3 seeds and 3 logs, precision@1 of ce 0.5 and of the others by so much more; all in both stages."""
+    from two_stage.report import Table
+
+    rng = np.random.default_rng(0)
+    runs = [
+        {"settings": {"objective": objective, "seed": seed, "log": log}}
+        | {"rows": {stage: {"precision@1": 0.5 + gain + noise * rng.normal()} for stage in ("one-stage", "two-stage")}}
+        for objective, gain in gains.items()
+        for seed in range(3)
+        for log in range(3)
+    ]
+    rows = {"logging policy": {"precision@1": logging_policy}, "most clicked": {"precision@1": 0.4}}
+    bounds = {log: {"rows": rows, "log": {"right": 0.3}} for log in range(3)}
+    return Table.of(
+        reversed(runs), bounds, objectives=list(gains), seeds=[0, 1, 2], logs=[0, 1, 2], metrics=["precision@1"]
+    )
+
+
+def test_differences_are_paired_by_seed_and_log():
+    from two_stage.report import differences
+    from two_stage.summary import crossed_mean
+
+    table = _table({"ce": 0.0, "1-ips": 0.1}, 0.5)
+    found = {row["a"]: row for row in differences(table, ["precision@1"])}
+    cells = {
+        (objective, seed, log): run["rows"]["two-stage"]["precision@1"]
+        for (objective, seed, log), run in table.runs.items()
+    }
+    expected = crossed_mean(
+        np.array([[cells["1-ips", seed, log] - cells["ce", seed, log] for log in range(3)] for seed in range(3)])
+    )
+    row = found["two-stage 1-ips"]
+    assert row["b"] == "two-stage ce"
+    assert (row["difference"], row["std_error"], row["df"], row["p_value"]) == (*expected, expected.p_value)
+
+
+def test_the_reading_says_what_the_table_says():
+    from two_stage.reading import gap_lines, order_lines
+
+    table = _table({"ce": 0.0, "1-ips": -0.1, "2-ips": 0.1}, 0.45)
+    lines = order_lines(table, "precision@1")
+    assert [line.split(": ")[0] for line in lines if line.startswith("two-stage")] == [
+        "two-stage 2-ips > 1-ips holds",
+        "two-stage 1-ips > ce is reversed",
+    ]
+    (unclear, *_) = order_lines(_table({"ce": 0.0, "2-ips": 0.0}, 0.45), "precision@1")
+    assert unclear.startswith("one-stage 2-ips > ce is not shown")
+    assert gap_lines(table, "precision@1")[0] == "logging policy - most clicked: +5.00"
+
+
+def test_a_good_log_is_the_cause_only_where_weights_gain_more_with_a_worse_one():
+    from two_stage.reading import policies, policy_lines
+
+    good = _table({"ce": 0.0, "1-ips": 0.0, "2-ips": 0.0}, 0.6)
+    gaining = _table({"ce": 0.0, "1-ips": 0.1, "2-ips": 0.2}, 0.42, noise=0.02)
+    assert "nothing to gain: supported" in policy_lines({1000: good, 100: gaining}, "precision@1")[-1]
+    assert "nothing to gain: not shown" in policy_lines({1000: gaining, 100: good}, "precision@1")[-1]
+    assert policy_lines({1000: good}, "precision@1")[-1].endswith("is open")
+    weak, strong = policies({1000: good, 100: gaining}, "precision@1")
+    assert (weak["policy_points"], strong["policy_points"]) == (100, 1000)
+    assert weak["difference"] > strong["difference"] + 0.1
+
+
+def test_the_oracle_fills_its_candidates_with_what_the_ranker_puts_last():
+    from two_stage_delicious import oracle_scores
+
+    relevant = torch.tensor([[True, False, True, False, False, False]])
+    ranker_logits = torch.tensor([[1.0, 9.0, 2.0, -3.0, 5.0, -4.0]])
+    assert oracle_scores(relevant, ranker_logits).argsort(dim=1, descending=True).tolist() == [[2, 0, 5, 3, 4, 1]]
 
 
 def test_lists_leave_out_clicks_and_are_reranked():
@@ -117,6 +219,18 @@ def test_runs_survive_a_line_cut_short(tmp_path):
     assert runs.find({"seed": 2}) == {"settings": {"seed": 2}, "rows": 3, "git_sha": "earlier"}
     # One was written before runs said so.
     assert commits(runs) == {"earlier": 2, UNKNOWN_COMMIT: 1, "later": 1}
+
+
+def test_runs_finished_before_a_choice_are_of_its_default(tmp_path):
+    from two_stage.runs import Runs
+
+    path = tmp_path / "runs.jsonl"
+    Runs(path).append({"settings": {"seed": 0}})
+    runs = Runs(path, {"policy_points": 1000})
+    runs.append({"settings": {"seed": 1, "policy_points": 100}})
+    assert runs.find({"seed": 0, "policy_points": 1000}) is not None
+    assert runs.find({"seed": 0, "policy_points": 100}) is None
+    assert runs.find({"seed": 1, "policy_points": 100}) is not None
 
 
 def test_auc_counts_pairs():

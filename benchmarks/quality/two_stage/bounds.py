@@ -7,7 +7,7 @@ from two_stage.evaluation import LIST_LENGTH, N_CANDIDATES, Judge
 from two_stage.logged import Logged, World
 
 
-def bounds(world: World, logged: Logged, test: Judge) -> dict[str, dict[str, float]]:
+def bounds_of(world: World, logged: Logged, test: Judge) -> dict[str, dict[str, float]]:
     """Metrics of lists without a generator, by name, on the users of the judge."""
     users = test.users.numpy()
     best = torch.from_numpy(world.simulation.best[users].astype(np.int64))

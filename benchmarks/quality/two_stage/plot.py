@@ -1,5 +1,6 @@
 """The table as a picture."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ SHOWN_BOUNDS: Final = {
 
 
 def plot_runs(
-    values: dict[tuple[str, str, str], np.ndarray],
-    edges: list[dict[str, Any]],
+    values: Mapping[tuple[str, str, str], np.ndarray],
+    bounds: list[dict[str, Any]],
     path: Path,
     panels: dict[str, str] = PANELS,
 ) -> None:
@@ -33,12 +34,12 @@ def plot_runs(
     for panel, (metric, title) in zip(axes, panels.items(), strict=True):
         for stage, marker in zip(stages, ("o", "s"), strict=True):
             cells = [crossed_mean(values[objective, stage, metric]) for objective in objectives]
-            bars = [200 * (error or 0.0) for _, error in cells]
-            panel.errorbar(objectives, [100 * mean for mean, _ in cells], bars, fmt=marker, capsize=4, label=stage)
+            bars = [200 * (cell.std_error or 0.0) for cell in cells]
+            panel.errorbar(objectives, [100 * cell.mean for cell in cells], bars, fmt=marker, capsize=4, label=stage)
         for name, style in SHOWN_BOUNDS.items():
-            if name not in edges[0]["rows"]:
+            if name not in bounds[0]["rows"]:
                 continue
-            level = 100 * float(np.mean([edge["rows"][name][metric] for edge in edges]))
+            level = 100 * float(np.mean([run["rows"][name][metric] for run in bounds]))
             panel.axhline(level, linestyle=style, color="gray", linewidth=1, label=name)
         panel.set_title(title)
         panel.tick_params(axis="x", rotation=20)

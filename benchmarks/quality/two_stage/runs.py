@@ -14,11 +14,15 @@ UNKNOWN_COMMIT = "unknown commit"
 class Runs:
     """A file of finished runs; a run is known by its settings, and says of which commit it is.
 
-    Attributes: path: of the file. git_sha: of the code that runs now.
+    Attributes:
+        path: of the file.
+        defaults: settings that runs of the file may leave out, for they were finished before there was a choice.
+        git_sha: of the code that runs now.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, defaults: dict[str, Any] | None = None) -> None:
         self.path = path
+        self.defaults = defaults or {}
         self.git_sha = git_sha()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -26,9 +30,10 @@ class Runs:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         for line in lines:
             try:
-                yield json.loads(line)
+                run = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            yield {**run, "settings": self.defaults | run["settings"]}
 
     def find(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The run of these settings, None where there is none."""
