@@ -5,6 +5,7 @@ stdout; all else goes to stderr. Exit code 0 ok, 1 failed, 2 bad usage or bad da
 """
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from rec.cli.commands import COMMANDS, Command
-from rec.config import config_error, load_config
+from rec.config import Config, config_error, load_config
 from rec.errors import ConfigError, DataError, ScoreError, TandemError
 
 INTERRUPTED = 130
@@ -111,7 +112,7 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
             options = tyro.cli(
                 kind,
                 prog=f"tandem {name}",
-                description=f"{command.summary}\n\n{COMMON_OPTIONS}",
+                description="\n\n".join((command.summary, *_docs(kind), COMMON_OPTIONS)),
                 args=[argument for argument in rest if argument != "--json"],
                 default=default,
                 config=(tyro.conf.FlagCreatePairsOff,),
@@ -125,6 +126,12 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
     except ValidationError as error:
         raise config_error(error) from error
     return command.run(options)
+
+
+def _docs(kind: type[Config]) -> list[str]:
+    """What a config and those it extends say about their options."""
+    kinds = kind.__mro__[: kind.__mro__.index(Config)]
+    return [inspect.cleandoc(each.__doc__) for each in kinds if each.__doc__]
 
 
 def _unboxed(text: str) -> str:

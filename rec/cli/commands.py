@@ -88,10 +88,10 @@ class ImportOptions(Config):
 
 
 class GenerateOptions(Config):
-    """A world of short videos and its viewers, written as Parquet.
+    """A world of short videos and its viewers.
 
-    `kind` interactions: what viewers did with videos they came across. `kind` events: a service's log of slates with
-    their propensities, by a policy that prefers some categories for everybody, below the home `out`.
+    `kind` interactions: what viewers did with videos they came across, as Parquet. `kind` events: a service's log of
+    slates with their propensities, by a policy that prefers some categories for everybody, below the home `out`.
     """
 
     out: str
@@ -397,7 +397,11 @@ COMMANDS: Final[dict[str, Command]] = {
     "data import": Command(
         "read data of any known kind and write them as Parquet or RecBole files", lambda: ImportOptions, _import
     ),
-    "data generate": Command("write a generated world of short videos as Parquet", lambda: GenerateOptions, _generate),
+    "data generate": Command(
+        "write a generated world of short videos as Parquet, or the log of a service of them",
+        lambda: GenerateOptions,
+        _generate,
+    ),
     "train": Command("train retriever and ranker, and publish them as a bundle", lambda: TrainOptions, _train),
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, _evaluate),
     "ope": Command("estimate what a policy would earn, from the log of another", lambda: OpeOptions, _ope),

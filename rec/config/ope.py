@@ -33,7 +33,8 @@ class OpeConfig(Config):
     `now_ms`, by default now. A log without any feedback is refused, but with `allow_no_feedback`, where silence is the
     answer. A `table` is a Parquet or CSV file of one round a row, with the target's probability in it.
 
-    Without `estimators` a table gives those it has columns for, a log of slates `cascade`, `sn_cascade`, `cascade_dr`.
+    Estimators of a table are `dm ips clipped_ips snips dr sndr switch_dr dr_os`, by default those it has columns for;
+    of the events `position_wise sn_position_wise cascade sn_cascade cascade_dr`, by default the last three.
     The empirical Bernstein interval needs a table, `reward_range` and `weight_bound`, and is given but of `dm`,
     `ips` and `dr`, as it holds for no other without a parameter. The estimators that shrink weights take the least and
     the greatest reward of the table where no range is given. `plot` is where the HTML goes.
