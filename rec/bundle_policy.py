@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 
 from rec.errors import ConfigError
-from rec.ope.slate_log import SlateLog, SlatePolicy
+from rec.ope.estimate import Floats
+from rec.ope.slate_log import SlateLog
+from rec.ope.slate_policy import SlatePolicy
 from rec.ope.support import OverlapWarning
 from rec.recommender import Recommender
 
@@ -64,8 +66,8 @@ def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
     return n_unknown
 
 
-def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, temperature: float) -> SlatePolicy:
-    """The candidates and scores of a bundle for each logged request, to be drawn from as given.
+def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, temperature: Floats) -> SlatePolicy:
+    """The candidates and scores of a bundle for each logged request, to be drawn from as given for each, (Q,).
 
     What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
     which is not shown again. Requests from before `first_fair_ms` would flatter or wrong it.
@@ -94,5 +96,4 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: float, te
                 item_ids[row] = recommender.item_ids[candidates.items[place][found]].tolist()
                 scores[row, : found.sum()] = ranked[place][found]
     codes = log.codes(item_ids)
-    n = len(log)
-    return SlatePolicy(codes, scores[:, : codes.shape[1]], np.full(n, epsilon), np.full(n, temperature))
+    return SlatePolicy(codes, scores[:, : codes.shape[1]], epsilon, temperature)

@@ -122,12 +122,10 @@ def estimates(world: InstaTok, k: int, rng: np.random.Generator) -> dict[str, Es
     tables = log_slates(
         sampled, by_category(sampled.watch_p, CANDIDATES), n_sessions=REQUESTS, k=k, rng=rng, max_requests=1, **LOGGING
     )
-    rounds = join_rounds(
-        tables.requests, tables.impressions, tables.feedback, rewards=REWARD_OF, now_ms=LATER_MS, young="none"
-    )
+    rounds = join_rounds(tables.requests, tables.impressions, tables.feedback, rewards=REWARD_OF, now_ms=LATER_MS)
     log = slate_log(rounds)
     drawn: dict[str, NDArray[np.float64]] = {name: np.full(len(log), value) for name, value in TARGET.items()}
-    slates = logged_slates(log, replace(log.logging, **drawn))
+    slates = logged_slates(log, replace(log.logging, **drawn), rng=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OverlapWarning)
         if k > 1:

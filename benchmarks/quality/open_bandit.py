@@ -30,10 +30,10 @@ import matplotlib
 from matplotlib import pyplot as plt
 from results import FOLDER, quality_result, write_result
 
-from rec.crossfit import cross_fitted, user_folds
+from rec.crossfit import user_folds
 from rec.data.open_bandit import N_POSITIONS, Campaign, OpenBandit, read_open_bandit
 from rec.ope import Estimate, IntervalSettings, LoggedActions, OverlapWarning, evaluate
-from rec.ope.reward_model import logistic_per_action
+from rec.ope.reward_model import cross_fit_actions, logistic_per_action
 
 ESTIMATORS: Final = ("ips", "snips", "dm", "dr", "sndr", "dr_os")
 INTERVAL: Final = IntervalSettings(method="bootstrap")
@@ -111,12 +111,8 @@ def sharing_a_visit(log: OpenBandit) -> int:
 def logged_actions(log: OpenBandit, target: Floats) -> LoggedActions:
     """The rounds of a log with a target policy (3, A) and rewards predicted by other folds' logistic regressions."""
     everything = np.concatenate([log.context, np.eye(N_POSITIONS)[log.position]], axis=1).astype(np.float64)
-
-    def fit_predict(rows: NDArray[np.intp], others: NDArray[np.intp]) -> Floats:
-        predict = logistic_per_action(everything[rows], log.action[rows], log.reward[rows], log.n_actions)
-        return predict(everything[others])
-
-    q = cross_fitted(user_folds([str(row) for row in range(len(log))], N_FOLDS), fit_predict)
+    folds = user_folds([str(row) for row in range(len(log))], N_FOLDS)
+    q = cross_fit_actions(logistic_per_action, everything, log.action, log.reward, folds, log.n_actions)
     return LoggedActions(
         rewards=log.reward,
         propensities=log.propensity,

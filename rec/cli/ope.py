@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rec.data.rounds import Rounds
     from rec.ope import Estimate, IntervalSettings
     from rec.ope.estimate import Floats
+    from rec.ope.slate_log import SlateLog
+    from rec.ope.slate_policy import SlatePolicy
+    from rec.recommender import Recommender
     from rec.weights import WeightDiagnostics
 
 _TWO_USERS: Final = "standard errors and intervals take users as the units, so at least two are needed"
@@ -130,18 +133,12 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
 
 
 def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _Evaluated:
-    from dataclasses import replace
-
-    from rec.bundle_policy import bundle_policy, first_fair_ms, warn_of_other_catalogue
-    from rec.data.events import EventTables
-    from rec.data.rounds import read_rounds
     from rec.ope import SLATE_ESTIMATORS, evaluate_slates
     from rec.ope.evaluation import refuse_unknown
     from rec.ope.marginals import marginal_probabilities
-    from rec.ope.slate_log import logged_slates, slate_log
+    from rec.ope.slate_log import logged_slates
     from rec.ope.slates import cascade_weights
     from rec.recommender import Recommender
-    from rec.storage import Home
     from rec.weights import diagnose
 
     if not options.rewards:
@@ -150,24 +147,64 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         )
     estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
     refuse_unknown(estimators, SLATE_ESTIMATORS)
-    events = EventTables(Home(home))
-    _refuse_missing(events, allow_no_feedback=options.allow_no_feedback)
     recommender = None
     if options.target != LOGGED_POLICY:
         recommender = Recommender.load(home, None if options.target == "current" else options.target)
-    since_ms = options.since_ms if recommender is None else first_fair_ms(recommender, options.since_ms)
-    if (
-        recommender is not None
-        and options.until_ms is not None
-        and since_ms is not None
-        and since_ms >= options.until_ms
-    ):
-        raise ConfigError(
-            f"bundle {recommender.version} knows what happened before {since_ms} ms, so only later requests can judge "
-            f"it; found {options.until_ms}: leave until_ms out, or give a later one",
-            field="until_ms",
-        )
     now_ms = int(time.time() * 1000) if options.now_ms is None else options.now_ms
+    log, dropped = _log(options, home, recommender, now_ms)
+    target, about = _target(options, recommender, log)
+    rng = np.random.default_rng(options.seed)
+    marginals = None
+    if any("position_wise" in estimator for estimator in estimators):
+        ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (log.logging, target))
+        marginals = (ours, theirs)
+    worth = _position_weights(options, log.slate.shape[1])
+    slates = logged_slates(log, target, rng=rng, marginals=marginals, position_weights=worth)
+    try:
+        estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
+    except SupportError as error:
+        which = "" if error.row is None else f" (row {error.row} is request {str(log.request_id[error.row])!r})"
+        raise SupportError(f"{error.message}{which}", file="impressions", column=error.column) from error
+    answer = {
+        "target": LOGGED_POLICY if recommender is None else recommender.version,
+        "logging_versions": sorted(set(log.policy_version.tolist())),
+        "now_ms": now_ms,
+        "n_requests": len(log),
+        "n_without_candidates": log.n_without,
+        "n_incomplete_slates": log.n_incomplete,
+        **about,
+    }
+    left_out = {"requests_without_candidates": log.n_without, "incomplete_slates": log.n_incomplete}
+    return _Evaluated(
+        answer,
+        estimates,
+        earned=float(slates.gains.sum(axis=1).mean()),
+        weights=diagnose(cascade_weights(slates)[:, -1]),
+        dropped=dropped | {reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _log(
+    options: OpeConfig, home: str, recommender: "Recommender | None", now_ms: int
+) -> "tuple[SlateLog, dict[str, int]]":
+    """The slates that can tell what the target is worth, and how many rows of the log are in none, by reason."""
+    from rec.bundle_policy import first_fair_ms
+    from rec.data.events import EventTables
+    from rec.data.rounds import read_rounds
+    from rec.ope.slate_log import slate_log
+    from rec.storage import Home
+
+    events = EventTables(Home(home))
+    _refuse_missing(events, allow_no_feedback=options.allow_no_feedback)
+    since_ms = options.since_ms
+    if recommender is not None:
+        since_ms = first_fair_ms(recommender, since_ms)
+        if options.until_ms is not None and since_ms >= options.until_ms:
+            raise ConfigError(
+                f"bundle {recommender.version} knows what happened before {since_ms} ms, so only later requests can "
+                f"judge it; found {options.until_ms}: leave until_ms out, or give a later one",
+                field="until_ms",
+            )
     rounds = read_rounds(
         events,
         rewards=options.rewards,
@@ -175,7 +212,6 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         attribution_s=options.attribution_s,
         since_ms=since_ms,
         until_ms=options.until_ms,
-        young="none",
     )
     if not len(rounds):
         later = (
@@ -188,55 +224,28 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         )
     _warn_of_silence(rounds)
     log = slate_log(rounds)
-    logging, n = log.logging, len(log)
     if len(set(log.user_id.tolist())) < 2:
         raise DataError(
-            f"{_TWO_USERS}; all {n} requests are of {str(log.user_id[0])!r}: log more of them",
+            f"{_TWO_USERS}; all {len(log)} requests are of {str(log.user_id[0])!r}: log more of them",
             file=events.uri("requests"),
             column="user_id",
         )
-    drawn = {
-        "epsilon": logging.epsilon if options.epsilon is None else np.full(n, options.epsilon),
-        "temperature": logging.temperature if options.temperature is None else np.full(n, options.temperature),
-    }
-    of_bundle: dict[str, Any] = {}
+    return log, rounds.dropped
+
+
+def _target(
+    options: OpeConfig, recommender: "Recommender | None", log: "SlateLog"
+) -> "tuple[SlatePolicy, dict[str, Any]]":
+    """The policy under evaluation, and what the answer says of it: the logged one, or a bundle, drawn from as asked."""
+    from rec.bundle_policy import bundle_policy, warn_of_other_catalogue
+
+    n, logging = len(log), log.logging
+    epsilon = logging.epsilon if options.epsilon is None else np.full(n, options.epsilon)
+    temperature = logging.temperature if options.temperature is None else np.full(n, options.temperature)
     if recommender is None:
-        target, name = replace(logging, **drawn), LOGGED_POLICY
-    else:
-        of_bundle["n_unknown_items"] = warn_of_other_catalogue(recommender, log)
-        ranked = bundle_policy(recommender, log, epsilon=0.0, temperature=0.0)
-        target, name = replace(ranked, **drawn), recommender.version
-    worth = _position_weights(options, log.slate.shape[1])
-    rng = np.random.default_rng(options.seed)
-    marginals = None
-    if any("position_wise" in estimator for estimator in estimators):
-        ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (logging, target))
-        marginals = (ours, theirs)
-    slates = logged_slates(log, target, marginals=marginals, position_weights=worth)
-    try:
-        estimates = evaluate_slates(slates, estimators, rng=rng, interval=settings)
-    except SupportError as error:
-        which = "" if error.row is None else f" (row {error.row} is request {str(log.request_id[error.row])!r})"
-        raise SupportError(f"{error.message}{which}", file="impressions", column=error.column) from error
-    answer = {
-        "target": name,
-        "logging_versions": sorted(set(log.policy_version.tolist())),
-        "now_ms": now_ms,
-        "n_requests": n,
-        "n_without_candidates": log.n_without,
-        "n_incomplete_slates": log.n_incomplete,
-        **of_bundle,
-    }
-    left_out = {"requests_without_candidates": log.n_without, "incomplete_slates": log.n_incomplete}
-    earned = float(slates.gains.sum(axis=1).mean())
-    weights = diagnose(cascade_weights(slates)[:, -1])
-    return _Evaluated(
-        answer,
-        estimates,
-        earned,
-        weights,
-        rounds.dropped | {reason: count for reason, count in left_out.items() if count},
-    )
+        return replace(logging, epsilon=epsilon, temperature=temperature), {}
+    about = {"n_unknown_items": warn_of_other_catalogue(recommender, log)}
+    return bundle_policy(recommender, log, epsilon=epsilon, temperature=temperature), about
 
 
 def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:

@@ -50,7 +50,6 @@ def read_logged(config: DataConfig) -> Dataset:
         rewards=rewards_of(feedback, config),
         now_ms=now_ms,
         attribution_s=config.attribution_s,
-        young="none",
     )
     if not len(rounds):
         raise DataError(

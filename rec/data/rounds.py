@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, final
+from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
@@ -130,7 +130,6 @@ def read_rounds(
     since_ms: int | None = None,
     until_ms: int | None = None,
     versions: Mapping[str, int | None] | None = None,
-    young: Literal["answered", "none"] = "none",
 ) -> Rounds:
     """The rounds of requests with since_ms <= timestamp < until_ms; see `join_rounds`.
 
@@ -153,7 +152,6 @@ def read_rounds(
         rewards=rewards,
         now_ms=now_ms,
         attribution_s=attribution_s,
-        young=young,
     )
 
 
@@ -165,15 +163,13 @@ def join_rounds(
     rewards: Mapping[str, float],
     now_ms: int,
     attribution_s: int = ATTRIBUTION_S,
-    young: Literal["answered", "none"] = "none",
 ) -> Rounds:
     """One round per impression, with the reward of its latest feedback as of a time.
 
     Feedback counts that was given at its request or within `attribution_s` of it, and that was known at `now_ms`; of
     several events on an impression the latest, ties by event_id. An impression without any has reward 0 once
-    `attribution_s` have passed, and is left out before: it may still be answered. Of those not yet so old `young` can
-    keep the answered ones, fresh examples to learn from; their rewards are not those of a random impression, which an
-    estimate needs. What was asked after `now_ms` is left out.
+    `attribution_s` have passed. One not yet so old is left out, answered or not: a later answer may decide it, and the
+    answered ones alone are no fair sample. What was asked after `now_ms` is left out.
 
     Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then, numbers
     up to what rounding to float32 changes.
@@ -205,14 +201,14 @@ def join_rounds(
     unused["feedback_without_impression"] -= unused["feedback_without_request"]
     earned, latest = _rewards_of(feedback, used, rewards), np.flatnonzero(np.diff(impression, append=-1))
     reward, action = np.zeros(len(order)), np.full(len(order), None, dtype=object)
-    answered, answered_at = np.zeros(len(order), np.bool_), np.zeros(len(order), np.int64)
+    answered_at = np.zeros(len(order), np.int64)
     decided = impression[latest]
-    reward[decided], answered[decided] = earned[latest], True
+    reward[decided] = earned[latest]
     action[decided] = _strings(feedback["action"])[used[latest]]
     answered_at[decided] = _ints(feedback["timestamp"])[used[latest]]
     future = asked_at > now_ms
     old = now_ms - asked_at >= attribution_s * 1000
-    kept = np.flatnonzero(old | answered if young == "answered" else old)
+    kept = np.flatnonzero(old)
     silent = np.bincount(request, minlength=len(requests)) == 0
     judged = now_ms - _ints(requests["timestamp"]) >= attribution_s * 1000
     dropped = {

@@ -1,29 +1,11 @@
 """Training objectives: pure functions of embeddings or logits, without Ray and without state."""
 
-from collections.abc import Callable
-from typing import Final
-
-from torch import Tensor
-
 from rec.losses.off_policy import dr, ips, regression, top_k_reinforce, weighted_log_likelihood
 from rec.losses.sampled import sampled_ips, sampled_two_stage_ips
 from rec.losses.softmax import cross_entropy, logq_softmax, mixed_log_q, mixed_negative, pooled_log_q
 from rec.losses.two_stage import two_stage_ips
 
-LOSSES: Final[dict[str, Callable[..., Tensor]]] = {
-    "logq": logq_softmax,
-    "mixed_negative": mixed_negative,
-    "cross_entropy": cross_entropy,
-    "regression": regression,
-    "ips": ips,
-    "dr": dr,
-    "weighted_log_likelihood": weighted_log_likelihood,
-    "top_k_reinforce": top_k_reinforce,
-    "two_stage_ips": two_stage_ips,
-}
-
 __all__ = [
-    "LOSSES",
     "cross_entropy",
     "dr",
     "ips",

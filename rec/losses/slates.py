@@ -110,7 +110,7 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     Args: weights: at least 0, not all 0, (B, C). uniforms: one number in [0, 1) per draw, (B, T, M).
     Returns: columns, none of weight 0, (B, T, M).
     """
-    cumulated = weights.cumsum(dim=1).double()
+    cumulated = weights.double().cumsum(dim=1)
     points = (1 - uniforms.double()).flatten(1) * cumulated[:, -1:]
     # Weights that are no numbers find the end; their row's log probabilities are none either, and say so.
     return torch.searchsorted(cumulated, points).clamp_(max=weights.shape[1] - 1).view(uniforms.shape)

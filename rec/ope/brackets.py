@@ -18,23 +18,39 @@ class Bracket:
 
     Attributes:
         value: of the estimate.
-        low, high: of the least and of the greatest value that agree with what was seen; (n,) rows each.
-        bounds: between which numbers a row of low, and a row of high, can lie at all; None where unknown.
+        low, high: of the least and of the greatest value that agree with what was seen, (n,) rows each; None, both,
+            where the estimate is unbiased.
+        bounds: between which numbers a row of low, and a row of high, can lie at all; None where unknown. Of an
+            unbiased estimate a row of its own, twice.
     """
 
     value: Terms
-    low: Terms
-    high: Terms
+    low: Terms | None = None
+    high: Terms | None = None
     bounds: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @classmethod
     def unbiased(cls, value: Terms, bounds: tuple[float, float] | None = None) -> Self:
-        """The bracket of an estimate without bias: itself. Args: bounds: of a row."""
-        return cls(value, value, value, None if bounds is None else (bounds, bounds))
+        """An estimate without bias. Args: bounds: of a row."""
+        return cls(value, bounds=None if bounds is None else (bounds, bounds))
+
+    @property
+    def is_unbiased(self) -> bool:
+        """Whether the estimate needs no bracket."""
+        return self.low is None and self.high is None
+
+    @property
+    def ends(self) -> tuple[Terms, Terms]:
+        """Low and high, or the value itself."""
+        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
 
     def __sub__(self, other: Self) -> "Bracket":
         """The bracket of a difference, paired row by row."""
-        return Bracket(self.value - other.value, self.low - other.high, self.high - other.low)
+        value = self.value - other.value
+        if self.is_unbiased and other.is_unbiased:
+            return Bracket.unbiased(value)
+        (low, high), (least, greatest) = self.ends, other.ends
+        return Bracket(value, low - greatest, high - least)
 
 
 def shrunk_bracket(

@@ -37,7 +37,8 @@ class Estimate:
         ess: effective sample size of the importance weights before any clipping or shrinking: how many rows under the
             target policy itself the log is worth.
         max_weight: the largest of those weights.
-        support: share of the target policy's choices that the logging policy could have made; None where unknown.
+        support: share of the target policy's choices that the logging policy could have made, of slates by cascade
+            forms the share of whole slates; None where unknown.
         estimator: its name.
     """
 

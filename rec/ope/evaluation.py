@@ -15,7 +15,7 @@ from rec.ope.estimators import BOUNDED, ESTIMATORS, SHRINKING_ESTIMATORS, contri
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
 from rec.ope.logged import LARGEST, LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
-from rec.ope.support import MIN_ESS, warn_of_overlap
+from rec.ope.support import MIN_ESS, refuse_low_support, warn_of_overlap
 from rec.ope.tuning import chosen_by_others
 from rec.weights import diagnose
 
@@ -111,8 +111,9 @@ def evaluate(
         min_ess: effective sample size below which it warns.
 
     Warns: OverlapWarning: where the log holds little about the target policy.
-    Raises: DataError: when an estimator needs predictions and there are none. ConfigError: for a name that is none or
-        stands there twice, and for a parameter that is no number of 0 or more, or of an estimator not asked for.
+    Raises: SupportError: when the log could show less than 95% of the target's choices. DataError: when an estimator
+        needs predictions and there are none. ConfigError: for a name that is none or stands there twice, and for a
+        parameter that is no number of 0 or more, or of an estimator not asked for.
     """
     settings = interval or IntervalSettings()
     given = parameters or {}
@@ -167,7 +168,8 @@ def evaluate_slates(
     """What the target policy is worth a slate, by estimators of SLATE_ESTIMATORS; otherwise as `evaluate`.
 
     Effective sample size and largest weight are those of whole slates, the product of all their weights; for the
-    position-wise forms, the least and the largest of any position.
+    position-wise forms, the least and the largest of any position. So is support: the share of whole slates, or for the
+    position-wise forms of choices at single positions.
     """
     settings = interval or IntervalSettings()
     refuse_unknown(estimators, SLATE_ESTIMATORS)
@@ -251,21 +253,27 @@ class _Overlap:
     @classmethod
     def of_actions(cls, rounds: LoggedActions, min_ess: float) -> "_Overlap":
         """Of rounds; warns."""
-        return cls._of(rounds.weights[:, None], rounds, min_ess, _OF_ACTIONS)
+        return cls._of(rounds.weights[:, None], rounds, rounds.support, min_ess, _OF_ACTIONS)
 
     @classmethod
     def of_slates(cls, slates: LoggedSlates, estimator: str, min_ess: float) -> "_Overlap":
         """Of whole slates, or for the position-wise forms of the position that counts least; warns."""
         if "position_wise" in estimator:
-            return cls._of(slates.marginal_weights, slates, min_ess, None)
-        return cls._of(cascade_weights(slates)[:, -1:], slates, min_ess, _OF_CASCADES)
+            return cls._of(slates.marginal_weights, slates, slates.marginal_support, min_ess, None)
+        return cls._of(cascade_weights(slates)[:, -1:], slates, slates.support, min_ess, _OF_CASCADES)
 
     @classmethod
     def _of(
-        cls, weights: Floats, logged: LoggedActions | LoggedSlates, min_ess: float, instead: str | None
+        cls,
+        weights: Floats,
+        logged: LoggedActions | LoggedSlates,
+        support: float | None,
+        min_ess: float,
+        instead: str | None,
     ) -> "_Overlap":
         """Of weights (n, J), of which the worst column counts."""
-        columns, support = weights.T, logged.support
+        refuse_low_support(support)
+        columns = weights.T
         sizes = [diagnose(column).ess for column in columns]
         worst = int(np.argmin(sizes))
         codes, n_clusters = logged.codes()
@@ -275,6 +283,7 @@ class _Overlap:
             n_clusters,
             ess=sizes[worst],
             support=support,
+            reproduced=isinstance(logged, LoggedSlates) and logged.reproduced,
             instead=instead,
             min_ess=min_ess,
         )
@@ -316,11 +325,11 @@ def _estimate(
 
 def _interval(bracket: Bracket, overlap: _Overlap, settings: IntervalSettings, rng: np.random.Generator) -> Interval:
     """From the lower end of the interval around the bracket's low to the upper end of that around its high."""
-    of_low, of_high = bracket.bounds or (None, None)
-    around = _interval_of(bracket.low, of_low, overlap, settings, rng)
-    if bracket.low is bracket.high:
+    (low, high), (of_low, of_high) = bracket.ends, bracket.bounds or (None, None)
+    around = _interval_of(low, of_low, overlap, settings, rng)
+    if bracket.is_unbiased:
         return around
-    above, value = _interval_of(bracket.high, of_high, overlap, settings, rng), bracket.value.value
+    above, value = _interval_of(high, of_high, overlap, settings, rng), bracket.value.value
     return replace(around, low=min(around.low, value), high=max(above.high, value))
 
 

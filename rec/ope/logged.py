@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from rec.errors import DataError
 from rec.ope.estimate import Floats, cluster_codes
 from rec.ope.support import refuse_improbable
-from rec.weights import importance_weights
 
 
 @final
@@ -84,7 +83,12 @@ class LoggedSlates:
         marginal_propensities, marginal_target_p: probability of the item at its position whatever stands above it,
             under either policy, (n, K), or None; the position-wise form needs them.
         position_weights: what a reward counts at each position, (K,). None: 1.
-        support: as in `LoggedActions`, for slates.
+        support: share of the target's slates that the logging policy could have shown, or None where unknown: what
+            the cascade forms can tell of. It is what w_1:K is on average, and the product of what is supported at each
+            position below items that the target itself would show; of ten positions that lose 4% each a third is lost.
+        marginal_support: share of the target's choices at single positions that the logging policy could have made, or
+            None where unknown: what the position-wise forms can tell of.
+        reproduced: whether the propensities were computed again from what the log says of its policy.
         weights: target_p / propensities, 1 after the end of a slate, (n, K).
         gains: rewards times position_weights, 0 after the end of a slate, (n, K).
     """
@@ -99,6 +103,8 @@ class LoggedSlates:
     marginal_target_p: Floats | None = None
     position_weights: Floats | None = None
     support: float | None = None
+    marginal_support: float | None = None
+    reproduced: bool = False
     weights: Floats = field(init=False, repr=False)
     gains: Floats = field(init=False, repr=False)
 
@@ -120,6 +126,7 @@ class LoggedSlates:
         _require(self, ("position_weights",), shown.shape[1:])
         _require_clusters(self.clusters, len(shown))
         _require_share(self.support)
+        _require_share(self.marginal_support, "marginal_support")
         counts = 1.0 if self.position_weights is None else refuse_negative(self.position_weights)
         object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
         with np.errstate(over="ignore"):
@@ -205,11 +212,11 @@ def _require_clusters(clusters: NDArray[Any] | None, n: int) -> None:
         )
 
 
-def _require_share(support: float | None) -> None:
+def _require_share(support: float | None, name: str = "support") -> None:
     if support is not None and not 0 <= support <= 1:
         raise DataError(
-            f"support is a share of the target policy's choices, from 0 to 1, or None where unknown; found {support}",
-            column="support",
+            f"{name} is a share of the target policy's choices, from 0 to 1, or None where unknown; found {support}",
+            column=name,
         )
 
 
@@ -270,7 +277,8 @@ def _ratio(target_p: Floats, propensities: Floats, kind: str) -> Floats:
     """Importance weights of any shape, whose first axis is that of rows."""
     refuse_improbable(propensities, f"{kind}propensity", above_zero=True)
     refuse_improbable(target_p, f"{kind}target_p", above_zero=False)
-    return np.asarray(importance_weights(target_p, propensities), dtype=np.float64)
+    with np.errstate(over="ignore"):  # `_refuse_vast` names the row
+        return target_p / propensities
 
 
 def _predictions(q_logged: Floats | None, q_target: Floats | None) -> tuple[Floats, Floats]:

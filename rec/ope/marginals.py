@@ -6,7 +6,8 @@ import numpy as np
 
 from rec.eligibility import Eligible
 from rec.ope.estimate import Floats
-from rec.ope.slate_log import Positions, SlateLog, SlatePolicy, columns_of, eligible_counts
+from rec.ope.slate_log import SlateLog, eligible_counts
+from rec.ope.slate_policy import Positions, SlatePolicy, columns_of
 from rec.policy import sample_slate, slate_propensities
 
 N_PREFIXES: Final = 1000

@@ -7,7 +7,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.crossfit import Rows, cross_fitted
+from rec.crossfit import cross_fitted
 from rec.errors import DataError
 from rec.ope.estimate import Floats
 
@@ -143,26 +143,6 @@ ACTION_REWARD_MODELS: Final[dict[str, FitActionRewards]] = {
 }
 
 
-def cross_fit(fit: FitRewards, features: Floats, rewards: Floats, folds: NDArray[np.int64], asked: Floats) -> Floats:
-    """Predictions for each row by the model that was fitted on the other folds.
-
-    Args:
-        fit: a model of REWARD_MODELS.
-        features: of what was shown, (n, F).
-        rewards: (n,).
-        folds: of each row, all rows of a user in one, (n,); `rec.crossfit.user_folds` makes them.
-        asked: features of M items in the same rows, (n, M, F).
-
-    Returns: (n, M).
-    """
-
-    def predicted(others: Rows, own: Rows) -> Floats:
-        predict = fit(features[others], rewards[others])
-        return predict(asked[own].reshape(-1, asked.shape[2])).reshape(len(own), -1)
-
-    return cross_fitted(folds, predicted)
-
-
 def cross_fit_actions(
     fit: FitActionRewards,
     context: Floats,
@@ -173,8 +153,8 @@ def cross_fit_actions(
 ) -> Floats:
     """Predicted rewards of all actions in each row, by the model that was fitted on the other folds.
 
-    Args: fit: a model of ACTION_REWARD_MODELS. context: (n, F). actions: (n,). rewards: (n,). folds: (n,), as for
-        `cross_fit`. n_actions: A.
+    Args: fit: a model of ACTION_REWARD_MODELS. context: (n, F). actions: (n,). rewards: (n,). folds: all rows of a user
+        in one, as `rec.crossfit.user_folds` makes them, (n,). n_actions: A.
     Returns: (n, A).
     """
     return cross_fitted(

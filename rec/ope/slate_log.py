@@ -13,33 +13,16 @@ from rec.errors import DataError
 from rec.ope.estimate import Floats, cluster_codes
 from rec.ope.logged import LoggedSlates, refuse_negative, refuse_vast
 from rec.ope.reward_model import ridge
+from rec.ope.slate_policy import Positions, SlatePolicy, columns_of
+from rec.ope.slate_support import supported_positions, supported_slates
 from rec.ope.support import refuse_unsupported
-from rec.policy import position_probabilities, slate_propensities
-
-Positions = NDArray[np.int64]
+from rec.policy import slate_propensities
 
 N_FOLDS: Final = 5
 # An item's mean reward counts the overall mean as so many rounds more.
 _PRIOR_ROUNDS: Final = 20.0
 # Between a logged propensity and what the logged scores say it was, as a share of the latter.
 _TOLERANCE: Final = 1e-6
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SlatePolicy:
-    """What a policy ranks for Q requests, and how it draws slates from that; see `rec.policy`.
-
-    Attributes:
-        candidates: item codes, distinct in a row, -1 for none, (Q, M).
-        scores: (Q, M).
-        epsilon, temperature: of each request, (Q,).
-    """
-
-    candidates: Positions
-    scores: Floats
-    epsilon: Floats
-    temperature: Floats
 
 
 @final
@@ -172,7 +155,7 @@ def _refuse_beyond(requests: Requests, last: Positions) -> None:
 def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
     """With which probability a policy shows each logged item, given the items above it; NaN after the end, (Q, K)."""
     found, n_eligible = np.empty(log.slate.shape), eligible_counts(policy, log)
-    for rows, epsilon, temperature in _drawn_alike(policy):
+    for rows, epsilon, temperature in policy.drawn_alike():
         found[rows] = slate_propensities(
             policy.scores[rows],
             policy.candidates[rows],
@@ -188,6 +171,7 @@ def logged_slates(
     log: SlateLog,
     target: SlatePolicy,
     *,
+    rng: np.random.Generator,
     marginals: tuple[Floats, Floats] | None = None,
     position_weights: Floats | None = None,
 ) -> LoggedSlates:
@@ -200,13 +184,15 @@ def logged_slates(
     Args:
         log: Q requests.
         target: the policy under evaluation.
+        rng: draws slates of the target, to see which of them the log could have shown.
         marginals: of the logged items under the logging and under the target policy, (Q, K) each, for the
-            position-wise form; `rec.ope.marginals` estimates them.
+            position-wise forms; `rec.ope.marginals` estimates them.
         position_weights: what a reward counts at each position, (K,). None: 1.
 
-    Raises: SupportError: when too much of what the target shows could never have been logged, naming requests and
-        positions. DataError: when all requests are of one user, as the reward model learns from other users; for
-        rewards too large to compute with.
+    Raises: SupportError: when too many of the target's slates could never have been logged, naming requests; where
+        marginals are given, too many of its choices at the positions, naming these, as the position-wise forms lose no
+        more (the cascade forms then refuse for themselves). DataError: when all requests are of one user, as the reward
+        model learns from other users; for rewards too large to compute with.
     """
     column = columns_of(target.candidates, log.slate)
     refuse_vast(log.rewards, "rewards")
@@ -216,13 +202,11 @@ def logged_slates(
     by_candidate, elsewhere, by_position = model[:, :m], model[:, m], model[:, m + 1 :]
     at_column = np.take_along_axis(by_candidate, np.maximum(column, 0), axis=1)
     q_logged = by_position + np.where(column >= 0, at_column, elsewhere[:, None])
-    q_target, supported = np.empty_like(q_logged), np.empty_like(q_logged)
-    in_logging = columns_of(log.logging.candidates, target.candidates)
+    q_target = np.empty_like(q_logged)
     for k in range(log.slate.shape[1]):
         p = _chances(target, log, k)
         q_target[:, k] = by_position[:, k] + (p * by_candidate).sum(axis=1) + (1 - p.sum(axis=1)) * elsewhere
-        supported[:, k] = _supported(log, k, p, in_logging)
-    rows, positions = np.nonzero(log.slate >= 0)
+    support, marginal_support = _supports(log, target, by_position=marginals is not None, rng=rng)
     return LoggedSlates(
         rewards=log.rewards,
         propensities=log.propensities,
@@ -233,12 +217,29 @@ def logged_slates(
         marginal_propensities=None if marginals is None else marginals[0],
         marginal_target_p=None if marginals is None else marginals[1],
         position_weights=position_weights,
-        support=refuse_unsupported(
-            supported[rows, positions],
-            file="impressions",
-            name_of=lambda at: f"request {str(log.request_id[rows[at]])!r} position {positions[at]}",
-        ),
+        support=support,
+        marginal_support=marginal_support,
+        reproduced=True,
     )
+
+
+def _supports(
+    log: SlateLog, target: SlatePolicy, *, by_position: bool, rng: np.random.Generator
+) -> tuple[float, float | None]:
+    """The shares of the target's slates, and by_position of its choices, that the log could have shown."""
+    slates = supported_slates(target, log.logging, log.n_eligible, rng=rng)
+
+    def name_of(row: int) -> str:
+        return f"request {str(log.request_id[row])!r}"
+
+    if not by_position:
+        return refuse_unsupported(slates, of="slates", file="impressions", name_of=name_of), None
+    rows, positions = np.nonzero(log.slate >= 0)
+    choices = supported_positions(target, log.logging, log.slate, log.n_eligible)[rows, positions]
+    share = refuse_unsupported(
+        choices, file="impressions", name_of=lambda at: f"{name_of(rows[at])} position {positions[at]}"
+    )
+    return float(min(slates.mean(), 1.0)), share
 
 
 def _folds(user_id: NDArray[Any]) -> Positions:
@@ -257,17 +258,6 @@ def _folds(user_id: NDArray[Any]) -> Positions:
     return codes % N_FOLDS
 
 
-def columns_of(table: Positions, wanted: Positions) -> Positions:
-    """Where each item of `wanted` (Q, J) stands in the same row of `table` (Q, M), whose items differ; -1: nowhere."""
-    width = int(max(table.max(initial=0), wanted.max(initial=0))) + 1
-    row = np.arange(len(table))[:, None] * width
-    keys = np.where(table >= 0, row + table, -1).reshape(-1)
-    order = keys.argsort(kind="stable")
-    asked = np.where(wanted >= 0, row + wanted, -2)
-    place = order[np.minimum(np.searchsorted(keys[order], asked), len(keys) - 1)]
-    return np.where(keys[place] == asked, place % table.shape[1], -1)
-
-
 def _check_reproduced(log: SlateLog) -> None:
     again = shown_probabilities(log.logging, log)
     wrong = np.abs(again - log.propensities) > _TOLERANCE * again
@@ -283,13 +273,6 @@ def _check_reproduced(log: SlateLog) -> None:
         )
 
 
-def _drawn_alike(policy: SlatePolicy) -> list[tuple[Positions, float, float]]:
-    """Rows of equal epsilon and temperature, with these."""
-    pairs, which = np.unique(np.stack([policy.epsilon, policy.temperature], axis=1), axis=0, return_inverse=True)
-    rows = [np.flatnonzero(which.reshape(-1) == number) for number in range(len(pairs))]
-    return [(own, float(e), float(t)) for own, (e, t) in zip(rows, pairs.tolist(), strict=True)]
-
-
 def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
     """Probability of each of a policy's candidates at position k below the items logged above it, (Q, M)."""
     shown_above = np.zeros(policy.candidates.shape, dtype=bool)
@@ -297,11 +280,7 @@ def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
     rows, above = np.nonzero(column >= 0)
     shown_above[rows, column[rows, above]] = True
     remain = (policy.candidates >= 0) & ~shown_above & (log.slate[:, k] >= 0)[:, None]
-    p, n_eligible = np.zeros(policy.scores.shape), eligible_counts(policy, log)[:, k]
-    for rows, epsilon, temperature in _drawn_alike(policy):
-        p[rows], _ = position_probabilities(
-            policy.scores[rows], remain[rows], n_eligible[rows], epsilon=epsilon, temperature=temperature
-        )
+    p, _ = policy.chances(remain, eligible_counts(policy, log)[:, k])
     return p
 
 
@@ -315,22 +294,6 @@ def eligible_counts(policy: SlatePolicy, log: SlateLog) -> Positions:
     remain = (policy.candidates >= 0).sum(axis=1)[:, None] - (listed.cumsum(axis=1) - listed)
     first = np.where(shown, np.maximum(log.n_eligible, remain + ~listed) + k, 0)
     return np.where(shown, np.maximum.accumulate(first[:, ::-1], axis=1)[:, ::-1] - k, 0)
-
-
-def _supported(log: SlateLog, k: int, p: Floats, in_logging: Positions) -> Floats:
-    """The share of a target's choices at position k that the logging policy could have made there, (Q,).
-
-    Args: p: of the target's candidates, (Q, M). in_logging: where they stand among the logged candidates, (Q, M).
-    """
-    n_eligible, n_candidates = log.n_eligible[:, k], (p > 0).sum(axis=1)
-    # Of more candidates than were eligible the log could have shown as many, at best the likeliest of them.
-    likeliest = np.where(np.arange(p.shape[1]) < n_eligible[:, None], -np.sort(-p, axis=1), 0.0).sum(axis=1)
-    at_best = np.where(n_candidates > n_eligible, likeliest, 1.0)
-    logged = _chances(log.logging, log, k)
-    drawable = (in_logging >= 0) & (np.take_along_axis(logged, np.maximum(in_logging, 0), axis=1) > 0)
-    # Where no candidate remains the logging policy draws uniformly from everything eligible.
-    draws_any = (log.logging.epsilon > 0) | (logged.sum(axis=1) == 0)
-    return np.where(draws_any, at_best, np.where(drawable, p, 0.0).sum(axis=1))
 
 
 def _reward_model(log: SlateLog, target: SlatePolicy, column: Positions) -> Callable[[Rows, Rows], Floats]:

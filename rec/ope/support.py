@@ -74,12 +74,14 @@ def refuse_unsupported(
     per_row: Floats,
     *,
     min_support: float = MIN_SUPPORT,
+    of: str = "choices",
     file: str | None = None,
     name_of: Callable[[int], str] | None = None,
 ) -> float:
     """The mean of the share of supported choices of each row, (n,), refused below min_support.
 
-    Args: file: which they are from. name_of: what a row is called there, such as a request and a position.
+    Args: of: what the shares are of. file: which they are from. name_of: what a row is called there, such as a request
+        and a position.
     """
     share = float(min(per_row.mean(), 1.0))
     if share >= min_support:
@@ -88,12 +90,26 @@ def refuse_unsupported(
     names = [str(row) if name_of is None else name_of(int(row)) for row in rows[:_NAMED_ROWS]]
     raise SupportError(
         f"the logging policy must be able to show what the target policy shows; it never could for {1 - share:.1%} of "
-        f"the target's choices, in {len(rows)} of {len(per_row)} rows (at most {1 - min_support:.1%} is allowed). "
+        f"the target's {of}, in {len(rows)} of {len(per_row)} rows (at most {1 - min_support:.1%} is allowed). "
         f"First: {'row ' if name_of is None else ''}{_named(names, len(rows))}. Log with epsilon > 0, or evaluate a "
         "policy that stays within what was logged",
         file=file,
         row=int(rows[0]) if name_of is None else None,
     )
+
+
+def refuse_low_support(support: float | None) -> None:
+    """Refuses a share of supported choices below MIN_SUPPORT; None, where it is not known, is none.
+
+    Raises: SupportError.
+    """
+    if support is not None and support < MIN_SUPPORT:
+        raise SupportError(
+            f"the logging policy could have shown {support:.1%} of what the target policy shows, as far as this "
+            f"estimator needs it; at least {MIN_SUPPORT:.0%} is required: log with epsilon > 0, or evaluate a policy "
+            "that stays within what was logged",
+            column="support",
+        )
 
 
 def warn_of_overlap(
@@ -103,6 +119,7 @@ def warn_of_overlap(
     *,
     ess: float,
     support: float | None,
+    reproduced: bool = False,
     instead: str | None = None,
     min_ess: float = MIN_ESS,
 ) -> None:
@@ -114,6 +131,7 @@ def warn_of_overlap(
         n_clusters: number of users.
         ess: effective sample size of the weights.
         support: share of supported choices, None where unknown.
+        reproduced: whether the propensities are known to be those of the policy that logged.
         instead: what else to look at where few rows carry the weight.
         min_ess: effective sample size below which it warns.
 
@@ -138,7 +156,7 @@ def warn_of_overlap(
     if error is not None and abs(total / n - 1) > MEAN_WEIGHT_ERRORS * error:
         _warn(
             f"the mean weight is {total / n:#.3g} ± {error:#.3g} where 1 is expected: "
-            + _named_causes(total < n, few=ess < min_ess, support=support)
+            + _named_causes(total / n, error, few=ess < min_ess, support=support, reproduced=reproduced)
         )
     if support is not None and support < 1 - _ROUNDING:
         _warn(
@@ -152,18 +170,21 @@ def shown_weight(weight: float) -> str:
     return f"{weight:.1f}" if weight >= 1 else f"{weight:.3g}"
 
 
-def _named_causes(too_small: bool, *, few: bool, support: float | None) -> str:
-    """Why a mean weight may be far from 1, the likeliest cause first."""
-    causes = ["the propensities are not those of the policy that logged"]
-    if too_small:
-        if support is None or support < 1 - _ROUNDING:
-            causes.append("the target policy shows what the log never could")
-        rare = "the rows in which the target policy would have the largest weights are too rare to have been drawn"
-        if few:
-            causes.insert(0, f"{rare}, as is usual at this effective sample size, and the error is too small")
-        else:
-            causes.append(rare)
-    return "; or ".join(causes)
+def _named_causes(mean: float, error: float, *, few: bool, support: float | None, reproduced: bool) -> str:
+    """Why a mean weight may be far from 1, the likeliest cause first, none that is known to be absent."""
+    wrong = [] if reproduced else ["the propensities are not those of the policy that logged"]
+    if mean > 1:
+        return "; or ".join(wrong or ["the largest weights were drawn oftener than is to be expected"])
+    known = support is not None and support < 1 - _ROUNDING
+    unseen = ["the target policy shows what the log never could"] if known or support is None else []
+    rare = ["the rows in which the target policy would have the largest weights are too rare to have been drawn"]
+    # With a share of support the mean is that share on average.
+    if support is not None and known and mean >= support - MEAN_WEIGHT_ERRORS * error:
+        return "; or ".join([*unseen, *wrong])
+    if few:
+        rare[0] += ", as is usual at this effective sample size, and the error is too small"
+        return "; or ".join([*rare, *unseen, *wrong] if known else [*rare, *wrong, *unseen])
+    return "; or ".join([*unseen, *rare, *wrong] if known else [*wrong, *unseen, *rare])
 
 
 def _warn(message: str) -> None:

@@ -37,8 +37,8 @@ def choose(rounds: LoggedActions, name: str, grid: Floats, reward_range: tuple[f
         error = std_error(value, codes, n_clusters)
         if error is None:
             raise DataError("choosing a parameter needs at least two users")
-        bracket = shrunk_bracket(rounds, name, value, parameter, reward_range=reward_range)
-        bias = max(bracket.high.value - value.value, value.value - bracket.low.value)
+        low, high = shrunk_bracket(rounds, name, value, parameter, reward_range=reward_range).ends
+        bias = max(high.value - value.value, value.value - low.value)
         return error**2 + max(bias, 0.0) ** 2
 
     return float(grid[np.argmin([mse_at_most(parameter) for parameter in grid])])

@@ -98,8 +98,9 @@ def played(recommender: Recommender, world: InstaTok, log: SlateLog, n_times: in
 
 
 def test_the_estimate_is_what_the_bundle_earns(recommender: Recommender, world: InstaTok, log: SlateLog) -> None:
-    target = bundle_policy(recommender, log, **DRAWN_BY)
-    found = evaluate_slates(logged_slates(log, target), ["cascade", "cascade_dr"], rng=np.random.default_rng(0))
+    target = bundle_policy(recommender, log, **{name: np.full(len(log), value) for name, value in DRAWN_BY.items()})
+    rng = np.random.default_rng(0)
+    found = evaluate_slates(logged_slates(log, target, rng=rng), ["cascade", "cascade_dr"], rng=rng)
     truth = played(recommender, world, log, 10)
     for name, estimate in found.items():
         assert estimate.std_error is not None

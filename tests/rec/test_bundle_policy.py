@@ -42,7 +42,7 @@ def test_a_bundle_with_a_cap_is_refused(log: SlateLog) -> None:
         version="v", cap=object(), config=TrainConfig(rules=RulesConfig(cap_column="creator"))
     )
     with pytest.raises(ConfigError, match="bundle v caps creator") as raised:
-        bundle_policy(capped, log, epsilon=0.1, temperature=1.0)
+        bundle_policy(capped, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
     assert raised.value.field == "rules.cap_column"
 
 
@@ -102,7 +102,8 @@ def test_a_bundle_ranks_everything_but_the_history_of_each_request(world: InstaT
         np.array(world.item_ids[[row % 50, (row + 7) % 50]] if row % 3 else [], object) for row in range(len(log))
     ]
     recommender: Any = Ranking(list(world.item_ids), list(world.user_ids))
-    policy = bundle_policy(recommender, replace(log, history=histories), epsilon=0.2, temperature=0.5)
+    epsilon, temperature = np.linspace(0.1, 0.3, len(log)), np.full(len(log), 0.5)
+    policy = bundle_policy(recommender, replace(log, history=histories), epsilon=epsilon, temperature=temperature)
     everything = log.codes([list(world.item_ids)])[0]
     code_of = dict(zip(world.item_ids, everything.tolist(), strict=True))
     for row, history in enumerate(histories):
@@ -112,4 +113,4 @@ def test_a_bundle_ranks_everything_but_the_history_of_each_request(world: InstaT
         assert policy.scores[row][listed].tolist() == [
             float(place) for place, item in enumerate(world.item_ids) if item not in set(history)
         ]
-    assert set(policy.epsilon) == {0.2} and set(policy.temperature) == {0.5}
+    assert policy.epsilon.tolist() == epsilon.tolist() and policy.temperature.tolist() == temperature.tolist()

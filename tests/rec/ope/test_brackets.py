@@ -26,7 +26,7 @@ def expected(terms, probability):
 def test_the_truth_and_the_estimate_lie_within_the_bracket_in_expectation(world, name, parameter):
     rounds, probability = world.every_outcome()
     bracket = bracket_of(rounds, name, parameter)
-    low, high = expected(bracket.low, probability), expected(bracket.high, probability)
+    low, high = (expected(end, probability) for end in bracket.ends)
     for inside in (world.value, expected(bracket.value, probability)):
         assert low - 1e-9 <= inside <= high + 1e-9
     lost = 1 - probability @ SHRINKAGES[name](rounds.weights, parameter)
@@ -64,7 +64,7 @@ def test_rows_stay_within_their_bounds_and_reach_them(name, reward_range):
         corners[:, 1], np.full(6, 0.1), corners[:, 0] / 10, q_logged=np.zeros(6), q_target=np.zeros(6)
     )
     bracket = bracket_of(rounds, name, 9.0 if name == "dr_os" else 3.0, reward_range=reward_range, weight_bound=5.0)
-    for terms, bounds in zip((bracket.low, bracket.high), bracket.bounds, strict=True):
+    for terms, bounds in zip(bracket.ends, bracket.bounds, strict=True):
         np.testing.assert_allclose((terms.numerator.min(), terms.numerator.max()), bounds, atol=1e-12)
 
 
@@ -74,10 +74,14 @@ def test_the_bracket_of_a_difference_holds_both_brackets():
     assert (difference.value.value, difference.low.value, difference.high.value) == (1.0, -0.5, 3.5)
 
 
-def test_an_unbiased_estimate_is_its_own_bracket(world):
+def test_an_unbiased_estimate_is_its_own_bracket_and_so_is_a_difference(world):
     terms = dr(world.sample(50, np.random.default_rng(0)))
     bracket = Bracket.unbiased(terms)
-    assert bracket.low is terms and bracket.high is terms
+    assert bracket.is_unbiased and (bracket - bracket).is_unbiased
+    assert bracket.ends == (terms, terms)
+    biased = Bracket(*(Terms.mean(np.full(50, end)) for end in (2.0, 1.0, 4.0)))
+    low, high = (biased - bracket).ends
+    assert (low.value, high.value) == pytest.approx((1 - terms.value, 4 - terms.value))
 
 
 def test_rewards_outside_the_range_are_named(world):

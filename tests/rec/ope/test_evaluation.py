@@ -17,6 +17,8 @@ from rec.ope import (
     evaluate_difference,
     evaluate_slates,
 )
+from rec.ope.estimators import dr
+from rec.ope.intervals import bootstrap_interval
 
 SIMULATED = ("ips", "snips", "dr", "sndr")
 N_LOGS = 400
@@ -124,6 +126,17 @@ def test_differences_are_paired_and_hold_the_truth(world):
         unpaired.append(one * np.sqrt(2))
     assert 0.91 <= hits / 200 <= 0.985
     assert np.mean(errors) < 0.3 * np.mean(unpaired)
+
+
+def test_a_difference_without_bias_is_resampled_once(world):
+    champion = world.sample(500, np.random.default_rng(0))
+    challenger = _against(world, world.logging, champion)
+    rng, settings = np.random.default_rng(3), IntervalSettings("bootstrap", n_resamples=300)
+    found = evaluate_difference(challenger, champion, "dr", rng=rng, interval=settings).interval
+    again, (codes, n_clusters) = np.random.default_rng(3), champion.codes()
+    terms = dr(challenger) - dr(champion)
+    assert found == bootstrap_interval(terms, codes, n_clusters, level=0.95, n_resamples=300, rng=again)
+    assert rng.bit_generator.state == again.bit_generator.state
 
 
 def test_a_difference_takes_the_worse_of_both_overlaps(world):

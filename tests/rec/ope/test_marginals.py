@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rec.ope.marginals import marginal_probabilities
-from rec.ope.slate_log import SlateLog, SlatePolicy
+from rec.ope.slate_log import SlateLog
+from rec.ope.slate_policy import SlatePolicy
 from rec.policy import slate_propensities
 
 N_ITEMS, K, EPSILON, TEMPERATURE = 6, 3, 0.2, 0.7

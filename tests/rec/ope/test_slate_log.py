@@ -10,7 +10,9 @@ from rec.data.events import validated
 from rec.data.rounds import join_rounds
 from rec.errors import DataError, SupportError
 from rec.ope import evaluate_slate_difference, evaluate_slates
-from rec.ope.slate_log import columns_of, logged_slates, shown_probabilities, slate_log
+from rec.ope import slate_log as slate_logs
+from rec.ope.slate_log import shown_probabilities, slate_log
+from rec.ope.slate_policy import columns_of
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 from rl.instatok.slate_log import REWARD_OF, by_category, log_slates
@@ -38,6 +40,10 @@ def read(found):
 @pytest.fixture(scope="module")
 def log(world):
     return read(tables(world))
+
+
+def logged_slates(log, target, **more):
+    return slate_logs.logged_slates(log, target, rng=np.random.default_rng(0), **more)
 
 
 def with_(policy, *, epsilon, temperature):
@@ -108,12 +114,47 @@ def test_without_epsilon_only_what_could_be_logged_is_estimated(world):
         logged_slates(log, with_(log.logging, epsilon=0.3, temperature=0.2))
 
 
-def test_what_has_no_support_is_named_by_request_and_position(world):
+def test_what_has_no_support_is_named_by_request_or_for_position_wise_forms_by_position_too(world):
     log = read(tables(world, epsilon=0.0))
-    with pytest.raises(SupportError) as refused:
-        logged_slates(log, with_(log.logging, epsilon=0.3, temperature=0.2))
-    assert f"First: request {log.request_id[0]!r} position 0, " in refused.value.message
-    assert refused.value.file == "impressions"
+    target = with_(log.logging, epsilon=0.3, temperature=0.2)
+    for marginals, first in ((None, ", "), ((log.propensities, log.propensities), " position 0, ")):
+        with pytest.raises(SupportError) as refused:
+            logged_slates(log, target, marginals=marginals)
+        assert f"First: request {log.request_id[0]!r}{first}" in refused.value.message
+        assert refused.value.file == "impressions"
+
+
+def test_positions_that_lose_a_little_lose_many_slates(world):
+    """One of the 12 candidates is new: of single choices 9% go, of slates of three 25%. Position-wise forms lose 9%."""
+    log = read(tables(world, epsilon=0.0, temperature=1e9, n_sessions=4000))
+    candidates = log.logging.candidates.copy()
+    candidates[:, 0] = len(log.item_ids)
+    target = replace(log.logging, candidates=candidates)
+    lost_slates = 1 - (11 / 12) * (10 / 11) * (9 / 10)
+    with pytest.raises(SupportError, match=r"2[45]\.\d% of the target's slates, in 4000 of 4000 rows") as refused:
+        logged_slates(log, target)
+    assert f"{log.request_id[0]!r}" in refused.value.message
+    assert shown_probabilities(target, log).prod(axis=1).mean() / log.propensities.prod(axis=1).mean() == pytest.approx(
+        1 - lost_slates, abs=0.02
+    )
+
+
+def test_position_wise_forms_are_given_where_single_choices_have_support_and_cascade_forms_refuse_for_themselves(world):
+    log = read(tables(world, epsilon=0.0, temperature=1e9))
+    few = 25  # Of these requests one candidate is new, so slates lose 25% there, single choices 9%.
+    rows = np.arange(len(log)) < len(log) * few // 100
+    candidates = log.logging.candidates.copy()
+    candidates[rows, 0] = len(log.item_ids)
+    target = replace(log.logging, candidates=candidates)
+    p = np.full(log.slate.shape, 0.1)
+    slates = logged_slates(log, target, marginals=(p, p))
+    assert slates.support == pytest.approx(1 - 0.25 * few / 100, abs=0.01)
+    assert slates.marginal_support == pytest.approx(1 - few / 100 / 11, abs=0.01)
+    rng = np.random.default_rng(0)
+    found = evaluate_slates(slates, ["position_wise"], rng=rng)["position_wise"]
+    assert found.support == slates.marginal_support > 0.95
+    with pytest.raises(SupportError, match=r"could have shown 93\.\d% of what the target policy shows"):
+        evaluate_slates(slates, ["cascade_dr"], rng=rng)
 
 
 def test_an_item_that_the_target_does_not_know_is_shown_by_epsilon_over_the_items_of_the_log(log):
@@ -130,11 +171,14 @@ def test_an_item_that_the_target_does_not_know_is_shown_by_epsilon_over_the_item
 
 def test_a_target_with_more_candidates_than_were_eligible_has_choices_that_the_log_could_not_make(log):
     """The catalogue has shrunk, or more was excluded: of 60 alike of which 15 were eligible a quarter at best."""
-    few = replace(log, n_eligible=np.where(log.slate >= 0, 15, 0))
+    few = replace(log, n_eligible=np.where(log.slate >= 0, 15 - np.arange(K), 0))
     everything = log.codes([[f"new-{n}" for n in range(60)]])[:1].repeat(len(log), axis=0)
     target = replace(few.logging, candidates=everything, scores=np.zeros((len(log), 60)), epsilon=np.zeros(len(log)))
-    with pytest.raises(SupportError, match=r"75\.0% of the target's choices"):
+    with pytest.raises(SupportError, match=r"98\.7% of the target's slates"):
         logged_slates(few, target)
+    p = np.full(log.slate.shape, 0.1)
+    with pytest.raises(SupportError, match=r"7\d\.\d% of the target's choices"):
+        logged_slates(few, target, marginals=(p, p))
 
 
 def test_rewards_weighted_by_position_are_what_the_weighted_log_earns(log):
