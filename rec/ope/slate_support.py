@@ -3,11 +3,15 @@
 Neither needs weights, so both are known where the log has missed the rows that would have carried them.
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rec.ope.estimate import Floats
 from rec.ope.slate_policy import Positions, SlatePolicy, columns_of
+
+_ROUNDING: Final = 1e-12
 
 
 def supported_slates(
@@ -30,7 +34,7 @@ def supported_slates(
     for k in range(n_eligible.shape[1]):
         choices = _supported_choices(target, logging, remain, logged_remain, in_logging, n_eligible[:, k])
         cumulated = choices.cumsum(axis=1)
-        share *= np.minimum(cumulated[:, -1], 1.0)
+        share *= _rounded(cumulated[:, -1])
         point = (1 - rng.random(len(rows))) * cumulated[:, -1]
         column = (cumulated < point[:, None]).sum(axis=1)
         m = remain.shape[1]
@@ -52,8 +56,13 @@ def supported_positions(target: SlatePolicy, logging: SlatePolicy, slate: Positi
     for k in range(slate.shape[1]):
         remain, logged_remain = (target.candidates >= 0) & (gone >= k), (logging.candidates >= 0) & (logged_gone >= k)
         choices = _supported_choices(target, logging, remain, logged_remain, in_logging, n_eligible[:, k])
-        shares[:, k] = np.minimum(choices.sum(axis=1), 1.0)
+        shares[:, k] = _rounded(choices.sum(axis=1))
     return shares
+
+
+def _rounded(share: Floats) -> Floats:
+    """Shares of which only rounding kept some from being 1."""
+    return np.where(share > 1 - _ROUNDING, 1.0, share)
 
 
 def _gone_below(policy: SlatePolicy, slate: Positions) -> Positions:
