@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from rec.bundle import git_sha
+from rec.storage import replace_file
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("ray", "torch", "numpy", "pandas", "lightgbm", "faiss-cpu")
@@ -53,10 +54,7 @@ def quality_result(
 
 def write_result(result: dict[str, Any]) -> None:
     """Writes benchmarks/results/NAME.json."""
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{result['name']}.json").write_text(
-        json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    replace_file(FOLDER / f"{result['name']}.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _cpu_lines() -> list[str]:

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from rec.errors import DataError
 from rec.metrics import format_difference, format_estimate
 from rec.run_files import EPOCHS_FILE, RUN_FILE
+from rec.storage import replace_file
 
 EVALUATION_FILE: Final = "evaluation.json"
 SESSIONS_FILE: Final = "sessions.json"
@@ -58,7 +59,7 @@ def write_report(run: Path) -> Path:
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
     )
     target = run / REPORT_FILE
-    target.write_text(page, encoding="utf-8")
+    replace_file(target, page.encode())
     return target
 
 

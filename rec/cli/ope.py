@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rec.cli.ope_options import refuse_ignored, refuse_unwritable
+from rec.cli.ope_options import refuse_file_as_home, refuse_ignored, refuse_unwritable
 from rec.config import LOGGED_POLICY, OpeConfig
 from rec.errors import ConfigError, DataError, SupportError
 
@@ -33,7 +33,9 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     from rec.ope.support import shown_weight
 
     refuse_ignored(options)
-    refuse_unwritable(options.plot)
+    refuse_unwritable(options.plot, options.table)
+    if options.table is None:
+        refuse_file_as_home(home)
     settings = IntervalSettings(
         options.interval,
         options.level,
@@ -261,10 +263,13 @@ def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
                 "rounds of your own",
                 file=events.uri(table),
             )
-    if versions["feedback"] is None and not allow_no_feedback:
+    if allow_no_feedback:
+        return
+    found = "no table of feedback" if versions["feedback"] is None else "a table of feedback without a row"
+    if not len(events.read("feedback", columns=["event_id"])):
         raise DataError(
-            "the log has no table of feedback, so every reward would be 0; collect feedback, or say "
-            "--allow-no-feedback where silence is the answer",
+            f"the log has {found}, so every reward would be 0; collect feedback, or say --allow-no-feedback where "
+            "silence is the answer",
             file=events.uri("feedback"),
         )
 

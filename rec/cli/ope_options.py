@@ -69,8 +69,8 @@ def refuse_ignored(options: OpeConfig) -> None:
         )
 
 
-def refuse_unwritable(plot: str | None) -> None:
-    """Refuses a plot that could not be written, before the work and not after it.
+def refuse_unwritable(plot: str | None, table: str | None) -> None:
+    """Refuses a plot that could not be written, or would overwrite the table, before the work and not after it.
 
     Raises: ConfigError.
     """
@@ -81,11 +81,33 @@ def refuse_unwritable(plot: str | None) -> None:
         wrong = "this is a folder; name a file in it"
     elif not path.parent.is_dir():
         wrong = "its folder does not exist; create it"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif path.exists() and not path.is_file():
+        wrong = "this is a device or a pipe, which no file can replace; name a file"
+    elif table is not None and _same_file(path, Path(table)):
+        wrong = "this is the table itself, which the plot would overwrite; choose another name"
+    elif not all(os.access(place, os.W_OK) for place in (path.resolve().parent, path) if place.exists()):
         wrong = "it may not be written; choose another place"
     else:
         return
     raise ConfigError(f"the plot needs a file to be written to: {wrong}, or say --plot None", file=plot, field="plot")
+
+
+def refuse_file_as_home(home: str) -> None:
+    """Refuses a home that is a file, which holds no tables.
+
+    Raises: ConfigError.
+    """
+    if Path(home).is_file():
+        raise ConfigError(
+            "a home is a folder, and this is a file; name the home whose service logs, or take --table for a file of "
+            "rounds",
+            file=home,
+            field="home",
+        )
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
 
 
 def _shrinks(options: OpeConfig) -> bool:

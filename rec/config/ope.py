@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from rec.config.base import Config, Seed
 
 LOGGED_POLICY: Final = "logged"
+# Beyond it double precision does not hold what is left of a distribution's tail.
+HIGHEST_LEVEL: Final = 1 - 1e-9
 
 
 class OpeColumns(Config):
@@ -54,7 +56,7 @@ class OpeConfig(Config):
     allow_no_feedback: bool = False
     estimators: tuple[str, ...] = ()
     interval: Literal["normal", "bootstrap", "empirical_bernstein"] = "normal"
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    level: Annotated[float, Field(gt=0, le=HIGHEST_LEVEL)] = 0.95
     reward_range: tuple[float, float] | None = None
     weight_bound: PositiveFloat | None = None
     plot: str | None = "ope.html"

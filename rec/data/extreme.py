@@ -16,8 +16,12 @@ from scipy import sparse  # pyright: ignore[reportMissingTypeStubs]
 from rec.data.delimited import read_bytes
 from rec.errors import DataError
 
-_HEADER: Final = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s*")
-_POINT: Final = re.compile(r"(\d+(?:,\d+)*)?(?:(?:^|\s+)\d+:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*\s*")
+_HEADER: Final = re.compile(r"\s*(\d{1,18})\s+(\d{1,18})\s+(\d{1,18})\s*", re.ASCII)
+_POINT: Final = re.compile(
+    r"(?P<labels>\d+(?:,\d+)*)?(?P<features>(?:(?:^|\s+)\d+:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*)\s*", re.ASCII
+)
+_LONG_INDEX: Final = re.compile(r"(?:^|[\s,])(\d{16,})(?=[\s,:]|$)", re.ASCII)  # float64 holds every shorter one
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @final
@@ -39,7 +43,7 @@ def read_extreme(path: str | Path) -> MultiLabel:
     """One file of points.
 
     Raises: DataError: naming file and line, for a header or a line that cannot be read, an index out of the header's
-        range or given twice, and another number of points than the header says.
+        range or given twice, a value that float32 does not hold, and another number of points than the header says.
     """
     name = str(path)
     lines = read_bytes(Path(path), encodings=("utf-8",)).decode().splitlines()
@@ -52,15 +56,23 @@ def read_extreme(path: str | Path) -> MultiLabel:
         raise DataError(f"the header says {n_points} points; found {len(points)}", file=name, row=1)
     labels, features = [], []
     for row, line in enumerate(points, start=2):
-        if _POINT.fullmatch(line) is None:
+        point = _POINT.fullmatch(line)
+        if point is None:
             raise DataError(f"`l1,l2 f1:v1 f2:v2` is required; found {line[:80]!r}", file=name, row=row)
-        first, _, rest = line.partition(" ") if ":" not in line.partition(" ")[0] else ("", "", line)
-        labels.append(first.strip())
-        features.append(rest)
+        long = _LONG_INDEX.search(line)
+        if long is not None:
+            raise DataError(
+                f"features and labels must be below the header's {n_features} and {n_labels}; found {long[1][:80]}",
+                file=name,
+                row=row,
+            )
+        labels.append(point["labels"] or "")
+        features.append(point["features"])
     label_counts = np.array([text.count(",") + 1 if text else 0 for text in labels], dtype=np.int64)
     value_counts = np.array([text.count(":") for text in features], dtype=np.int64)
     label = _numbers(",".join(text for text in labels if text), ",").astype(np.int64)
     pairs = _numbers(" ".join(features).replace(":", " "), " ").reshape(-1, 2)
+    _refuse_large(name, pairs[:, 1], value_counts)
     return MultiLabel(
         features=_rows(name, "feature", pairs[:, 0].astype(np.int64), pairs[:, 1], value_counts, n_features),
         labels=_rows(name, "label", label, np.ones(len(label)), label_counts, n_labels),
@@ -69,6 +81,19 @@ def read_extreme(path: str | Path) -> MultiLabel:
 
 def _numbers(text: str, separator: str) -> NDArray[np.float64]:
     return np.fromstring(text, dtype=np.float64, sep=separator) if text.strip() else np.zeros(0)
+
+
+def _refuse_large(file: str, values: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
+    wrong = ~(np.abs(values) <= _LARGEST)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise DataError(
+            f"a value within {_LARGEST:.4g} is required, as float32 holds it; found {values[place]:g}: scale the "
+            "feature",
+            file=file,
+            row=int(np.repeat(np.arange(len(counts)), counts)[place]) + 2,
+            column="feature",
+        )
 
 
 def _rows(

@@ -5,15 +5,30 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from rec.errors import DataError
 from rec.ope.estimate import Estimate
 from rec.ope.support import shown_weight
+from rec.storage import replace_file
 
 
 def write_plot(estimates: Mapping[str, Estimate], title: str, path: Path, *, reference: float | None = None) -> None:
-    """One line an estimator, its interval around its value.
+    """Writes `estimates_figure` as a whole page: the old file stays until the new one is complete.
 
     Args: estimates: by estimator. title: above it. path: the HTML file. reference: what the logging policy earned.
+    Raises: DataError: naming the file, when it cannot be written.
     """
+    page = estimates_figure(estimates, title, reference=reference).to_html(include_plotlyjs=True)
+    try:
+        replace_file(path.resolve(), page.encode())
+    except OSError as error:
+        raise DataError(
+            f"the plot could not be written: {error.strerror or error}; make room, or choose another place",
+            file=str(path),
+        ) from error
+
+
+def estimates_figure(estimates: Mapping[str, Estimate], title: str, *, reference: float | None = None) -> go.Figure:
+    """One line an estimator, its interval around its value; arguments as of `write_plot`."""
     names = list(estimates)[::-1]
     shown = [estimates[name] for name in names]
     around = [estimate.interval for estimate in shown]
@@ -43,4 +58,4 @@ def write_plot(estimates: Mapping[str, Estimate], title: str, path: Path, *, ref
         height=160 + 48 * len(names),
         margin={"t": 64},
     )
-    figure.write_html(path, include_plotlyjs=True)
+    return figure

@@ -1,6 +1,7 @@
 """What `tandem ope` refuses, and what it says of rows that it leaves out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from rec.data.events import EventTables
 from rec.storage import Home
@@ -270,6 +272,7 @@ def test_the_empirical_bernstein_interval_is_given_of_what_has_it(tandem: Any, t
     ("given", "field", "told"),
     [
         (("--interval", "bootstrap", "--level", "0.9999"), "n_resamples", "100000 resamples"),
+        (("--level", "0.9999999999999999"), "level", "less than or equal to"),
         (("--estimators", "clipped_ips", "--reward-range", "1", "0"), "reward_range", "exchange them"),
     ],
 )
@@ -299,6 +302,42 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr("os.access", lambda path, mode: False)
     error = refused(tandem(*table, "--plot", str(tmp_path / "ope.html")))
     assert error["field"] == "plot" and "may not be written" in error["message"]
+
+
+def test_a_plot_never_overwrites_the_table(tandem: Any, tmp_path: Path) -> None:
+    file, link, hard = (tmp_path / name for name in ("rounds.csv", "link.html", "hard.html"))
+    content = ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9))
+    file.write_text(content)
+    link.symlink_to(file)
+    hard.hardlink_to(file)
+    for plot in (file, link, hard, tmp_path / "." / "rounds.csv"):
+        error = refused(tandem("ope", "--table", str(file), "--plot", str(plot), "--json"))
+        assert (error["type"], error["field"]) == ("ConfigError", "plot") and "the table itself" in error["message"]
+    assert file.read_text() == content
+
+
+def test_a_plot_is_no_device(tandem: Any, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for plot in (str(pipe), "/dev/full"):
+        error = refused(tandem("ope", "--table", str(tmp_path / "nowhere.csv"), "--plot", plot, "--json"))
+        assert (error["field"], error["file"]) == ("plot", plot) and "device or a pipe" in error["message"]
+
+
+def test_a_home_is_no_file(tandem: Any, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("x")
+    error = refused(tandem("ope", "--home", str(tmp_path / "home"), *WORTH, *NO_PLOT))
+    assert (error["type"], error["field"], error["file"]) == ("ConfigError", "home", str(tmp_path / "home"))
+    assert "this is a file" in error["message"]
+
+
+def test_feedback_without_a_row_is_no_feedback(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home", requests=tables.requests, impressions=tables.impressions)
+    write_deltalake(EventTables(Home(home)).uri("feedback"), tables.feedback.schema.empty_table())
+    error = refused(tandem("ope", "--home", home, *WORTH, *NO_PLOT))
+    assert error["type"] == "DataError" and "feedback without a row" in error["message"]
+    answer = json.loads(tandem("ope", "--home", home, *WORTH, "--allow-no-feedback", *NO_PLOT).stdout)
+    assert answer["logged_value"] == 0.0
 
 
 def test_rewards_too_large_to_compute_with_are_refused(tandem: Any, tables: LogTables, tmp_path: Path) -> None:
