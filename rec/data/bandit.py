@@ -65,7 +65,7 @@ def bandit_log(
     and whose next the softmax's over what remains. Source: Yellott (1977), doi:10.1016/0022-2496(77)90026-8.
 
     Args: logits: of the logging policy, finite, (C, N). labels: reward of every action, (C, N). k: 1 to N.
-    Raises: DataError: naming the row, for a logit that is not finite.
+    Raises: DataError: naming the row, for a logit or a label that is not finite.
     """
     if logits.shape != labels.shape or logits.ndim != 2:
         raise DataError(f"logits and labels must both be (contexts, actions); found {logits.shape} and {labels.shape}")
@@ -85,6 +85,9 @@ def bandit_log(
         action[block] = np.take_along_axis(top, order, axis=1)
         draw_p[block] = np.take_along_axis(softmax(scores), action[block], axis=1)
         conditional_p[block] = _conditional(scores, action[block])
+    wrong = ~np.isfinite(labels).all(axis=1)
+    if wrong.any():
+        raise DataError("every label must be a finite number; fix or leave out the row", row=int(wrong.argmax()))
     context = np.repeat(np.arange(n_contexts), k)
     return BanditLog(
         context=context,

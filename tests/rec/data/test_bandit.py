@@ -114,3 +114,11 @@ def test_a_logit_that_is_not_finite_is_named():
     assert refused.value.row == 2
     with pytest.raises(DataError, match="k must be"):
         bandit_log(np.zeros((3, 4)), np.zeros((3, 4)), k=5, rng=np.random.default_rng(0))
+
+
+def test_a_label_that_is_not_finite_is_refused_by_its_row():
+    labels = np.ones((3, 2))
+    labels[1, 0] = np.nan
+    with pytest.raises(DataError, match="finite number") as refused:
+        bandit_log(np.zeros((3, 2)), labels, k=1, rng=np.random.default_rng(0))
+    assert refused.value.row == 1
