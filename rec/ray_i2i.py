@@ -22,7 +22,7 @@ def add_up_in_tasks(n_tasks: int) -> AddUp:
 def _add_up(pairs: UserPairs, n_tasks: int) -> tuple[PairSums, int]:
     # More runs of users than tasks at a time, as the work of a run is estimated only.
     runs = pairs.blocks(4 * n_tasks)
-    if not runs or not pairs.n_chosen:
+    if not runs:
         return PairSums.total([]), 0
     shared = ray.put(pairs)
     mapped: list[Any] = [  # for each run a reference to each of its results

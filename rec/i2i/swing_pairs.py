@@ -101,7 +101,9 @@ class UserPairs:
         return len(self.item_indptr) - 1
 
     def blocks(self, n_blocks: int) -> list[tuple[int, int]]:
-        """Runs of chosen users, first and last excluded, of about the same work."""
+        """Runs of chosen users, first and last excluded, of about the same work; none without such users."""
+        if not self.n_chosen:
+            return []
         degrees = np.diff(self.item_indptr)
         with_others = np.concatenate([[0], np.cumsum(degrees[self.user_items])])[self.user_indptr]
         work = np.cumsum((np.diff(with_others) * np.diff(self.user_indptr))[: self.n_chosen])

@@ -90,7 +90,7 @@ def _fitted(matrix: np.ndarray, labels: np.ndarray, l2: float) -> LogisticRanker
     return LogisticRanker.of(design, fit(RowTask(design, train, None, 400, seed=0), settings, seed=0).weights)
 
 
-@pytest.mark.parametrize("l2", [1.0, 10.0])
+@pytest.mark.parametrize("l2", [pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_it_finds_the_optimum_of_the_penalised_likelihood(l2: float) -> None:
     matrix = _matrix()
     rng = np.random.default_rng(1)
@@ -107,6 +107,7 @@ def test_it_finds_the_optimum_of_the_penalised_likelihood(l2: float) -> None:
     np.testing.assert_allclose(ranker.probabilities(matrix), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_product_is_learned_by_crossing() -> None:
     matrix = _matrix(2000)
     same = (matrix[:, 2] % 2 == matrix[:, 3] % 2).astype(np.float32)

@@ -19,6 +19,7 @@ from rec.ranking_data import RankingData
 from rec.training import Worker, fit
 
 KINDS = ("logistic", "mmoe", "ple")
+QUICK_AND_SLOW_KINDS = ("logistic", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mmoe", "ple")))
 SMALL = {"expert_hidden": (16,), "expert_dim": 8, "tower_hidden": (8,)}
 LEARNING_RATE = {"logistic": 0.1, "mmoe": 0.01, "ple": 0.01}
 Rows = Callable[..., RankingData]
@@ -45,7 +46,7 @@ def _settings(kind: str, epochs: int) -> TrainingConfig:
     return TrainingConfig(workers=0, epochs=epochs, batch_size=256, learning_rate=rate, weight_decay=0.0, patience=99)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW_KINDS)
 def test_all_tasks_are_learned(kind: str, three_tasks: Rows, tasks: tuple[TaskConfig, ...]) -> None:
     train, test = three_tasks(), three_tasks(60, seed=2)
     design = _design(kind, train, tasks, formula={"rating": 0.0, "share": 0.0})
@@ -64,7 +65,7 @@ def test_all_tasks_are_learned(kind: str, three_tasks: Rows, tasks: tuple[TaskCo
     assert np.abs(predicted - test.labels[:, 1]).mean() < (0.5 if kind == "logistic" else 0.35)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW_KINDS)
 def test_what_the_position_adds_is_told_apart_from_what_an_item_is_worth(
     kind: str, shown_by_a: Callable[[int], tuple[RankingData, np.ndarray]]
 ) -> None:
