@@ -14,6 +14,8 @@ MAX_WEIGHT_SHARE: Final = 0.05
 MIN_SUPPORT: Final = 0.95
 # Standard errors between the mean weight and 1 beyond which something must be wrong.
 MEAN_WEIGHT_ERRORS: Final = 4.0
+# And the difference that rounding may make, of probabilities written with four digits or in float32.
+MEAN_WEIGHT_ROUNDING: Final = 1e-4
 # What rounding may add to a probability of 1.
 _ROUNDING: Final = 1e-9
 _NAMED_ROWS: Final = 5
@@ -137,7 +139,7 @@ def warn_of_overlap(
 
     Warns: OverlapWarning: effective sample size below min_ess; one row carries more than 5% of all weight; the mean
         weight, which is 1 in expectation where propensities are right and cover the target, is more than four
-        standard errors from 1; support below 1.
+        standard errors, and more than rounding, from 1; support below 1.
     """
     n, total = len(weights), float(weights.sum())
     if ess < min_ess:
@@ -153,7 +155,7 @@ def warn_of_overlap(
             + (f", or {instead}" if instead else "")
         )
     error = std_error(Terms.mean(weights), codes, n_clusters)
-    if error is not None and abs(total / n - 1) > MEAN_WEIGHT_ERRORS * error:
+    if error is not None and abs(total / n - 1) > max(MEAN_WEIGHT_ERRORS * error, MEAN_WEIGHT_ROUNDING):
         _warn(
             f"the mean weight is {total / n:#.3g} ± {error:#.3g} where 1 is expected: "
             + _named_causes(total / n, error, few=ess < min_ess, support=support, reproduced=reproduced)

@@ -149,3 +149,10 @@ def test_a_parameter_for_each_row_is_that_of_the_row(rounds):
 
 def test_self_normalised_estimators_have_no_bounds():
     assert contribution_bounds("snips", reward_range=(0, 1), weight_bound=5.0) is None
+
+
+def test_a_weight_at_the_threshold_is_still_trusted():
+    """So that with the log's own policy, whose weights are all 1, a threshold of 1 switches nothing off."""
+    own = logged([1, 1, 1], [1, 0, 1], [0.2, 0.4, 0.6], [0.5, 0.5, 0.5])
+    assert switch_dr(own, 1.0).value == pytest.approx(dr(own).value)
+    assert switch_dr(own, 0.999).value == pytest.approx(dm(own).value)

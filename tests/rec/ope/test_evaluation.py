@@ -294,3 +294,40 @@ def test_slates_report_the_overlap_of_whole_slates():
     assert found["cascade"].max_weight == whole.max()
     assert found["cascade"].ess == pytest.approx(whole.sum() ** 2 / (whole**2).sum())
     assert found["sn_cascade"].n == 400
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "both"), [(0.99, 0.96, 0.96), (0.96, 0.99, 0.96), (0.96, None, None), (None, 0.96, None)]
+)
+def test_a_difference_has_the_support_of_the_side_that_has_less(world, challenger, champion, both):
+    rounds = world.sample(500, np.random.default_rng(0))
+    sides = [replace(rounds, support=support) for support in (challenger, champion)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OverlapWarning)
+        assert evaluate_difference(*sides, "ips", rng=np.random.default_rng(0)).support == both
+
+
+def test_position_wise_forms_report_the_worst_of_each_position():
+    """The fewest rows count at the second position, and the largest weight stands at the last."""
+    weights = np.ones((400, 3))
+    weights[:, 1] = np.tile([0.0, 2.0], 200)
+    weights[7, 2] = 5.0
+    p = np.full((400, 3), 0.1)
+    slates = LoggedSlates(np.ones((400, 3)), p, p, marginal_propensities=p, marginal_target_p=weights / 10)
+    found = evaluate_slates(slates, ["position_wise"], rng=np.random.default_rng(0))["position_wise"]
+    assert (found.ess, found.max_weight) == (pytest.approx(200), pytest.approx(5))
+
+
+@pytest.mark.parametrize("predicted", [0.0, 1.0])
+def test_an_estimate_lies_in_its_own_interval_however_wrong_the_model(predicted):
+    """All rows say the opposite of what is predicted of the target policy, and of what was shown too much is expected.
+
+    What the log alone says lies far from there, and so does an interval around it.
+    """
+    p = np.full(400, 0.5)
+    rewards, q_target = np.full(400, 1 - predicted), np.full(400, predicted)
+    rounds = LoggedActions(rewards, p, p, q_logged=rewards, q_target=q_target)
+    found = evaluate(rounds, ["dr_os"], rng=np.random.default_rng(0), parameters={"dr_os": 1e4})["dr_os"]
+    assert found.value == predicted
+    assert (found.interval.low if predicted == 0 else found.interval.high) == predicted
+    assert found.interval.high - found.interval.low > 0.99

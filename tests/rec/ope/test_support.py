@@ -188,3 +188,30 @@ def test_what_is_advised_exists():
 def test_what_support_is_missing_is_told():
     p = np.random.default_rng(0).uniform(0.4, 0.5, 500)
     assert any("2.00% of the target" in message for message in warnings_of(rounds(p, p, support=0.98)))
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.04, False), (0.06, True)])
+def test_a_row_with_more_than_a_twentieth_of_the_weight_is_named(share, warned):
+    """The other 999 share the rest, so that the effective sample size is above 200."""
+    weights = np.full(1000, 1000 * (1 - share) / 999)
+    weights[17] = 1000 * share
+    told = warnings_of(rounds(np.full(1000, 1e-3), weights * 1e-3))
+    assert told == [message for message in told if message.startswith("row 17 carries 6.0%")]
+    assert bool(told) == warned
+
+
+@pytest.mark.parametrize(("counting", "warned"), [(105, False), (95, True)])
+def test_an_effective_sample_size_below_100_is_warned_of(counting, warned):
+    weights = np.zeros(200)
+    weights[:counting] = 200 / counting
+    told = warnings_of(rounds(np.full(200, 0.1), weights / 10))
+    assert told == [message for message in told if message.startswith("effective sample size 95.0 of 200 rows")]
+    assert bool(told) == warned
+
+
+@pytest.mark.parametrize("logged", [0.0217391304347826, 0.021739, 0.02174, float(np.float32(1 / 46))])
+def test_weights_of_1_but_for_rounding_accuse_no_log(logged):
+    """Uniform over 46 items: where all weights are equal the mean has no error to hide what rounding does."""
+    assert warnings_of(rounds(np.full(500, logged), np.full(500, 1 / 46))) == []
+    (told,) = warnings_of(rounds(np.full(500, 1 / 45), np.full(500, 1 / 46)))
+    assert "the mean weight is 0.978" in told

@@ -106,3 +106,18 @@ def test_95_of_100_tuned_intervals_hold_the_truth_however_few_rows_count(n_actio
                 held[name] += found.interval.low <= value <= found.interval.high
     # Of 100 logs at .95, 90 or fewer would be a chance of 1 in 35.
     assert min(held.values()) >= 91, held
+
+
+@pytest.mark.parametrize("name", SHRINKING_ESTIMATORS)
+def test_losses_are_shrunk_as_much_as_gains(name):
+    """Rewards and predictions with the opposite sign: the bias of shrinking is upwards then, and as large."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    weights, p = rng.lognormal(0, 1.5, n), np.full(n, 1e-6)
+    rewards, q = (rng.random(n) < 0.6).astype(float), np.full(n, 0.3)
+    gains, losses = (
+        LoggedActions(sign * rewards, p, weights * p, q_logged=sign * q, q_target=sign * q) for sign in (1, -1)
+    )
+    chosen = choose(gains, name, GRIDS[name], BINARY)
+    assert GRIDS[name][0] < chosen < GRIDS[name][-1]
+    assert choose(losses, name, GRIDS[name], (-1.0, 0.0)) == chosen
