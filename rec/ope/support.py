@@ -14,7 +14,7 @@ MAX_WEIGHT_SHARE: Final = 0.05
 MIN_SUPPORT: Final = 0.95
 # Standard errors between the mean weight and 1 beyond which something must be wrong.
 MEAN_WEIGHT_ERRORS: Final = 4.0
-# And the difference that rounding may make, of probabilities written with four digits or in float32.
+# And the difference that rounding may make, of probabilities written with five digits or in float32.
 MEAN_WEIGHT_ROUNDING: Final = 1e-4
 # What rounding may add to a probability of 1.
 _ROUNDING: Final = 1e-9

@@ -86,3 +86,9 @@ def test_rows_of_one_user_are_one_voice_in_the_comparison():
     assert often.errors == pytest.approx(once.errors)
     with pytest.raises(ValueError, match="two users"):
         steadiest_of_the_best(rows, np.zeros(4, int))
+
+
+def test_one_round_with_all_the_weight_has_the_bound_of_two():
+    """Worked by hand: one degree of freedom at least, whose 95% quantile is tan(.45 pi); 0 and 1 vary by 1/2."""
+    value, low = snips_with_bound(np.array([1e6, 1.0]), np.array([1.0, 0.0]), np.arange(2))
+    assert (value, low) == pytest.approx((1, 1 - np.tan(0.45 * np.pi) / 2), rel=1e-4)

@@ -192,3 +192,17 @@ def test_what_is_no_item_or_has_no_context_is_refused():
     assert (refused.value.row, refused.value.column) == (3, "item")
     with pytest.raises(DataError, match="take popularity"):
         estimate_propensities(np.zeros(10, int), users, 4)
+
+
+def test_what_the_context_decides_without_fail_is_not_certain():
+    """Worked by hand: of two items the sign of the context decides, and every user saw both.
+
+    With w and -w as the weights of the items, p = 1 / (1 + exp(-2 w)). The loss of m rows and half the squares of both
+    weights is least where w = m (1 - p): the penalty alone keeps p from 1.
+    """
+    users, sign = np.repeat(np.arange(100), 2), np.tile([1.0, -1.0], 100)
+    with pytest.warns(PropensityWarning):
+        found = estimate_propensities((sign > 0).astype(int), users, 2, context=sign[:, None])
+    p, folds = found.propensities, user_folds(users, 5)
+    m = np.array([(folds != fold).sum() for fold in folds])
+    np.testing.assert_allclose(np.log(p / (1 - p)), 2 * m * (1 - p), rtol=0.02)

@@ -379,3 +379,21 @@ def test_columns_of_an_item_in_its_own_row():
 
 def test_probabilities_are_those_that_were_logged(log):
     np.testing.assert_allclose(shown_probabilities(log.logging, log), log.propensities)
+
+
+def test_a_position_is_expected_to_earn_what_it_and_all_below_it_do(log):
+    """Where every position always earns the same: 1, 2 and 4."""
+    earned = replace(log, rewards=np.where(log.slate >= 0, [1.0, 2.0, 4.0], np.nan))
+    slates = logged_slates(earned, log.logging)
+    for predicted in (slates.q_logged, slates.q_target):
+        np.testing.assert_allclose(predicted, np.tile([7.0, 6.0, 4.0], (len(log), 1)))
+
+
+def test_a_reward_is_not_explained_by_itself(log):
+    """Of noise there is nothing to learn, also where items are rare: an item's mean would hold each reward it explains.
+
+    Taken for knowledge, means of the noise would differ from item to item by a fifth of its spread.
+    """
+    noise = np.random.default_rng(0).normal(size=log.rewards.shape)
+    slates = logged_slates(replace(log, rewards=np.where(log.slate >= 0, noise, np.nan)), log.logging)
+    assert (slates.q_logged - slates.q_logged.mean(axis=0)).std() < 0.1
