@@ -78,6 +78,12 @@ def from_obp(
     q_logged = q_target = None
     if q_hat is not None:
         predicted = _distribution(q_hat, n, "q_hat")
+        if predicted.shape[2] not in (1, target.shape[2]):
+            raise DataError(
+                f"expected predictions for each of {target.shape[2]} positions, or for none; found "
+                f"{predicted.shape[2]}",
+                column="q_hat",
+            )
         predicted = predicted[rows, :, position if predicted.shape[2] > 1 else 0]
         if predicted.shape != at_position.shape:
             raise DataError(

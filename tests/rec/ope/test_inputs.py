@@ -155,3 +155,10 @@ def test_a_missing_column_is_named_beside_those_there_are(frame):
     with pytest.raises(DataError, match=r"has who, r, p, t, q, qt") as refused:
         from_frame(frame)
     assert refused.value.column == "reward"
+
+
+@pytest.mark.parametrize("n_positions", [POSITIONS - 1, POSITIONS + 1])
+def test_predictions_of_other_positions_are_refused(feedback, action_dist, n_positions):
+    with pytest.raises(DataError, match=f"3 positions, or for none; found {n_positions}") as refused:
+        from_obp(feedback, action_dist, q_hat=np.zeros((N, ACTIONS, n_positions)))
+    assert refused.value.column == "q_hat"
