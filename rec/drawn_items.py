@@ -42,7 +42,7 @@ class DrawnItems:
 
 @final
 @dataclass
-class ItemDraws:
+class ItemSampler:
     """Draws items for rounds: neighbours of the user, mixed with uniform draws from the catalogue.
 
     The index over the embeddings is built again at every `rebuild_steps`-th step of an epoch, so that an epoch done

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from rec.config import IndexConfig, OffPolicyConfig, RetrieverConfig
-from rec.drawn_items import BLOCK, ItemDraws, embed_items
+from rec.drawn_items import BLOCK, ItemSampler, embed_items
 from rec.logged_data import LoggedData
 from rec.losses import (
     dr,
@@ -219,7 +219,7 @@ class OffPolicyTask:
         asking = self.inputs.users(rows, device)
         tower = model.module if isinstance(model, DistributedDataParallel) else model
         assert isinstance(tower, TwoTower)
-        drawn = self._draws.of(tower, asking, batch, worker)
+        drawn = self._sampler.of(tower, asking, batch, worker)
         items = torch.cat([actions[:, None], drawn.items], dim=1).unique()
         users, vectors = model(asking, self.inputs.items(items.cpu().numpy(), batch.snapshot, device))
 
@@ -249,8 +249,8 @@ class OffPolicyTask:
         return sampled_two_stage_ips(*given, ranker, **self._slates(batch, part, device), **options)
 
     @cached_property
-    def _draws(self) -> ItemDraws:
-        return ItemDraws(self.data, self.inputs, self.config, self.off_policy, self.index)
+    def _sampler(self) -> ItemSampler:
+        return ItemSampler(self.data, self.inputs, self.config, self.off_policy, self.index)
 
     def _logged(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Items shown, their propensities, and what they earned, (B,) each."""

@@ -8,7 +8,6 @@ from pydantic import PositiveInt, model_validator
 from rec.config.base import Config, Seed
 from rec.config.data import DataConfig, EncodersConfig, SplitConfig
 from rec.config.index import IndexConfig
-from rec.config.objectives import SAMPLED_OBJECTIVES
 from rec.config.off_policy import OffPolicyConfig
 from rec.config.ranker import RankerConfig
 from rec.config.retriever import RetrieverConfig
@@ -37,16 +36,10 @@ class TrainConfig(Config):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _items_can_be_sampled(self) -> Self:
+    def _corrects_as_the_objective_does(self) -> Self:
         objective, settings = self.retriever.objective, self.off_policy
-        if not settings.sampled_items:
-            return self
-        if objective not in SAMPLED_OBJECTIVES:
-            raise ValueError(
-                f"off_policy.sampled_items is for {' and '.join(SAMPLED_OBJECTIVES)}; found {settings.sampled_items} "
-                f"with objective {objective}: set 0"
-            )
-        if objective == "two_stage_ips" and settings.sampled_items < settings.slate_size:
+        settings.agree_with(objective)
+        if objective == "two_stage_ips" and 0 < settings.sampled_items < settings.slate_size:
             raise ValueError(
                 "off_policy.sampled_items must be at least off_policy.slate_size, for slates are drawn from them; "
                 f"found {settings.sampled_items} and {settings.slate_size}"

@@ -5,7 +5,7 @@ Agarwal et al. (2014), doi:10.48550/arXiv.1402.0555, section 5; Ma et al. (2020)
 5.1, who draw five items a user without replacement and record the probability of a single draw.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -49,11 +49,6 @@ class BanditLog:
 
     def __len__(self) -> int:
         return len(self.action)
-
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> "BanditLog":
-        """The rounds of a mask or of positions."""
-        columns = ("context", "action", "reward", "draw_p", "conditional_p")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
 def bandit_log(

@@ -84,7 +84,7 @@ class Rounds:
         reward: of the latest feedback, 0 without any, (R,).
         timestamp: of the request, UTC milliseconds, (R,).
         n_eligible: eligible items at the position, (R,).
-        source, arm, policy_version: (R,).
+        source, policy_version: (R,).
         requests: what they belong to.
         dropped: rows of the log that are in no round, by reason.
         attribution_s: seconds after a request at which its rewards are final.
@@ -101,7 +101,6 @@ class Rounds:
     timestamp: NDArray[np.int64]
     n_eligible: NDArray[np.int64]
     source: Strings
-    arm: Strings
     policy_version: Strings
     requests: Requests
     dropped: dict[str, int] = field(default_factory=dict)
@@ -233,7 +232,6 @@ def join_rounds(
         timestamp=asked_at[kept],
         n_eligible=_ints(shown["n_eligible"]),
         source=_strings(shown["source"]),
-        arm=_strings(requests["arm"])[request],
         policy_version=_strings(requests["policy_version"])[request],
         requests=_requests(requests),
         dropped={reason: count for reason, count in dropped.items() if count},

@@ -203,6 +203,32 @@ def test_lists_leave_out_clicks_and_are_reranked():
     assert judge.unclicked_of(long, 3).tolist() == [[29, 28, 27]]
 
 
+def test_a_simulator_that_does_not_come_to_the_auc_is_refused(tmp_path, monkeypatch):
+    from two_stage import simulation
+    from two_stage.movielens import MovieLens
+
+    from rec.errors import TrainingError
+
+    rng, n = np.random.default_rng(0), 400
+    data = MovieLens(
+        user_codes=rng.integers(0, 3, (6, 4)),
+        year_code=rng.integers(0, 3, 5),
+        genres=rng.random((5, 18), dtype=np.float32),
+        user=rng.integers(0, 6, n),
+        item=rng.integers(0, 5, n),
+        liked=rng.random(n) < 0.5,
+        time=np.linspace(0, 1, n),
+    )
+    monkeypatch.setattr(simulation, "STEPS_PER_CHECK", 1)
+    monkeypatch.setattr(simulation, "STOP_AUC", 1.0)
+    with pytest.raises(TrainingError, match="in 4 epochs its validation AUC came to 0"):
+        simulation.own_simulator(data, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(simulation, "STOP_AUC", 0.0)
+    simulation.own_simulator(data, 0, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["simulator-0.safetensors"]
+
+
 def test_runs_survive_a_line_cut_short(tmp_path):
     from two_stage.runs import UNKNOWN_COMMIT, Runs, commits
 

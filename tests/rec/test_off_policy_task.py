@@ -68,7 +68,7 @@ def _world(slate: int = 1) -> Dataset:
     text = np.full(len(request), "x", dtype=object)
     rounds = Rounds(
         request, user_ids[user[request]], item_ids[item], position, propensities.ravel(), reward, at_ms[request],
-        np.int64(N_ITEMS) - position, text, text, text, requests, attribution_s=0,
+        np.int64(N_ITEMS) - position, text, text, requests, attribution_s=0,
     )  # fmt: skip
     liked = np.flatnonzero(reward)
     order = liked[np.argsort(at_ms[request[liked]], kind="stable")]
@@ -192,7 +192,7 @@ def test_the_index_is_rebuilt_from_the_current_weights_every_few_steps(world):
 
 
 def _drawn(task: OffPolicyTask, model: TwoTower, batch: LoggedBatch) -> DrawnItems:
-    return task._draws.of(model, task.inputs.users(batch.rows, torch.device("cpu")), batch, Worker())
+    return task._sampler.of(model, task.inputs.users(batch.rows, torch.device("cpu")), batch, Worker())
 
 
 @pytest.mark.parametrize("error", ["squared", "logistic"])

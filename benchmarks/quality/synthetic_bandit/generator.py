@@ -6,7 +6,7 @@ is another world.) The logging policy is a softmax of beta times the expected re
 earns little. Draw for draw the same as SyntheticBanditDataset, so that published figures can be compared.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
@@ -40,14 +40,6 @@ class Bandit:
     def value(self, policy: Floats) -> float:
         """The exact value of a policy, (n, A), on these contexts."""
         return float((policy * self.q).sum(axis=1).mean())
-
-    def redrawn(self, rng: np.random.Generator) -> "Bandit":
-        """Another log of the same contexts: actions and rewards drawn anew."""
-        cumulative = self.pi_b.cumsum(axis=1)
-        action = (cumulative > rng.random((len(self), 1)) * cumulative[:, -1:]).argmax(axis=1)
-        rows = np.arange(len(self))
-        reward = (rng.random(len(self)) < self.q[rows, action]).astype(np.float64)
-        return replace(self, action=action, reward=reward, pscore=self.pi_b[rows, action])
 
 
 def generate(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rec.errors import TrainingError
 from two_stage.fitting import auc, fit_pairs, new_model
 from two_stage.models import Simulator, load_released
 from two_stage.movielens import MovieLens
@@ -87,7 +88,10 @@ def released_simulator(data: MovieLens, folder: Path) -> Simulator:
 
 
 def own_simulator(data: MovieLens, seed: int, cache: Path) -> Simulator:
-    """A simulator fitted to the first 60% of the ratings until its AUC on the next 20% is above STOP_AUC, cached."""
+    """A simulator fitted to the first 60% of the ratings until its AUC on the next 20% is above STOP_AUC, cached.
+
+    Raises: TrainingError: where EPOCHS epochs do not come to it; nothing is cached then.
+    """
     simulator = new_model(Simulator, data, seed)
     file = cache / f"simulator-{seed}.safetensors"
     if file.exists():
@@ -99,14 +103,21 @@ def own_simulator(data: MovieLens, seed: int, cache: Path) -> Simulator:
     inputs = (user[:first], item[:first], time[:first])
     rng = np.random.default_rng([seed, 0])
     held_out = slice(first, second)
+    best = 0.0
     for step in fit_pairs(simulator.pairs, simulator, inputs, liked[:first], epochs=EPOCHS, rng=rng):
         if step % STEPS_PER_CHECK == 0:
             with torch.no_grad():
                 scores = simulator.pairs(user[held_out], item[held_out], time[held_out])
             reached = auc(scores.numpy(), data.liked[held_out])
             print(f"simulator: step {step}, validation AUC {reached:.4f}", flush=True)
+            best = max(best, reached)
             if reached > STOP_AUC:
                 break
+    else:
+        raise TrainingError(
+            f"no simulator: in {EPOCHS} epochs its validation AUC came to {best:.4f}, and labels are those of one above "
+            f"{STOP_AUC}; take another seed, or --reference"
+        )
     cache.mkdir(parents=True, exist_ok=True)
     save_file(simulator.state_dict(), file)
     return simulator.eval()

@@ -98,7 +98,8 @@ def test_an_inclusion_probability_that_cannot_be_represented_is_refused():
 def test_only_inclusion_makes_the_weighted_mean_unbiased(log):
     """The value of a uniform target: exact 3 / 5. Single draws overrate it here, by far more than the noise."""
     n_contexts, target_p = 4000, 1 / N_ACTIONS
-    logits, drawn = log[0][:n_contexts], log[2].take(np.arange(n_contexts * K))
+    logits, labels = log[0][:n_contexts], log[1][:n_contexts]
+    drawn = bandit_log(logits, labels, k=K, rng=np.random.default_rng(1))
     inclusion, draw = (target_p / propensities(drawn, logits, kind) * drawn.reward for kind in ("inclusion", "draw"))
     per_context = inclusion.reshape(-1, K).mean(axis=1)
     error = per_context.std(ddof=1) / np.sqrt(n_contexts)

@@ -50,7 +50,7 @@ def test_a_round_holds_what_was_logged():
     assert rounds.propensity.tolist() == [0.5, 0.125, 0.5]
     assert rounds.reward.tolist() == [0.0, 2.0, 0.0]
     assert rounds.timestamp.tolist() == [DAY_MS, DAY_MS, DAY_MS + 7]
-    assert rounds.arm.tolist() == ["b"] * 3 and rounds.policy_version.tolist() == ["v1"] * 3
+    assert rounds.policy_version.tolist() == ["v1"] * 3
     assert rounds.requests.request_id.tolist() == ["r1", "r2"] and rounds.requests.k.tolist() == [2, 1]
     assert rounds.requests.has_candidates.tolist() == [True, False]
     assert rounds.requests.candidates[0].tolist() == ["a", "c"] and rounds.requests.candidates[1].tolist() == []

@@ -1,9 +1,11 @@
+import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from rec.config import OffPolicyConfig
 from rec.errors import SupportError
 from rec.losses import dr, ips, regression, top_k_reinforce, weighted_log_likelihood
 
@@ -72,6 +74,28 @@ def test_dr_expects_the_gradient_of_the_value_when_one_of_its_models_is_right(wr
 
 def _with_wrong_propensities(logits, actions, propensities, **options):
     return dr(logits, actions, propensities / 3, **options)
+
+
+def test_the_default_cap_of_the_config_biases_dr_and_without_it_there_is_no_bias():
+    """Over all 9 logs of two rounds: how far the expected gradient lies from the value's, by the length of that."""
+    logits = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64, requires_grad=True)
+    shown = torch.tensor([0.02, 0.08, 0.9], dtype=torch.float64)
+    rewards = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
+    (true,) = torch.autograd.grad((logits.softmax(dim=0) * rewards).sum(), logits)
+
+    def bias(**settings) -> float:
+        expected = torch.zeros_like(true)
+        for log in itertools.product(range(3), repeat=2):
+            actions = torch.tensor(log)
+            q_hat = torch.full((2, 3), 0.3, dtype=torch.float64)
+            loss = dr(logits.expand(2, 3), actions, shown[actions], rewards[actions], q_hat, **settings)
+            expected -= shown[actions].prod() * torch.autograd.grad(loss, logits)[0]
+        return float((expected - true).norm() / true.norm())
+
+    default = OffPolicyConfig()
+    assert bias(max_weight=1e9, self_normalize=False) < 1e-14
+    assert bias(max_weight=default.max_weight, self_normalize=False) == pytest.approx(0.70, abs=0.01)
+    assert bias(max_weight=default.max_weight, self_normalize=default.self_normalize) == pytest.approx(0.77, abs=0.01)
 
 
 def test_dr_with_a_good_model_varies_less_than_ips():

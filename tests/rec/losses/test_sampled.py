@@ -161,7 +161,7 @@ def test_no_action_is_more_likely_than_certain():
     assert 0 <= loss <= 1 / math.e
 
 
-def test_thefirst_column_of_an_item():
+def test_first_column_is_the_first_place_of_an_item():
     ids = torch.tensor([[7, 3, 7, 3, 1], [2, 2, 2, 0, 1]])
     assert first_column(ids).tolist() == [[0, 1, 0, 1, 4], [0, 0, 0, 3, 4]]
 
