@@ -115,8 +115,8 @@ def own_simulator(data: MovieLens, seed: int, cache: Path) -> Simulator:
                 break
     else:
         raise TrainingError(
-            f"no simulator: in {EPOCHS} epochs its validation AUC came to {best:.4f}, and labels are those of one above "
-            f"{STOP_AUC}; take another seed, or --reference"
+            f"no simulator: in {EPOCHS} epochs its validation AUC came to {best:.4f}, and labels are those of one "
+            f"above {STOP_AUC}; take another seed, or --reference"
         )
     cache.mkdir(parents=True, exist_ok=True)
     save_file(simulator.state_dict(), file)
