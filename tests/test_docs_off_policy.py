@@ -1,17 +1,20 @@
-"""The example of docs/off-policy.md runs, and prints what the page says of it."""
+"""The examples of docs/off-policy.md and the log of docs/data.md run, and print what the pages say of them."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from rec.data.events import open_events
+from rec.data.rounds import Rounds
+
 PAGE = Path(__file__).parents[1] / "docs" / "off-policy.md"
 
 
 def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    exec(compile(code.group(1), str(PAGE), "exec"), {})
+    example, of_obp = _examples(PAGE)
+    names: dict[str, object] = {}
+    exec(compile(example, str(PAGE), "exec"), names)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     value = {words[0]: float(words[1]) for words in printed}
     width = {words[0]: float(words[3].rstrip("]")) - float(words[2].strip("[,")) for words in printed[:-1]}
@@ -21,3 +24,24 @@ def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str
         assert abs(value[name] - value["truth"]) < width[name] / 2
     assert width["snips"] < width["ips"] and width["dr"] < width["ips"]
     assert all(words[-1] == "775" for words in printed[:-1])
+    exec(compile(of_obp, str(PAGE), "exec"), names)
+    assert float(capsys.readouterr().out) == value["snips"]
+
+
+def test_the_log_is_written_and_read_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = _examples(PAGE.parent / "data.md")
+    events = open_events("./log")
+    shown = {"request_id": "r-17", "position": 0, "item_id": "42", "source": "explore", "propensity": 0.5}
+    asked = {"request_id": "r-17", "timestamp": 1759999999000, "user_id": "u", "policy_version": "v"}
+    asked |= {"retriever_version": "v", "arm": "", "epsilon": 1.0, "temperature": 1.0, "k": 1, "degraded": False}
+    events.append("requests", [{**asked, "context": "{}", "history": []}])
+    events.append("impressions", [{**shown, "n_eligible": 2}])
+    names: dict[str, object] = {}
+    exec(compile(example, "docs/data.md", "exec"), names)
+    rounds = names["rounds"]
+    assert isinstance(rounds, Rounds) and rounds.reward.tolist() == [1.0]
+
+
+def _examples(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
