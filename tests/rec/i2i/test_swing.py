@@ -37,6 +37,8 @@ def plain_scores(kept, alpha, user_offset, user_power, unit_bits=None):
     scores = defaultdict(int)
     for u, v in combinations(sorted(kept), 2):
         both = kept[u] & kept[v]
+        if len(both) < 2:
+            continue  # no pair of items
         weights = [(len(kept[user]) + user_offset) ** -user_power for user in (u, v)]
         addend = weights[0] * weights[1] / (alpha + len(both))
         if unit_bits is not None:
