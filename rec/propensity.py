@@ -8,14 +8,14 @@ them as if they were known. Log propensities (`rec.policy`) wherever that is pos
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rec.crossfit import Rows, cross_fitted, user_folds
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.sampling import runs
 
 Floats = NDArray[np.float64]
@@ -27,6 +27,8 @@ _PRIOR_SHOWS: Final = 0.5
 _L2: Final = 1.0
 _STEPS: Final = 200
 _CONVERGED: Final = 1e-8
+# Larger numbers of a context, squared and added up, would overflow; scale them.
+_MAX_CONTEXT: Final = 1e6
 
 
 class PropensityWarning(UserWarning):
@@ -110,16 +112,14 @@ def estimate_propensities(
         n_folds: of users.
 
     Warns: PropensityWarning: always, with what it costs and how far off calibration is.
-    Raises: DataError: naming row and column for an item or position that is none, and for a slate that lacks a position
-        or holds a position or an item twice.
+    Raises: DataError: naming row and column for an item, position or context that is none, and for a slate that lacks a
+        position or holds a position or an item twice; for rows of a single user. ConfigError: for a kind there is none
+        of, or a context that it does not read.
     """
+    _check_arguments(items, users, context, positions, slates, kind)
     slots = np.zeros(len(items), np.int64) if positions is None else np.asarray(positions, np.int64)
     _refuse((items < 0) | (items >= n_items), f"expected items in 0..{n_items - 1}", "item")
     _refuse(slots < 0, "expected positions of 0 or more", "position")
-    if kind == "softmax" and context is None:
-        raise DataError(
-            "a softmax policy needs the context it may have gone by; take popularity without", column="context"
-        )
     n_slots = int(slots.max()) + 1
 
     above = _Above.nothing(len(items)) if slates is None else _Above.of(items, slots, slates)
@@ -149,6 +149,39 @@ def estimate_propensities(
         stacklevel=2,
     )
     return found
+
+
+def _check_arguments(
+    items: NDArray[Any],
+    users: NDArray[Any],
+    context: NDArray[Any] | None,
+    positions: NDArray[Any] | None,
+    slates: NDArray[Any] | None,
+    kind: str,
+) -> None:
+    if kind not in get_args(Kind):
+        raise ConfigError(f"expected {' or '.join(get_args(Kind))}; found {kind!r}", field="kind")
+    if kind == "softmax" and context is None:
+        raise DataError(
+            "a softmax policy needs the context it may have gone by; take popularity without", column="context"
+        )
+    if kind == "popularity" and context is not None:
+        raise ConfigError("popularity reads no context: leave it out, or take softmax", field="context")
+    if not len(items):
+        raise DataError("there are no rows to fit a policy to", column="item")
+    columns = {"item": items, "user": users, "context": context, "position": positions, "slate": slates}
+    for name, values in columns.items():
+        if values is not None and len(values) != len(items):
+            raise DataError(f"expected {len(items)} rows, as there are items; found {len(values)}", column=name)
+    for name, values in (("item", items), ("position", positions)):
+        if values is not None and not np.issubdtype(np.asarray(values).dtype, np.integer):
+            raise DataError(f"expected whole numbers; found {np.asarray(values).dtype}", column=name)
+    if context is not None:
+        wide = np.asarray(context).reshape(len(items), -1)
+        usual = np.asarray((np.abs(wide) < _MAX_CONTEXT).all(axis=1))
+        _refuse(~usual, f"expected numbers between ±{_MAX_CONTEXT:g}", "context")
+    if len(np.unique(users)) < 2:
+        raise DataError("rows of two users or more are needed: each is judged by a policy of the others", column="user")
 
 
 def calibrate(p: Floats, items: Positions, popularity: Floats, *, n_bins: int = 10) -> Calibration:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec.crossfit import user_folds
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.ope import LoggedActions
 from rec.ope.estimators import snips
 from rec.propensity import PropensityWarning, calibrate, estimate_propensities
@@ -27,7 +27,8 @@ def log():
 def estimate(log, **more):
     users, context, _, items = log
     with pytest.warns(PropensityWarning, match="not logged") as told:
-        found = estimate_propensities(items, users, ITEMS, **({"context": context} | more))
+        read = {} if more.get("kind") == "popularity" else {"context": context}
+        found = estimate_propensities(items, users, ITEMS, **(read | more))
     assert "knew more than the model reads" in str(told[0].message)
     return found
 
@@ -192,6 +193,26 @@ def test_what_is_no_item_or_has_no_context_is_refused():
     assert (refused.value.row, refused.value.column) == (3, "item")
     with pytest.raises(DataError, match="take popularity"):
         estimate_propensities(np.zeros(10, int), users, 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "text"),
+    [
+        ({"kind": "softmx"}, ConfigError, "expected softmax or popularity; found 'softmx'"),
+        ({"kind": "popularity"}, ConfigError, "popularity reads no context"),
+        ({"context": np.full((10, 2), np.nan)}, DataError, "expected numbers between"),
+        ({"context": np.full((10, 2), 1e200)}, DataError, "expected numbers between"),
+        ({"context": np.zeros((9, 2))}, DataError, "expected 10 rows, as there are items; found 9"),
+        ({"users": np.zeros(10)}, DataError, "rows of two users or more"),
+        ({"users": np.arange(9)}, DataError, "expected 10 rows"),
+        ({"items": np.zeros(10)}, DataError, "expected whole numbers; found float64"),
+        ({"items": np.zeros(0, int), "users": np.zeros(0), "context": np.zeros((0, 2))}, DataError, "no rows"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(changed, error, text):
+    arguments = {"items": np.arange(10) % 4, "users": np.arange(10), "n_items": 4, "context": np.zeros((10, 2))}
+    with pytest.raises(error, match=text):
+        estimate_propensities(**(arguments | changed))
 
 
 def test_what_the_context_decides_without_fail_is_not_certain():
