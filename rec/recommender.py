@@ -208,7 +208,7 @@ class Recommender:
     def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:
         """The k best items of each user after both stages, best first, -1 where there are fewer, (B, k)."""
         candidates = self.retrieve(states, max(k, self.config.ranker.n_candidates))
-        best = self._best(candidates, self.rank(states, candidates), k)
+        best = self.best_columns(candidates, self.rank(states, candidates), k)
         return np.where(best >= 0, np.take_along_axis(candidates.items, best, axis=1), np.int32(-1))
 
     def retrieve(self, states: UserStates, k: int | None = None) -> Candidates:
@@ -249,7 +249,7 @@ class Recommender:
         states = self.hydrate([user_id], exclude=[exclude])
         candidates = self.retrieve(states, max(min(n, self.n_items), self.config.ranker.n_candidates))
         scores = self.rank(states, candidates)
-        best = self._best(candidates, scores, n)
+        best = self.best_columns(candidates, scores, n)
         best = best[0][(best[0] >= 0) & (candidates.items[0][best[0]] >= 0)]
         items = [
             Recommended(
@@ -290,7 +290,7 @@ class Recommender:
             candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
         return self.rank(states, candidates)[0]
 
-    def _best(self, candidates: Candidates, scores: NDArray[np.float64], k: int) -> NDArray[np.intp]:
+    def best_columns(self, candidates: Candidates, scores: NDArray[np.float64], k: int) -> NDArray[np.intp]:
         """Columns of the k best candidates that the cap lets stand in one slate, -1 for none; ties by item, (B, k)."""
         order = np.lexsort((candidates.items, -scores), axis=1)
         if self.cap is None:

@@ -93,7 +93,7 @@ def best_candidates(recommender: Recommender, states: UserStates, k: int, *, ran
         return recommender.retrieve(states, k)
     candidates = recommender.retrieve(states, max(k, recommender.config.ranker.n_candidates))
     scores = recommender.rank(states, candidates)
-    best = recommender._best(candidates, scores, k)
+    best = recommender.best_columns(candidates, scores, k)
     columns = np.maximum(best, 0)
     chosen = candidates.taken(columns)
     return replace(
