@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from rec.config import Config, Seed
+from rec.config import BusinessScoreConfig, CandidateQConfig, Config, Seed
 
 
 class InstaTokConfig(Config):
@@ -25,31 +25,68 @@ class InstaTokConfig(Config):
     seed: Seed = 0
 
 
-class BusinessScoreConfig(Config):
-    """Weights of what a candidate's score is made of.
-
-    The defaults are those of the source notebook, where views are counted in tens. `log_views` puts log(1 + views) in
-    the place of the views.
-    """
-
-    similarity_weight: float = 0.5
-    views_weight: float = 0.01
-    interest_weight: float = 0.3
-    log_views: bool = False
-
-
 class InstaTokEnvConfig(Config):
     """Sessions in the world of short videos, as an environment.
 
     Candidates come from the business score over a log of random sessions, or from the bundle of this version in the
-    registry at `home`, where one is named (`CURRENT` for the current one).
+    registry at `home`, where one is named (`CURRENT` for the current one). The interests of the score are those that
+    users state, or are predicted from the log. At most `per_category` candidates are of one category, where there are
+    enough others: with the default of 4 every category is at hand.
     """
 
     world: InstaTokConfig = InstaTokConfig()
     n_candidates: PositiveInt = 30
     score: BusinessScoreConfig = BusinessScoreConfig()
+    interests: Literal["stated", "predicted"] = "stated"
+    per_category: PositiveInt | None = 4
     home: str | None = None
     bundle: str | None = None
+
+
+class DQNTrainConfig(Config):
+    """Deep Q-learning.
+
+    Attributes:
+        network: that values candidates.
+        total_steps: of sessions, played in all.
+        sessions: side by side in each runner.
+        env_runners: processes that play; 0: the one that learns.
+        steps_between_updates: of each session, before what was played is learnt from.
+        training_intensity: steps drawn from the replay for each step played.
+        batch_size: of an update.
+        warmup_steps: played before the first update.
+        learning_rate: of Adam.
+        discount: of what comes a step later; sessions end, so 1 makes values what sessions earn.
+        double: whether the network that learns chooses the next candidate which the target network values.
+        loss: of TD errors.
+        target_every: steps played between updates of the target network. tau: how far these go.
+        exploration_steps: played until the share of random candidates has gone from 1 to `final_epsilon`.
+        replay_capacity: transitions. priority_exponent: alpha; 0 draws uniformly. weight_exponent: beta.
+        steps_per_report: steps played for each row of the learning curve.
+        seed: of everything.
+    """
+
+    network: CandidateQConfig = CandidateQConfig()
+    total_steps: PositiveInt = 100_000
+    sessions: PositiveInt = 128
+    env_runners: NonNegativeInt = 0
+    steps_between_updates: PositiveInt = 4
+    training_intensity: PositiveFloat = 8.0
+    batch_size: PositiveInt = 256
+    warmup_steps: NonNegativeInt = 2_000
+    learning_rate: PositiveFloat = 1e-3
+    discount: Annotated[float, Field(ge=0, le=1)] = 1.0
+    double: bool = True
+    loss: Literal["huber", "mse"] = "mse"
+    target_every: NonNegativeInt = 0
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.01
+    exploration_steps: PositiveInt = 30_000
+    final_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    replay_capacity: PositiveInt = 50_000
+    priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.6
+    weight_exponent: Annotated[float, Field(ge=0, le=1)] = 0.4
+    steps_per_report: PositiveInt = 5_000
+    seed: Seed = 0
 
 
 class PMFConfig(Config):

@@ -3,6 +3,7 @@
 Nothing here imports torch or Ray, so that the command line starts fast.
 """
 
+from rec.config.agents import AgentField, AgentInputs, CandidateQConfig
 from rec.config.base import Config, Fraction, Seed
 from rec.config.batch import BatchConfig, TableFormat
 from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
@@ -43,11 +44,14 @@ __all__ = [
     "HOME_VARIABLE",
     "LOGGED_POLICY",
     "SAMPLED_OBJECTIVES",
+    "AgentField",
+    "AgentInputs",
     "BaselineName",
     "BaselinesConfig",
     "BatchConfig",
     "BranchConfig",
     "BusinessScoreConfig",
+    "CandidateQConfig",
     "ColumnsConfig",
     "Config",
     "ConfigT",

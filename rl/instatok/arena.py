@@ -5,20 +5,24 @@ one, many = SessionEnv(VideoRound(arena, 1)), SessionVectorEnv(VideoRound(arena,
 """
 
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rec.data.dataset import Interactions
 from rec.errors import ConfigError
+from rec.i2i import INSTATOK_SCORES
+from rec.i2i.cosine import action_scores
+from rec.i2i.interests import interest_scores, predicted_interests
 from rl.config import InstaTokEnvConfig
 from rl.instatok.candidates import ScoredCosine, SessionCandidates
 from rl.instatok.log import log_sessions
 from rl.instatok.observation import observation_space
 from rl.instatok.sessions import Sessions, viewing_seconds
 from rl.instatok.slate_log import Candidates
-from rl.instatok.world import ACTIONS, CATEGORIES, FATIGUE_WINDOW, VIDEO_SECONDS, InstaTok
+from rl.instatok.world import ACTIONS, CATEGORIES, FATIGUE_WINDOW, N_INTERESTS, VIDEO_SECONDS, InstaTok
 from rl.session_env import Outcome
 from rl.streams import uniforms
 
@@ -53,8 +57,9 @@ class Arena:
                 log,
                 category=world.category,
                 initial_views=world.initial_views,
-                interests=world.interests,
+                is_interest=_interests(world, log, config.interests),
                 weights=config.score,
+                per_category=config.per_category,
             )
         else:
             from rl.instatok.source_candidates import SourceCandidates
@@ -84,6 +89,14 @@ class Arena:
         return cls(world, source, n_candidates, views / max(views.max(), 1.0))
 
 
+def _interests(world: InstaTok, log: Interactions, how: Literal["stated", "predicted"]) -> NDArray[np.bool_]:
+    """Whether each category interests each user, as they say or as the log of what they did predicts, (U, C)."""
+    if how == "stated":
+        return (world.interests[:, :, None] == np.arange(len(CATEGORIES))).any(axis=1)
+    values = action_scores(log, INSTATOK_SCORES)
+    return predicted_interests(interest_scores(log, values, world.category, n_categories=len(CATEGORIES)), N_INTERESTS)
+
+
 @final
 class VideoRound:
     """S sessions under way, each with random numbers of its own: session and seed decide, not who else plays.
@@ -110,6 +123,7 @@ class VideoRound:
         self.seconds = np.zeros(n_sessions)
         nothing = np.zeros((n_sessions, arena.n_candidates))
         self.candidates = Candidates(nothing.astype(np.int64), nothing)
+        self._changed = np.ones(n_sessions, np.bool_)
         self._seeds = np.zeros(n_sessions, np.uint64)
         self._episodes = np.full(n_sessions, -1, np.int64)
         age = arena.world.age
@@ -142,6 +156,7 @@ class VideoRound:
         users = (drawn[:, 0] * self.arena.world.n_users).astype(np.int64)
         self.sessions.restart(rows, users)
         self.shown[rows], self.rewards[rows], self.seconds[rows] = -1, 0.0, 0.0
+        self._changed[rows] = True
 
     def act(self, actions: NDArray[np.integer]) -> Outcome:
         """Shows one of its candidates to each session that is not over.
@@ -164,13 +179,22 @@ class VideoRound:
         self.shown[live, steps[live]] = items[live]
         self.rewards[live, steps[live]] = answers.reward[live]
         self.seconds += viewing_seconds(answers.action, points[:, 1])
+        self._changed[live] = True
         return Outcome(answers.reward, answers.done, {"item": items, "action": answers.action.astype(np.int64)})
 
     def _find_candidates(self) -> Candidates:
+        """Those of before where nothing has happened since, as in sessions that are over."""
+        rows = np.flatnonzero(self._changed)
+        if not len(rows):
+            return self.candidates
         # No session is longer than the longest: what lies beyond holds no videos.
-        longest = max(int(self.sessions.n_steps.max()), 1)
-        shown, rewards = self.shown[:, :longest], self.rewards[:, :longest]
-        return self.arena.source.find(self.users, shown, rewards, self.arena.n_candidates)
+        longest = max(int(self.sessions.n_steps[rows].max()), 1)
+        shown, rewards = self.shown[rows, :longest], self.rewards[rows, :longest]
+        found = self.arena.source.find(self.users[rows], shown, rewards, self.arena.n_candidates)
+        ids, scores = self.candidates.ids.copy(), self.candidates.scores.copy()
+        ids[rows], scores[rows] = found.ids, found.scores
+        self._changed[:] = False
+        return Candidates(ids, scores)
 
     def observe(self) -> dict[str, NDArray[Any]]:
         """Finds the candidates, and tells what an agent sees; see `rl.instatok.observation`."""

@@ -9,13 +9,15 @@ from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownV
 from numpy.typing import NDArray
 from scipy import sparse
 
+from rec.config import BusinessScoreConfig
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
-from rl.config import BusinessScoreConfig
+from rec.i2i.business import business_score
+from rec.i2i.interests import is_interest
 from rl.instatok.slate_log import Candidates
 from rl.instatok.world import ACTIONS, REWARDS
 
-# Similarities closer than this are equal, and the lower position goes first: sums that differ in the order of their
+# Scores closer than this are equal, and the lower position goes first: sums that differ in the order of their
 # terms alone must not differ in their candidates.
 _GRAIN: Final = 2.0**-40
 
@@ -47,15 +49,19 @@ class ScoredCosine:
 
     x_i holds the sum of the scores each user gave video i by what they did: watched 1, skipped -2, liked 2, other
     -0.5. A video j that user u has not seen has similarity sum over the videos i they have of x_iu cos(x_i, x_j); the k
-    of the highest similarity are candidates, best first by
+    of the highest business score (`rec.i2i.business`) are candidates, best first:
 
         similarity_weight * similarity + views_weight * views + interest_weight * is-interest.
+
+    At most `per_category` are of one category, as long as there are others.
 
     What a session adds to x is of its user alone. A candidate was not seen by them, so it changes no inner product and
     of the norms only those of the videos shown: the similarities of a session are those of its user before it, and for
     each video shown one sparse row, r / sqrt(|x_i|^2 + r^2) x_i . x_j / |x_j|. Nothing is computed again.
 
-    Source: Sarwar et al. (2001), doi:10.1145/371920.372071; the InstaTok notebook, functions get_recom and gen_scores.
+    Source: Sarwar et al. (2001), doi:10.1145/371920.372071; the InstaTok notebook, functions get_recom and gen_scores,
+    which keeps the k most similar and orders these by score. Similarity alone follows a session's luck: what is like
+    two skipped videos never comes back, and soon nothing that the user would watch is left among the k.
 
     Attributes:
         similarity: before any session, -inf where the user has seen the video, (U, N).
@@ -63,8 +69,9 @@ class ScoredCosine:
         squares: |x_i|^2, (N,).
         views: so far, (N,).
         category: of the videos, (N,).
-        interests: of the users, known or predicted, (U, 2).
+        is_interest: whether a category interests a user, stated or predicted, (U, C).
         weights: of the parts of the score.
+        per_category: candidates of one category, at most; None: no limit.
     """
 
     similarity: NDArray[np.float64]
@@ -74,8 +81,9 @@ class ScoredCosine:
     squares: NDArray[np.float64]
     views: NDArray[np.float64]
     category: NDArray[np.int64]
-    interests: NDArray[np.int64]
+    is_interest: NDArray[np.bool_]
     weights: BusinessScoreConfig
+    per_category: int | None = None
 
     @classmethod
     def fit(
@@ -84,13 +92,14 @@ class ScoredCosine:
         *,
         category: Integers,
         initial_views: Integers,
-        interests: Integers,
+        is_interest: NDArray[np.bool_],
         weights: BusinessScoreConfig,
+        per_category: int | None = None,
     ) -> Self:
         """Counts a log of actions, whose users and items are those of the world by position.
 
-        Args: log: InstaTok's. category, initial_views: of the videos, (N,). interests: of the users, (U, 2). weights:
-            of the business score.
+        Args: log: InstaTok's. category, initial_views: of the videos, (N,). is_interest: of the users, (U, C).
+            weights, per_category: see the class.
         Raises: ConfigError: for a log without InstaTok's actions.
         """
         if log.action is None or log.actions != ACTIONS:
@@ -110,8 +119,9 @@ class ScoredCosine:
             squares=squares,
             views=np.asarray(initial_views, np.float64) + np.bincount(log.item, minlength=log.n_items),
             category=np.asarray(category, np.int64),
-            interests=np.asarray(interests, np.int64),
+            is_interest=is_interest,
             weights=weights,
+            per_category=per_category,
         )
 
     @property
@@ -120,9 +130,10 @@ class ScoredCosine:
         return int(np.isneginf(self.similarity).sum(axis=1).max())
 
     @cached_property
-    def _worth_of_views(self) -> NDArray[np.float64]:
-        views = np.log1p(self.views) if self.weights.log_views else self.views
-        return self.weights.views_weight * views
+    def _before(self) -> NDArray[np.float64]:
+        """Business scores before any session, -inf where the user has seen the video, (U, N)."""
+        of_interest = is_interest(self.is_interest, self.category)
+        return business_score(self.similarity, self.views, of_interest, self.weights)
 
     def find(self, users: Integers, shown: Integers, rewards: Floats, k: int) -> Candidates:
         """See SessionCandidates; scores are those of the business, ties go by position."""
@@ -134,16 +145,14 @@ class ScoredCosine:
             users,
             shown,
             rewards,
-            self.similarity,
+            self._before,
             self.indptr,
             self.indices,
             self.products,
             self.squares,
-            self._worth_of_views,
-            self.category,
-            self.interests,
             self.weights.similarity_weight,
-            self.weights.interest_weight,
+            self.category,
+            self.per_category or k,
         )
         return Candidates(ids, scores)
 
@@ -155,57 +164,71 @@ def _find(
     users: Integers,
     shown: Integers,
     rewards: Floats,
-    similarity: Floats,
+    before: Floats,
     indptr: Integers,
     indices: Integers,
     products: Floats,
     squares: Floats,
-    worth_of_views: Floats,
-    category: Integers,
-    interests: Integers,
     similarity_weight: float,
-    interest_weight: float,
+    category: Integers,
+    per_category: int,
 ) -> None:
     """Fills ids and scores, (S, k); a loop because a session touches a few thousand numbers, and calls cost more."""
-    k, n_items = ids.shape[1], similarity.shape[1]
-    found, best, place = np.empty(n_items), np.empty(k), np.empty(k, np.int64)
+    k, n_items, n_categories = ids.shape[1], before.shape[1], category.max() + 1
+    found = np.empty(n_items)
+    best, place = np.empty((n_categories, k)), np.empty((n_categories, k), np.int64)
+    kept, taken = np.empty(n_categories, np.int64), np.empty(n_categories, np.int64)
     for row in range(len(users)):
-        user = users[row]
-        found[:] = similarity[user]
+        found[:] = before[users[row]]
         for step in range(shown.shape[1]):
             item = shown[row, step]
             if item < 0:
                 break
             reward = rewards[row, step]
-            factor = reward / np.sqrt(squares[item] + reward * reward)
+            factor = similarity_weight * reward / np.sqrt(squares[item] + reward * reward)
             for at in range(indptr[item], indptr[item + 1]):
                 found[indices[at]] += factor * products[at]
         for step in range(shown.shape[1]):
             if shown[row, step] < 0:
                 break
             found[shown[row, step]] = -np.inf
-        # Insertion into a short sorted list: most items are below its end, and one comparison passes them by.
-        kept = 0
+        # Insertion into short sorted lists: most items are below the end of theirs, and one comparison passes them by.
+        kept[:] = 0
         for item in range(n_items):
-            if found[item] <= (best[k - 1] if kept == k else -np.inf):
+            group = category[item]
+            if found[item] <= (best[group, k - 1] if kept[group] == k else -np.inf):
                 continue
-            value = np.rint(found[item] / _GRAIN) * _GRAIN
-            if kept == k and value == best[k - 1]:
+            score = np.rint(found[item] / _GRAIN) * _GRAIN
+            if kept[group] == k and score == best[group, k - 1]:
                 continue
-            at = kept if kept < k else k - 1
-            while at > 0 and best[at - 1] < value:
-                best[at], place[at] = best[at - 1], place[at - 1]
+            at = min(kept[group], k - 1)
+            while at > 0 and best[group, at - 1] < score:
+                best[group, at], place[group, at] = best[group, at - 1], place[group, at - 1]
                 at -= 1
-            best[at], place[at] = value, item
-            kept = min(kept + 1, k)
-        for at in range(k):
-            item = place[at]
-            is_interest = category[item] == interests[user, 0] or category[item] == interests[user, 1]
-            score = similarity_weight * best[at] + worth_of_views[item] + interest_weight * is_interest
-            to = at
-            while to > 0 and (
-                scores[row, to - 1] < score or (scores[row, to - 1] == score and ids[row, to - 1] > item)
+            best[group, at], place[group, at] = score, item
+            kept[group] = min(kept[group] + 1, k)
+        taken[:] = 0
+        filled, limit = 0, per_category
+        while filled < k:
+            chosen = -1
+            for group in range(n_categories):
+                if taken[group] == min(kept[group], limit):
+                    continue
+                if chosen >= 0:
+                    ours, theirs = best[group, taken[group]], best[chosen, taken[chosen]]
+                    if ours < theirs or (ours == theirs and place[group, taken[group]] > place[chosen, taken[chosen]]):
+                        continue
+                chosen = group
+            if chosen < 0:
+                limit = k
+                continue
+            score, item = best[chosen, taken[chosen]], place[chosen, taken[chosen]]
+            taken[chosen] += 1
+            at = filled
+            while at > 0 and (
+                scores[row, at - 1] < score or (scores[row, at - 1] == score and ids[row, at - 1] > item)
             ):
-                scores[row, to], ids[row, to] = scores[row, to - 1], ids[row, to - 1]
-                to -= 1
-            scores[row, to], ids[row, to] = score, item
+                scores[row, at], ids[row, at] = scores[row, at - 1], ids[row, at - 1]
+                at -= 1
+            scores[row, at], ids[row, at] = score, item
+            filled += 1

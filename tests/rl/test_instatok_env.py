@@ -6,8 +6,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from rec.config import BusinessScoreConfig
 from rec.errors import ConfigError
-from rl.config import BusinessScoreConfig, InstaTokConfig, InstaTokEnvConfig
+from rl.config import InstaTokConfig, InstaTokEnvConfig
 from rl.instatok import ACTIONS, InstaTok
 from rl.instatok.arena import Arena, VideoRound
 from rl.instatok.candidates import ScoredCosine
@@ -109,8 +110,8 @@ def test_nothing_seen_is_a_candidate_and_the_observation_tells_what_happened(are
             assert obs["last_action"][row] == len(ACTIONS) and obs["numbers"][row, 0] == 0
 
 
-def plain_candidates(world, log, user, shown, rewards, k, weights):
-    """The notebook's algorithm: the whole matrix, built again with what the session added."""
+def plain_candidates(world, log, user, shown, rewards, k, weights, per_category):
+    """The notebook's similarities, the whole matrix built again with what the session added; the best by score."""
     scores = np.zeros((world.n_users, world.n_items))
     values = {"watched": 1, "skipped": -2, "liked": 2, "other": -0.5}
     for row in range(len(log)):
@@ -121,8 +122,6 @@ def plain_candidates(world, log, user, shown, rewards, k, weights):
     cosine = scores.T @ scores / np.where(norm > 0, norm, 1)[:, None] / np.where(norm > 0, norm, 1)
     watched = set(log.item[log.user == user].tolist()) | set(shown)
     similarity = scores[user] @ cosine
-    left = [item for item in range(world.n_items) if item not in watched]
-    best = sorted(left, key=lambda item: (-round(similarity[item], 10), item))[:k]
     views = world.initial_views + np.bincount(log.item, minlength=world.n_items)
     if weights.log_views:
         views = np.log1p(views)
@@ -130,21 +129,29 @@ def plain_candidates(world, log, user, shown, rewards, k, weights):
         item: weights.similarity_weight * similarity[item]
         + weights.views_weight * views[item]
         + weights.interest_weight * (world.category[item] in world.interests[user])
-        for item in best
+        for item in range(world.n_items)
+        if item not in watched
     }
-    return sorted(best, key=lambda item: (-round(score[item], 10), item)), score
+    best = sorted(score, key=lambda item: (-round(score[item], 10), item))
+    first, later, counts = [], [], {}
+    for item in best:
+        counts[world.category[item]] = counts.get(world.category[item], 0) + 1
+        (first if counts[world.category[item]] <= per_category else later).append(item)
+    chosen = set((first + later)[:k])
+    return [item for item in best if item in chosen], score
 
 
-@pytest.mark.parametrize("log_views", [False, True])
-def test_candidates_within_a_session_are_those_of_a_matrix_built_anew(log_views):
+@pytest.mark.parametrize(("log_views", "per_category"), [(False, None), (True, None), (True, 4), (True, 1)])
+def test_candidates_within_a_session_are_those_of_a_matrix_built_anew(log_views, per_category):
     world = InstaTok(InstaTokConfig(n_users=25, n_videos=150, sessions_per_user=4))
     log, weights = log_sessions(world).interactions, BusinessScoreConfig(log_views=log_views)
     source = ScoredCosine.fit(
         log,
         category=world.category,
         initial_views=world.initial_views,
-        interests=world.interests,
+        is_interest=(world.interests[:, :, None] == np.arange(8)).any(axis=1),
         weights=weights,
+        per_category=per_category,
     )
     rng = np.random.default_rng(0)
     for user in range(0, 25, 3):
@@ -152,11 +159,27 @@ def test_candidates_within_a_session_are_those_of_a_matrix_built_anew(log_views)
         for step in range(6):
             found = source.find(np.array([user]), shown, rewards, 20)
             expected, score = plain_candidates(
-                world, log, user, shown[0, :step].tolist(), rewards[0, :step], 20, weights
+                world, log, user, shown[0, :step].tolist(), rewards[0, :step], 20, weights, per_category or 20
             )
             np.testing.assert_array_equal(found.ids[0], expected)
             np.testing.assert_allclose(found.scores[0], [score[item] for item in expected], atol=1e-9)
             shown[0, step], rewards[0, step] = found.ids[0, rng.integers(20)], rng.choice([1, -2, 2, -0.5])
+
+
+def test_every_category_is_at_hand_throughout_a_session():
+    arena = Arena.of(InstaTokEnvConfig())
+    env = SessionVectorEnv(VideoRound(arena, 100))
+    seen, _ = env.reset(seed=0)
+    for _ in range(30):
+        assert all(len(set(row)) == 8 and np.bincount(row).max() == 4 for row in seen["candidate_categories"])
+        seen, *_ = env.step(seen["candidates"][:, :, 1].argmax(axis=1))
+
+
+def test_interests_may_be_predicted_from_the_log():
+    """What the log predicts is right more often than two categories of eight drawn by chance, and not always."""
+    arena = Arena.of(InstaTokEnvConfig(interests="predicted"))
+    named = [arena.source.is_interest[user, arena.world.interests[user]] for user in range(200)]
+    assert 0.3 < np.concatenate(named).mean() < 0.9
 
 
 def test_what_a_session_answers_changes_its_next_candidates():

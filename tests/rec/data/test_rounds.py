@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec.data.event_rows import validated
-from rec.data.events import open_events
+from rec.data.events import open_events, validated
 from rec.data.rounds import join_rounds, read_rounds
 from rec.errors import DataError
 

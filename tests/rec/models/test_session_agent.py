@@ -1,0 +1,71 @@
+"""An agent's file holds no code, and what is loaded from it scores as what was saved."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rec.config import AgentField, AgentInputs, CandidateQConfig
+from rec.errors import BundleError, ScoreError
+from rec.models.session_agent import DQNAgent, load_agent
+from rec.models.weights import save_described
+
+INPUTS = AgentInputs(
+    session=(AgentField(name="numbers", numbers=3), AgentField(name="last", categories=(4,))),
+    candidate=(AgentField(name="category", categories=(5,)), AgentField(name="features", numbers=2)),
+)
+
+
+def session(n_candidates, seed=0, n=None):
+    rng = np.random.default_rng(seed)
+    rows = () if n is None else (n,)
+    state = {"numbers": rng.random((*rows, 3)), "last": rng.integers(0, 4, rows)}
+    candidates = {
+        "category": rng.integers(0, 5, (*rows, n_candidates)),
+        "features": rng.random((*rows, n_candidates, 2)),
+    }
+    return state, candidates
+
+
+@pytest.fixture
+def agent():
+    torch.manual_seed(0)
+    return DQNAgent(INPUTS, CandidateQConfig(hidden=16))
+
+
+def test_a_loaded_agent_scores_the_same(agent, tmp_path):
+    agent.save(tmp_path / "agent.safetensors")
+    loaded = load_agent(tmp_path / "agent.safetensors")
+    for seed in range(5):
+        state, candidates = session(8, seed)
+        np.testing.assert_array_equal(loaded.score(state, candidates), agent.score(state, candidates))
+
+
+def test_one_session_scores_as_it_does_among_others(agent):
+    state, candidates = session(8, n=6)
+    together = agent.score(state, candidates)
+    assert together.shape == (6, 8) and together.dtype == np.float64
+    for row in range(6):
+        alone = agent.score({n: v[row] for n, v in state.items()}, {n: v[row] for n, v in candidates.items()})
+        np.testing.assert_allclose(alone, together[row], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_missing_is_named(agent):
+    state, candidates = session(8)
+    with pytest.raises(ScoreError, match="last is missing"):
+        agent.score({"numbers": state["numbers"]}, candidates)
+
+
+def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
+    file = tmp_path / "agent.safetensors"
+    save_described(agent.network.state_dict(), {"kind": "oracle"}, file)
+    with pytest.raises(BundleError, match=r"kind 'oracle'; there are .*dqn"):
+        load_agent(file)
+    described = {"kind": "dqn", "inputs": INPUTS.model_dump(mode="json"), "config": {"hidden": 17}}
+    save_described(agent.network.state_dict(), json.loads(json.dumps(described)), file)
+    with pytest.raises(BundleError, match="weights are of another model"):
+        load_agent(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(BundleError, match=r"agent\.safetensors"):
+        load_agent(file)
