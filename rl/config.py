@@ -1,10 +1,13 @@
 """The configuration of everything in `rl`; it imports neither torch nor Ray."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rec.config import BusinessScoreConfig, CandidateQConfig, Config, Seed
+from rec.config.drr import DRRNetworkConfig
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class InstaTokConfig(Config):
@@ -137,3 +140,54 @@ class RatingEnvConfig(Config):
     history_length: PositiveInt = 5
     session_length: PositiveInt = 10
     noise: NonNegativeFloat = 0.0
+
+
+class DRRConfig(Config):
+    """How DRR is trained; the defaults follow the paper, whose actor reads vectors of matrix factorisation.
+
+    Attributes:
+        network: actor, critic and state.
+        critic_reads: what an action is to the critic: the ranking `vector`, as in the paper, or that of the `item`
+            recommended. The critic is then asked about ranking vectors of the mean length of an item's.
+        exploration: a random available `item` with probability epsilon, or `gaussian` noise on the ranking vector.
+        epsilon: probability of a random item at first and in the end. epsilon_steps: over how many it falls.
+        noise: standard deviation of Gaussian noise.
+        discount: gamma.
+        actor_learning_rate, critic_learning_rate: of Adam.
+        tau: share of the networks that goes into their targets with each update.
+        batch_size: transitions of an update. replay_size: transitions kept.
+        priority: exponent of |TD error|; 0 replays all alike. importance: exponent of the correction for it, beta.
+        first_steps: before the first update.
+        n_sessions: side by side.
+        steps_per_update: new transitions per update, a multiple of n_sessions.
+        n_steps: in all.
+        seed: of weights, sessions, exploration and replay.
+    """
+
+    network: DRRNetworkConfig = DRRNetworkConfig()
+    critic_reads: Literal["vector", "item"] = "vector"
+    exploration: Literal["item", "gaussian"] = "item"
+    epsilon: tuple[Probability, Probability] = (1.0, 0.1)
+    epsilon_steps: PositiveInt = 20_000
+    noise: NonNegativeFloat = 0.1
+    discount: Probability = 0.9
+    actor_learning_rate: PositiveFloat = 1e-4
+    critic_learning_rate: PositiveFloat = 1e-3
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.01
+    batch_size: PositiveInt = 64
+    replay_size: PositiveInt = 100_000
+    priority: NonNegativeFloat = 0.6
+    importance: NonNegativeFloat = 0.4
+    first_steps: PositiveInt = 1000
+    n_sessions: PositiveInt = 32
+    steps_per_update: PositiveInt = 32
+    n_steps: PositiveInt = 200_000
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Self:
+        if self.steps_per_update % self.n_sessions:
+            raise ValueError(
+                f"steps_per_update has to be a multiple of n_sessions, {self.n_sessions}; found {self.steps_per_update}"
+            )
+        return self
