@@ -12,6 +12,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.special import ndtri
 
 from rec.data.dataset import Interactions
@@ -38,15 +39,17 @@ class RatingWorld:
     """Users, and how they rate items: as they did where that is known, else as a model predicts, with noise.
 
     Everything is taken from the ratings given: for training and for honest evaluation these are the training ratings.
-    Items that nobody rated among them are never recommended, and users without any have no sessions.
+    Items that nobody rated among them are never recommended, and users without any have no sessions. The sessions of a
+    log (`logged`) recommend a user's own items of a later time alone.
 
     Attributes:
         model: predicts.
         config: length of history and session, noise.
         n_items: size of the catalogue, N; as an item it stands for none.
         users: who have sessions, (V,).
+        lengths: how many items are recommended to each user in a session, (U,).
         histories: of all users, their latest liked items, oldest first, none on the left where there are fewer, (U, n).
-        recommendable: which items may be recommended, (N,).
+        recommendable: which items may be recommended, (N,), or to which user which, (U, N).
         rated: known pairs as user * N + item, ascending, (R,).
         ratings: of these, (R,).
     """
@@ -55,8 +58,9 @@ class RatingWorld:
     config: RatingEnvConfig
     n_items: int
     users: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     histories: NDArray[np.int64]
-    recommendable: NDArray[np.bool_]
+    recommendable: NDArray[np.bool_] | sparse.csr_array
     rated: NDArray[np.int64]
     ratings: NDArray[np.float64]
 
@@ -85,11 +89,48 @@ class RatingWorld:
             config=config,
             n_items=n_items,
             users=np.unique(known.user).astype(np.int64),
+            lengths=np.full(known.n_users, config.session_length),
             histories=latest_liked(known, config.history_length),
             recommendable=recommendable,
             rated=pairs[order],
             ratings=known.rating[order].astype(np.float64),
         )
+
+    @classmethod
+    def logged(cls, known: Interactions, later: Interactions, model: RatingModel, config: RatingEnvConfig) -> Self:
+        """A world whose sessions rerank what each user rated later, most promising first, with those ratings.
+
+        A session ends after `session_length` items or with the user's last one. Source: Liu et al. (2018), algorithm 2.
+
+        Args: known: before the sessions, of which histories are taken. later: pairs not in `known`, of the same
+            vocabularies. model: is never asked. config: of the sessions.
+        Raises: DataError: for a log without ratings or with a pair twice.
+        """
+        if later.rating is None:
+            raise DataError("ratings are required; this log has actions", field="rating")
+        pairs = later.user.astype(np.int64) * later.n_items + later.item
+        order = pairs.argsort()
+        if (np.diff(pairs[order]) == 0).any():
+            raise DataError("a session holds an item twice; keep one rating of each user and item", field="item_id")
+        shape = (later.n_users, later.n_items)
+        counts = np.bincount(later.user, minlength=later.n_users)
+        return cls(
+            model=model,
+            config=config,
+            n_items=later.n_items,
+            users=np.flatnonzero(counts),
+            lengths=np.minimum(counts, config.session_length),
+            histories=latest_liked(known, config.history_length),
+            recommendable=sparse.csr_array((np.ones(len(later), np.bool_), (later.user, later.item)), shape=shape),
+            rated=pairs[order],
+            ratings=later.rating[order].astype(np.float64),
+        )
+
+    def available(self, users: Integers) -> NDArray[np.bool_]:
+        """Which items may be recommended to each of these users at first, (S, N) and new."""
+        if isinstance(self.recommendable, sparse.csr_array):
+            return self.recommendable[users].toarray()
+        return np.repeat(self.recommendable[None], len(users), axis=0)
 
     def rate(self, users: Integers, items: Integers, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """How users rate items, (S,): as they did, or as predicted plus normal noise, kept within the scale.
@@ -125,8 +166,9 @@ class RatingRound:
     """S sessions under way; each recommends items one after the other, none twice and none of its first history.
 
     An action is an item, or with item vectors a ranking vector: the item of the highest product with it is recommended,
-    among equals the first. The user of a session is drawn by step 0 of its stream, the noise of the n-th rating by
-    step n.
+    among equals the first. A ranking vector may have a further entry: where it is above 0, any available item is
+    recommended instead, with equal probability. The user of a session is drawn by step 0 of its stream, the noise of
+    the n-th rating and the n-th such item by step n.
 
     Attributes:
         world: where they take place.
@@ -176,19 +218,22 @@ class RatingRound:
         """The next session of each of these streams, (n,)."""
         self._episodes[rows] += 1
         drawn = uniforms(self._seeds[rows], self._episodes[rows], np.zeros(len(rows), np.int64))
-        self.users[rows] = self.world.users[(drawn[:, 0] * len(self.world.users)).astype(np.int64)]
+        self.begin(rows, self.world.users[(drawn[:, 0] * len(self.world.users)).astype(np.int64)])
+
+    def begin(self, rows: NDArray[np.int64], users: Integers) -> None:
+        """Sessions of these users in these rows, (n,) both; their streams go on."""
+        self.users[rows] = users
         self.history[rows] = self._first_history[rows] = self.world.histories[self.users[rows]]
         self.shown[rows] = self.world.n_items
         self.n_steps[rows], self.done[rows] = 0, False
 
     def available(self) -> NDArray[np.bool_]:
         """Which items each session may recommend now, (S, N)."""
-        none_last = np.append(self.world.recommendable, False)
-        available = np.repeat(none_last[None], len(self.users), axis=0)
-        rows = np.arange(len(self.users))[:, None]
-        available[rows, self._first_history] = False
-        available[rows, self.shown] = False
-        return available[:, :-1]
+        available = self.world.available(self.users)
+        taken = np.concatenate([self._first_history, self.shown], axis=1)
+        rows, places = np.nonzero(taken < self.world.n_items)
+        available[rows, taken[rows, places]] = False
+        return available
 
     def best(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """The available item of the highest score, (S, N), in each session; among equals the first, (S,)."""
@@ -197,12 +242,13 @@ class RatingRound:
     def act(self, actions: NDArray[Any]) -> Outcome:
         """Recommends an item in each session that is not over; `info` tells which (`item`).
 
-        Args: actions: items, (S,), or ranking vectors, (S, D).
+        Args: actions: items, (S,), or ranking vectors, (S, D) or (S, D + 1).
         Raises: ValueError: for an item that is not available; the first such session is named.
         """
-        items = self._items(actions)
+        drawn = uniforms(self._seeds, self._episodes, self.n_steps + 1)
+        items = self._items(actions, drawn[:, 1])
         live = np.flatnonzero(~self.done)
-        points = uniforms(self._seeds, self._episodes, self.n_steps + 1)[live, 0]
+        points = drawn[live, 0]
         reward = np.zeros(len(self.users))
         reward[live] = reward_of(self.world.rate(self.users[live], items[live], points))
         self.shown[live, self.n_steps[live]] = items[live]
@@ -210,7 +256,7 @@ class RatingRound:
         liked = np.flatnonzero(reward > 0)
         self.history[liked, :-1] = self.history[liked, 1:]
         self.history[liked, -1] = items[liked]
-        self.done = self.n_steps >= self.world.config.session_length
+        self.done = self.n_steps >= self.world.lengths[self.users]
         return Outcome(reward, self.done.copy(), {"item": items})
 
     def observe(self) -> dict[str, NDArray[Any]]:
@@ -222,9 +268,15 @@ class RatingRound:
             "shown": self.shown.copy(),
         }
 
-    def _items(self, actions: NDArray[Any]) -> NDArray[np.int64]:
+    def _items(self, actions: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.int64]:
         if self.vectors is not None and actions.ndim == 2:
-            return self.best(actions.astype(np.float32) @ self.vectors.T)
+            dim = self.vectors.shape[1]
+            scores = np.where(self.available(), actions[:, :dim].astype(np.float32) @ self.vectors.T, -np.inf)
+            items = scores.argmax(axis=1)
+            for row in np.flatnonzero((actions[:, dim:] > 0).any(axis=1) & ~self.done):
+                free = np.flatnonzero(scores[row] > -np.inf)
+                items[row] = free[int(points[row] * len(free))]
+            return items
         items = np.where(self.done, 0, actions).astype(np.int64)
         known = (items >= 0) & (items < self.world.n_items)
         free = known & self.available()[np.arange(len(items)), np.where(known, items, 0)]

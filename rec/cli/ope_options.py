@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from rec.config import OpeConfig
 from rec.errors import ConfigError
 
@@ -41,6 +43,7 @@ def refuse_ignored(options: OpeConfig) -> None:
         raise ConfigError(
             f"since_ms must lie before until_ms; found {options.since_ms} and {options.until_ms}", field="since_ms"
         )
+    _refuse_other_units(options)
     columns = options.columns
     if (columns.q_logged is None) != (columns.q_target is None):
         lacking = "q_logged" if columns.q_logged is None else "q_target"
@@ -67,6 +70,15 @@ def refuse_ignored(options: OpeConfig) -> None:
             "leave it out",
             field="reward_range",
         )
+
+
+def _refuse_other_units(options: OpeConfig) -> None:
+    from rec.data.event_rows import TIME_MS, is_time_ms
+
+    for name in ("since_ms", "until_ms", "now_ms"):
+        given = getattr(options, name)
+        if given is not None and not is_time_ms(np.array(given)):
+            raise ConfigError(f"{TIME_MS} is required; found {given}", field=name)
 
 
 def refuse_unwritable(plot: str | None, table: str | None) -> None:

@@ -31,7 +31,9 @@ class TowerConfig(Config):
     """What one side is embedded from, and how.
 
     Without `branches` there is one, of all the side's features. `without` names features of the side that are not
-    read. Embeddings of ids have `embedding_dim` numbers, those of other features fewer.
+    read. Embeddings of ids have `embedding_dim` numbers, those of other features fewer. `id_dropout` is the share of
+    rows that training shows as if they were new, so that features alone answer for what training never saw: a user
+    with the id of nobody known, an item without events as well. With it, items that nobody has taken are candidates.
     """
 
     embedding_dim: PositiveInt = 64
@@ -39,6 +41,7 @@ class TowerConfig(Config):
     without: tuple[str, ...] = ()
     hidden: tuple[PositiveInt, ...] = (128,)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class UserTowerConfig(TowerConfig):
@@ -51,6 +54,11 @@ class UserTowerConfig(TowerConfig):
     without: tuple[str, ...] = ("user_id",)
     history_windows: tuple[PositiveInt, ...] = (50, 10)
     history_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        _refuse_without_effect(self, ("id_dropout",), "user_id" not in self.without, "read user_id (without: [])")
+        return self
 
 
 class QueriesConfig(Config):

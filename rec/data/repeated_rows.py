@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rec.data.events import TableName
+from rec.data.event_rows import TableName
 from rec.errors import DataError
 
 # Of a value that an error quotes.

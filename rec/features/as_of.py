@@ -206,3 +206,10 @@ def as_of_features(
             features[name] = np.empty(len(where), dtype=np.float32)
             features[name][order] = np.log1p(feature.measure(past))
     return features
+
+
+def without_events(side: EntitySide) -> dict[str, NDArray[np.float32]]:
+    """The as-of features of somebody of whom no event is known, (1,) by name."""
+    nobody = np.zeros(0, dtype=object)
+    no_one, never = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    return as_of_features(EventIndex(Interactions(nobody, nobody, no_one, no_one, never)), side, [-1], 0)

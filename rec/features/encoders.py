@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from rec.config import EncodersConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError, ConfigError, DataError
-from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features
+from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features, without_events
 from rec.features.columns import ID_COLUMN, SNAPSHOT_COLUMNS, normalise
 from rec.schema import FeatureSchema, Kind, Side
 
@@ -33,12 +33,16 @@ class FeatureSpec:
         side: whose feature it is.
         cardinality: number of slots with slot 0, which means padding or missing; 0 for numeric and vector.
         dim: numbers in a row: 1 for categorical and numeric, the longest run for multi_hot and text, D for vector.
+        first_unknown: of an id, the first of the slots for what training did not hold, which are the last ones.
+        without_events: of an as-of feature, its value where there are no events, standardised.
     """
 
     kind: Kind
     side: Side
     cardinality: int
     dim: int
+    first_unknown: int | None = None
+    without_events: float | None = None
 
 
 @final
@@ -107,7 +111,8 @@ class Encoders:
         """Every encoded feature by name: for each side its id, the schema's features, then the as-of features."""
         specs: dict[str, FeatureSpec] = {}
         for side in SIDES:
-            specs[ID_COLUMN[side]] = FeatureSpec("categorical", side, self.cardinality(ID_COLUMN[side]), 1)
+            name = ID_COLUMN[side]
+            specs[name] = FeatureSpec("categorical", side, self.cardinality(name), 1, self.first_unknown(name))
             for feature in self.schema.of_side(side):
                 if feature.kind == "text":
                     cardinality = 1 + self.config.text_buckets
@@ -115,14 +120,17 @@ class Encoders:
                     cardinality = self.cardinality(feature.name) if feature.name in self.vocabularies else 0
                 dim = self.widths.get(feature.name, 1)
                 specs[feature.name] = FeatureSpec(feature.kind, side, cardinality, dim)
-            for name, as_of in AS_OF_FEATURES.items():
-                if as_of.side == side:
-                    specs[name] = FeatureSpec("numeric", side, 0, 1)
+            for name, values in self.standardise(without_events(side)).items():
+                specs[name] = FeatureSpec("numeric", side, 0, 1, without_events=float(values[0]))
         return specs
 
     def cardinality(self, name: str) -> int:
         """Number of slots of a feature with a vocabulary, slot 0 and hashed slots included."""
-        return 1 + len(self.vocabularies[name]) + self.config.hash_slots
+        return self.first_unknown(name) + self.config.hash_slots
+
+    def first_unknown(self, name: str) -> int:
+        """The first of the slots for values that training did not hold, of a feature with a vocabulary."""
+        return 1 + len(self.vocabularies[name])
 
     def slots(self, name: str, values: Sequence[str | None] | NDArray[np.object_]) -> NDArray[np.int32]:
         """Slots of values of a feature with a vocabulary, such as `item_id`; None is slot 0. (n,)."""

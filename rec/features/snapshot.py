@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError, DataError
-from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features
+from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features, without_events
 from rec.features.columns import normalise
 from rec.features.encoders import Encoders
 from rec.state import UserStates
@@ -100,8 +100,11 @@ class Snapshot:
         return self.items["item_id"]
 
     def history_slots(self, history: NDArray[np.integer]) -> NDArray[np.int32]:
-        """item_id slots of catalogue positions, 0 where the position is -1; any shape."""
-        return np.append(self.item_slots, np.int32(0))[history]
+        """item_id slots of catalogue positions, 0 where it is -1 or the encoders do not know the id; any shape.
+
+        An unknown id says nothing of taste: slots of unknown ids are shared by whatever is new.
+        """
+        return self._known_slots[history]
 
     def user_positions(self, user_ids: Sequence[str]) -> NDArray[np.int32]:
         """Positions of users, -1 for one that is unknown, (B,)."""
@@ -199,6 +202,11 @@ class Snapshot:
             raise BundleError(_OTHER_SCHEMA.format(error)) from error
 
     @cached_property
+    def _known_slots(self) -> NDArray[np.int32]:
+        known = self.item_slots < self.encoders.first_unknown("item_id")
+        return np.append(np.where(known, self.item_slots, 0), 0).astype(np.int32)
+
+    @cached_property
     def _user_lookup(self) -> dict[str, int]:
         return {user_id: row for row, user_id in enumerate(self.user_ids)}
 
@@ -209,7 +217,7 @@ class Snapshot:
     @cached_property
     def _users_and_unknown(self) -> dict[str, NDArray]:
         """Encoded users, and at position -1 a user of whom nothing is known."""
-        unknown = self.encoders.standardise(as_of_features(EventIndex(_NO_EVENTS), "user", [-1], self.at_ms))
+        unknown = self.encoders.standardise(without_events("user"))
         return {
             name: np.concatenate([values, unknown.get(name, np.zeros_like(values, shape=(1, *values.shape[1:])))])
             for name, values in self.users.items()
@@ -218,13 +226,6 @@ class Snapshot:
 
 _NOT_OF_THIS_SCHEMA: Final = (KeyError, IndexError, TypeError, ValueError, DataError)
 _OTHER_SCHEMA: Final = "users and items are not tables of this bundle's schema: {}; train again"
-_NO_EVENTS = Interactions(
-    user_ids=np.zeros(0, dtype=object),
-    item_ids=np.zeros(0, dtype=object),
-    user=np.zeros(0, dtype=np.int32),
-    item=np.zeros(0, dtype=np.int32),
-    timestamp=np.zeros(0, dtype=np.int64),
-)
 
 
 def _user_fields(users: pd.DataFrame, encoders: Encoders, item_lookup: dict[str, int]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ WEIGHTS_FILE: Final = "retriever.safetensors"
 class TwoTowerSource:
     """Finds the items whose embeddings are nearest to the user's; scores are cosines.
 
-    An item that nobody has taken yet is no candidate, as in validation: the embedding of its id is untrained. It is
-    shown by exploration, until it has an event.
+    Unless the item tower learned to do without ids (`id_dropout`), an item that nobody has taken yet is no candidate:
+    the embedding of its id is untrained. It is shown by exploration, until it has an event.
 
     Attributes:
         model: embeds users.
@@ -50,7 +50,9 @@ class TwoTowerSource:
 
         Raises: ScoreError: when an embedding is not finite.
         """
-        return cls(model, snapshot, ItemIndex.build(item_vectors(model, snapshot.items), config), _taken(snapshot))
+        return cls(
+            model, snapshot, ItemIndex.build(item_vectors(model, snapshot.items), config), _offered(model, snapshot)
+        )
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The k nearest items of each user that are not excluded."""
@@ -100,11 +102,11 @@ class TwoTowerSource:
                 f"must hold {expected[0]} items of {expected[1]} numbers, found {index.embeddings.shape}; train again",
                 file=str(folder / INDEX_FILE),
             )
-        return cls(model.eval(), snapshot, index, _taken(snapshot))
+        return cls(model.eval(), snapshot, index, _offered(model, snapshot))
 
     def _queries(self, states: UserStates) -> NDArray[np.float32]:
         return self._embed_users(states.features, self.snapshot.history_slots(states.history))
 
 
-def _taken(snapshot: Snapshot) -> NDArray[np.bool_]:
-    return snapshot.item_counts > 0
+def _offered(model: TwoTower, snapshot: Snapshot) -> NDArray[np.bool_]:
+    return (snapshot.item_counts > 0) | (model.item_tower.id_dropout > 0)

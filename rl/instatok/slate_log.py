@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from rec.data.events import SCHEMAS, EventTables, TableName
+from rec.data.event_rows import SCHEMAS, TableName
+from rec.data.events import EventTables
 from rec.eligibility import Eligible
 from rec.policy import Slate, sample_slate
 from rl.instatok.log import session_starts, viewing_ms

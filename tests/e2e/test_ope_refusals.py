@@ -304,6 +304,14 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
     assert error["field"] == "plot" and "may not be written" in error["message"]
 
 
+@pytest.mark.parametrize("option", ["since", "until", "now"])
+def test_times_in_seconds_are_refused(tandem: Any, tmp_path: Path, option: str) -> None:
+    error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, f"--{option}-ms", "1700000000", *NO_PLOT))
+    assert (error["type"], error["field"]) == ("ConfigError", f"{option}_ms") and "seconds times 1,000" in error[
+        "message"
+    ]
+
+
 def test_a_plot_never_overwrites_the_table(tandem: Any, tmp_path: Path) -> None:
     file, link, hard = (tmp_path / name for name in ("rounds.csv", "link.html", "hard.html"))
     content = ROUNDS + "".join(f"u{user},{user % 2},0.5,0.5\n" for user in range(9))

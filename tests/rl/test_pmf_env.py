@@ -235,3 +235,59 @@ def assert_same(found, expected):
             assert_same(one, other)
     else:
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def logged(known, model):
+    split = per_user_temporal(known, 0.6)
+    config = RatingEnvConfig(history_length=3, session_length=5)
+    return split, RatingWorld.logged(split.train, split.test, model, config)
+
+
+def test_a_logged_session_recommends_each_users_own_later_items_with_their_ratings(logged):
+    split, world = logged
+    rows = zip(split.test.user.tolist(), split.test.item.tolist(), split.test.rating.tolist(), strict=True)
+    later = {(user, item): rating for user, item, rating in rows}
+    round_ = RatingRound(world, len(world.users))
+    rows = np.arange(len(world.users))
+    round_.seed(rows, rows.astype(np.uint64))
+    round_.begin(rows, world.users)
+    np.testing.assert_array_equal(round_.history, latest_liked(split.train, 3)[world.users])
+    shown = {int(user): [] for user in world.users}
+    scores = np.random.default_rng(0).random((len(rows), N_ITEMS))
+    while not round_.done.all():
+        live = ~round_.done
+        outcome = round_.act(round_.best(scores))
+        for row in np.flatnonzero(live):
+            pair = int(round_.users[row]), int(outcome.info["item"][row])
+            assert outcome.reward[row] == (later[pair] - 3) / 2
+            shown[pair[0]].append(pair[1])
+    for user, items in shown.items():
+        own = [item for rated_by, item in later if rated_by == user]
+        assert len(items) == len(set(items)) == min(5, len(own)) and set(items) <= set(own)
+
+
+def test_a_session_that_holds_an_item_twice_is_refused(known, model):
+    twice = known.take(np.array([0, 0]))
+    with pytest.raises(DataError, match="twice"):
+        RatingWorld.logged(known, twice, model, RatingEnvConfig())
+
+
+def test_the_switch_of_a_ranking_vector_recommends_any_available_item(logged, model):
+    """1,000 sessions of one user with 12 items: each is drawn about 83 times; without the switch one item always is."""
+    _, world = logged
+    user = int(np.bincount(world.rated // N_ITEMS).argmax())
+    n = int((world.rated // N_ITEMS == user).sum())
+    round_ = RatingRound(world, 1000, model.item_factors)
+    rows = np.arange(1000)
+    round_.seed(rows, rows.astype(np.uint64))
+    vector = np.ones((1000, DIM + 1), np.float32)
+    counts = []
+    for switch in (1.0, 0.0):
+        round_._episodes[:] = 0
+        round_.begin(rows, np.full(1000, user))
+        vector[:, -1] = switch
+        items = round_.act(vector).info["item"]
+        counts.append(np.bincount(items, minlength=N_ITEMS))
+    assert (counts[0] > 0).sum() == n and counts[0].max() < 1000 / n + 5 * (1000 / n) ** 0.5
+    assert (counts[1] > 0).sum() == 1

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rec.data.events import SCHEMAS, open_events, validated
+from rec.data.event_rows import SCHEMAS, validated
+from rec.data.events import open_events
 from rec.data.rounds import read_rounds
 from rec.policy import slate_propensities
 from rl.config import InstaTokConfig

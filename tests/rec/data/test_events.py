@@ -2,11 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from rec.data.events import SCHEMAS, open_events
+from rec.data.event_rows import SCHEMAS, is_time_ms, validated
+from rec.data.events import open_events
 from rec.errors import ConfigError, DataError
 
 
@@ -125,6 +127,17 @@ REFUSED = [
     ("impressions", {"item_id": 17}, "item_id"),
     ("feedback", {"action": None}, "action"),
     ("feedback", {"received_at": -5}, "received_at"),
+    ("requests", {"timestamp": 1_700_000_000}, "timestamp"),
+    ("requests", {"timestamp": 1_700_000_000_000_000}, "timestamp"),
+    ("feedback", {"timestamp": 1_700_000_000}, "timestamp"),
+    ("feedback", {"received_at": 1_700_000_000}, "received_at"),
+    ("feedback", {"action": ""}, "action"),
+    ("feedback", {"value": float("nan")}, "value"),
+    ("feedback", {"value": float("inf")}, "value"),
+    ("feedback", {"value": 1j}, "value"),
+    ("feedback", {"item_id": "\ud800"}, "item_id"),
+    ("requests", {"history": ["\ud800"]}, "history"),
+    ("requests", {"context": "[" * 200_000}, "context"),
 ]
 
 
@@ -259,3 +272,62 @@ def test_versions_below_0_and_times_the_wrong_way_round_are_refused(tmp_path):
             assert not len(events.read(table, since_ms=9, until_ms=9))
         for table, row in ROWS.items():
             events.append(table, [row])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values"),
+    [
+        ("impressions", "propensity", [True, True]),
+        ("impressions", "propensity", ["0.5", "1"]),
+        ("impressions", "n_eligible", [True, True]),
+        ("impressions", "n_eligible", [1.0, 2.0]),
+        ("impressions", "item_id", [17, 18]),
+        ("requests", "timestamp", ["5", "6"]),
+        ("requests", "degraded", [0, 1]),
+        ("requests", "history", [[1], [2]]),
+    ],
+)
+def test_a_table_is_refused_where_its_records_are(tmp_path, table, column, values):
+    events = open_events(str(tmp_path))
+    records = [{**ROWS[table], column: value} for value in values]
+    rows = pa.Table.from_pylist(records)
+    for given in (records, rows):
+        with pytest.raises(DataError, match="is required") as refused:
+            events.append(table, given)
+        assert (refused.value.file, refused.value.row, refused.value.column) == (table, 0, column)
+    assert events.append(table, pa.Table.from_pylist([ROWS[table]])) is not None
+
+
+def test_a_number_that_does_not_fit_names_its_row(tmp_path):
+    rows = pa.Table.from_pylist([impression(), impression("r2", 40_000)])
+    with pytest.raises(DataError) as refused:
+        open_events(str(tmp_path)).append("impressions", rows)
+    assert (refused.value.row, refused.value.column) == (1, "position")
+
+
+@pytest.mark.parametrize("date", ["2001-09-10", "2024-02-29", "2099-12-31"])
+def test_no_time_of_this_century_is_taken_for_one_in_another_unit(date):
+    per_unit = {unit: np.datetime64(date, unit).astype(np.int64) for unit in ("s", "ms", "us", "ns")}
+    assert {unit for unit, time in per_unit.items() if is_time_ms(time)} == {"ms"}
+    clock_from_0 = np.arange(7) * 86_400_000
+    assert is_time_ms(clock_from_0).all() and not is_time_ms(-clock_from_0[1:]).any()
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+def test_arrow_times_are_milliseconds_whatever_their_unit(unit, zone):
+    at_ms = 1_700_000_000_000
+    times = pa.array([at_ms * 1000 + (7 if unit in ("us", "ns") else 0)], pa.timestamp("us", "UTC"))
+    rows = pa.Table.from_pylist([feedback(timestamp=at_ms)])
+    rows = rows.set_column(rows.column_names.index("timestamp"), "timestamp", times.cast(pa.timestamp(unit, zone)))
+    assert validated("feedback", rows)["timestamp"].to_pylist() == [at_ms]
+
+
+def test_columns_that_are_there_twice_or_have_no_name_are_refused():
+    twice = pa.table([["r1"], ["r2"]], names=["request_id", "request_id"])
+    with pytest.raises(DataError, match="twice") as refused:
+        validated("impressions", twice)
+    assert refused.value.column == "request_id"
+    for name in (5, "\ud800"):
+        with pytest.raises(DataError, match="unknown column"):
+            validated("impressions", [{**impression(), name: 1}])

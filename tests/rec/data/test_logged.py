@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rec.config import DataConfig
-from rec.data.events import open_events, validated
+from rec.data.event_rows import validated
+from rec.data.events import open_events
 from rec.data.logged import NO_FEEDBACK, read_logged
 from rec.data.tabular import write_side_tables
 from rec.errors import DataError

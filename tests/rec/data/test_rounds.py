@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec.data.events import open_events, validated
+from rec.data.event_rows import validated
+from rec.data.events import open_events
 from rec.data.rounds import join_rounds, read_rounds
 from rec.errors import DataError
 

@@ -97,9 +97,11 @@ def test_excluded_items_join_those_seen(snapshot):
         assert_array_equal(run, expected)
 
 
-def test_history_slots_are_item_id_slots_and_0_for_padding(snapshot):
-    slots = snapshot.history_slots(np.array([[-1, 3], [5, -1]]))
+def test_history_slots_are_item_id_slots_and_0_for_padding_and_for_ids_that_training_did_not_hold(snapshot):
+    new = len(snapshot.item_ids) - 1
+    slots = snapshot.history_slots(np.array([[-1, 3], [5, new]]))
     assert_array_equal(slots, [[0, snapshot.item_slots[3]], [snapshot.item_slots[5], 0]])
+    assert snapshot.item_slots[new] >= snapshot.encoders.first_unknown("item_id")
     assert_array_equal(snapshot.item_slots, snapshot.encoders.slots("item_id", snapshot.item_ids))
 
 

@@ -123,6 +123,53 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
         load_weights(TwoTower(RetrieverConfig(), SPECS), file)
 
 
+def test_id_dropout_shows_a_share_of_rows_as_if_they_were_new_in_training_alone():
+    """With one slot for unknown ids a row is embedded as it is, or as an item of its features that nobody knows."""
+    specs = {
+        **SPECS,
+        "item_id": FeatureSpec("categorical", "item", 21, 1, first_unknown=20),
+        "item_count_all": FeatureSpec("numeric", "item", 0, 1, without_events=-1.5),
+    }
+    torch.manual_seed(0)
+    model = TwoTower(RetrieverConfig(item_tower=TowerConfig(id_dropout=0.3)), specs)
+    n, rng = 2000, np.random.default_rng(0)
+    items = {name: np.resize(values, (n, *values.shape[1:])) for name, values in _items(19).items()}
+    items["item_count_all"] = rng.normal(size=n).astype(np.float32)
+    nobody_knows = {"item_id": np.full(n, 20, np.int32), "item_count_all": np.full(n, -1.5, np.float32)}
+    known, new = item_vectors(model, items), item_vectors(model, {**items, **nobody_knows})
+    with torch.inference_mode():
+        found = model.train().embed_items({name: torch.tensor(values) for name, values in items.items()}).numpy()
+    is_known, is_new = (np.isclose(found, vectors, atol=1e-6).all(axis=1) for vectors in (known, new))
+    assert (is_known ^ is_new).all()
+    assert abs(is_new.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / n)
+    np.testing.assert_array_equal(item_vectors(model, items), known)
+
+
+def test_what_a_user_did_stays_when_the_id_is_dropped():
+    specs = {
+        **SPECS,
+        "user_id": FeatureSpec("categorical", "user", 9, 1, first_unknown=8),
+        "user_count_all": FeatureSpec("numeric", "user", 0, 1, without_events=-1.5),
+    }
+    torch.manual_seed(0)
+    model = TwoTower(RetrieverConfig(user_tower=UserTowerConfig(without=(), id_dropout=0.5)), specs)
+    users = {"user_id": np.arange(8, dtype=np.int32), "user_count_all": np.linspace(-1, 1, 8, dtype=np.float32)}
+    users["age"], history = users["user_count_all"], np.resize(HISTORY[1:], (8, 3))
+    known = user_vectors(model, users, history)
+    new = user_vectors(model, {**users, "user_id": np.full(8, 8, np.int32)}, history)
+    with torch.inference_mode():
+        inputs = {name: torch.tensor(values) for name, values in {**users, "history": history}.items()}
+        found = model.train().embed_users(inputs).numpy()
+    is_new = np.isclose(found, new, atol=1e-6).all(axis=1)
+    assert 0 < is_new.sum() < 8
+    np.testing.assert_allclose(found[~is_new], known[~is_new], atol=1e-6)
+
+
+def test_dropout_of_user_ids_that_are_not_read_is_refused():
+    with pytest.raises(ValueError, match="id_dropout has no effect"):
+        UserTowerConfig(id_dropout=0.2)
+
+
 def test_a_branch_of_features_there_are_not_is_refused():
     tower = TowerConfig(branches=(BranchConfig(features=("genre",)),))
     with pytest.raises(ConfigError, match="no item feature 'genre'; there are item_id, genres"):

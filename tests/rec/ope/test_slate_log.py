@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rec.data.events import validated
+from rec.data.event_rows import validated
 from rec.data.rounds import join_rounds
 from rec.errors import DataError, SupportError
 from rec.ope import evaluate_slate_difference, evaluate_slates

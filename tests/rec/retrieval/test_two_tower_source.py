@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rec.config import IndexConfig, RetrieverConfig, TrainConfig, UserTowerConfig
+from rec.config import IndexConfig, RetrieverConfig, TowerConfig, TrainConfig, UserTowerConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError
 from rec.features.encoders import Encoders
@@ -53,6 +53,12 @@ def test_candidates_are_the_nearest_items_that_were_taken_but_not_by_the_user(so
     np.testing.assert_array_equal(found.items, np.argsort(-scores, axis=1, kind="stable")[:, :10])
     np.testing.assert_array_equal(found.scores, -np.sort(-scores, axis=1)[:, :10])
     assert found.source == "two_tower"
+
+
+def test_items_that_nobody_took_are_candidates_of_towers_that_learned_to_do_without_ids(snapshot):
+    towers = CONFIG.retriever.model_copy(update={"item_tower": TowerConfig(id_dropout=0.2)})
+    source = TwoTowerSource.build(TwoTower(towers, snapshot.encoders.specs), snapshot)
+    assert COLD in source.candidates(snapshot.user_states([11]), N_ITEMS).items
 
 
 def test_a_user_who_took_everything_gets_nothing(source, snapshot):
