@@ -46,7 +46,7 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
         warnings.simplefilter("always")
         found = _of_events(options, home, settings) if options.table is None else _of_table(options, settings)
     told = list(dict.fromkeys(str(warning.message) for warning in caught if _is_ours(warning.category)))
-    target, weights = found.answer["target"], found.weights
+    target, weights = f"{found.answer['target']}, {found.policy}", found.weights
     print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned:.4f}")
     for name, estimate in found.estimates.items():
         print(f"{name:<18} {_told(estimate)}")
@@ -57,7 +57,8 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     for message in told:
         print(f"warning: {message}")
     if options.plot is not None:
-        write_plot(found.estimates, f"Value of {target}", Path(options.plot), reference=found.earned)
+        title = f"Value of {found.answer['target']}<br><sup>{found.policy}</sup>"
+        write_plot(found.estimates, title, Path(options.plot), reference=found.earned)
         print(f"wrote {options.plot}")
     return {
         **found.answer,
@@ -75,6 +76,7 @@ class _Evaluated:
 
     Attributes:
         answer: what was evaluated, as printed in JSON.
+        policy: what the target is, beside its name.
         estimates: by estimator.
         earned: by the logging policy, a row.
         weights: of rounds, or of whole slates.
@@ -82,6 +84,7 @@ class _Evaluated:
     """
 
     answer: dict[str, Any]
+    policy: str
     estimates: "dict[str, Estimate]"
     earned: float
     weights: "WeightDiagnostics"
@@ -90,15 +93,14 @@ class _Evaluated:
 
 def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
     from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate
-    from rec.ope.estimators import BOUNDED, NEED_PREDICTIONS
-    from rec.ope.evaluation import refuse_unknown
+    from rec.ope.estimators import NEED_PREDICTIONS
+    from rec.ope.evaluation import possible_estimators, refuse_unknown
     from rec.ope.table_file import from_file
     from rec.weights import diagnose
 
     file = str(options.table)
-    everything = [*ESTIMATORS, *SHRINKING_ESTIMATORS]
     if options.estimators:
-        refuse_unknown(options.estimators, everything)
+        refuse_unknown(options.estimators, [*ESTIMATORS, *SHRINKING_ESTIMATORS])
     rounds = from_file(file, options.columns)
     if rounds.codes()[1] < 2:
         raise DataError(
@@ -108,25 +110,23 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
             column=options.columns.user_id,
         )
     predicted = rounds.q_logged is not None and rounds.q_target is not None
-    possible = [name for name in everything if predicted or name not in NEED_PREDICTIONS]
-    if options.interval == "empirical_bernstein":
-        possible = [name for name in possible if name in BOUNDED]
     lacking = [name for name in options.estimators if name in NEED_PREDICTIONS and not predicted]
     if lacking:
         raise ConfigError(
             f"{lacking[0]} needs predicted rewards as columns of the table: name them with --columns.q-logged, that of "
             "the item shown, and --columns.q-target, their mean under the policy under evaluation, by a model that has "
-            f"not seen the row's user; without them there are {', '.join(possible)}",
+            f"not seen the row's user; without them there are {', '.join(possible_estimators(rounds, settings))}",
             file=file,
             field="columns.q_logged" if rounds.q_logged is None else "columns.q_target",
         )
     rng = np.random.default_rng(options.seed)
     try:
-        estimates = evaluate(rounds, options.estimators or possible, rng=rng, interval=settings)
+        estimates = evaluate(rounds, options.estimators or None, rng=rng, interval=settings)
     except DataError as error:
         raise DataError(error.message, file=error.file or file, row=error.row, column=error.column) from error
     return _Evaluated(
         {"target": options.columns.target_p, "logging_versions": [], "table": file},
+        f"the probabilities of this column of {file}",
         estimates,
         float(rounds.rewards.mean()),
         diagnose(rounds.weights),
@@ -147,8 +147,9 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         raise ConfigError(
             "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
         )
-    estimators = options.estimators or ("cascade", "sn_cascade", "cascade_dr")
-    refuse_unknown(estimators, SLATE_ESTIMATORS)
+    estimators = options.estimators or None
+    if estimators is not None:
+        refuse_unknown(estimators, SLATE_ESTIMATORS)
     recommender = None
     if options.target != LOGGED_POLICY:
         recommender = Recommender.load(home, None if options.target == "current" else options.target)
@@ -157,7 +158,7 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     target, about = _target(options, recommender, log)
     rng = np.random.default_rng(options.seed)
     marginals = None
-    if any("position_wise" in estimator for estimator in estimators):
+    if any("position_wise" in estimator for estimator in options.estimators):
         ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (log.logging, target))
         marginals = (ours, theirs)
     worth = _position_weights(options, log.slate.shape[1])
@@ -167,9 +168,11 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     except SupportError as error:
         which = "" if error.row is None else f" (row {error.row} is request {str(log.request_id[error.row])!r})"
         raise SupportError(f"{error.message}{which}", file="impressions", column=error.column) from error
+    drawn_with = _drawn_with(options, target)
     answer = {
         "target": LOGGED_POLICY if recommender is None else recommender.version,
         "logging_versions": sorted(set(log.policy_version.tolist())),
+        "drawn_with": drawn_with,
         "now_ms": now_ms,
         "n_requests": len(log),
         "n_without_candidates": log.n_without,
@@ -179,6 +182,7 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     left_out = {"requests_without_candidates": log.n_without, "incomplete_slates": log.n_incomplete}
     return _Evaluated(
         answer,
+        "drawn with " + ", ".join(f"{name} {_range(**values)}" for name, values in drawn_with.items()),
         estimates,
         earned=float(slates.gains.sum(axis=1).mean()),
         weights=diagnose(cascade_weights(slates)[:, -1]),
@@ -216,12 +220,11 @@ def _log(
         until_ms=options.until_ms,
     )
     if not len(rounds):
-        later = (
-            "" if recommender is None else f", of a request at or after {since_ms} ms: a bundle knows the earlier ones"
-        )
-        told = ", ".join(f"{count} {reason}" for reason, count in rounds.dropped.items())
         raise DataError(
-            f"the log holds no impression that is old enough to be judged{later} (left out: {told or 'none'})",
+            f"the log holds no impression that is old enough to be judged{_asked(since_ms, options.until_ms)}"
+            + ("" if recommender is None else ": a bundle knows the earlier ones")
+            + f"; {_period(events)}, and it is judged at {now_ms} ms. Left out: "
+            + (", ".join(f"{count} {reason}" for reason, count in rounds.dropped.items()) or "nothing else"),
             file=events.uri("impressions"),
         )
     _warn_of_silence(rounds)
@@ -250,6 +253,20 @@ def _target(
     return bundle_policy(recommender, log, epsilon=epsilon, temperature=temperature), about
 
 
+def _drawn_with(options: OpeConfig, target: "SlatePolicy") -> dict[str, dict[str, Any]]:
+    """How the target draws from what it ranks: as asked for, or as each request was logged."""
+    told = {}
+    for name in ("epsilon", "temperature"):
+        values = getattr(target, name)
+        as_logged = getattr(options, name) is None
+        told[name] = {"low": float(values.min()), "high": float(values.max()), "as_logged": as_logged}
+    return told
+
+
+def _range(low: float, high: float, *, as_logged: bool) -> str:
+    return (f"{low:g}" if low == high else f"{low:g} to {high:g}") + (" (as logged)" if as_logged else "")
+
+
 def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
     """Refuses a log of which a table is missing.
 
@@ -272,6 +289,17 @@ def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
             "silence is the answer",
             file=events.uri("feedback"),
         )
+
+
+def _asked(since_ms: int | None, until_ms: int | None) -> str:
+    limits = [f"at or after {since_ms} ms"] if since_ms is not None else []
+    limits += [f"before {until_ms} ms"] if until_ms is not None else []
+    return f", of a request {' and '.join(limits)}" if limits else ""
+
+
+def _period(events: "EventTables") -> str:
+    times = events.read("requests", columns=["timestamp"])["timestamp"].to_numpy()
+    return f"its requests are from {times.min()} to {times.max()} ms" if len(times) else "it holds no request"
 
 
 def _warn_of_silence(rounds: "Rounds") -> None:

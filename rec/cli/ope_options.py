@@ -101,7 +101,7 @@ def refuse_unwritable(plot: str | None, table: str | None) -> None:
         wrong = "it may not be written; choose another place"
     else:
         return
-    raise ConfigError(f"the plot needs a file to be written to: {wrong}, or say --plot None", file=plot, field="plot")
+    raise ConfigError(f"the plot needs a file to be written to: {wrong}, or leave --plot out", file=plot, field="plot")
 
 
 def refuse_file_as_home(home: str) -> None:

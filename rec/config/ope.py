@@ -39,7 +39,8 @@ class OpeConfig(Config):
     of the events `position_wise sn_position_wise cascade sn_cascade cascade_dr`, by default the last three.
     The empirical Bernstein interval needs a table, `reward_range` and `weight_bound`, and is given but of `dm`,
     `ips` and `dr`, as it holds for no other without a parameter. The estimators that shrink weights take the least and
-    the greatest reward of the table where no range is given. `plot` is where the HTML goes.
+    the greatest reward of the table where no range is given. `plot` is the HTML file to write; without it
+    there is none.
     """
 
     table: str | None = None
@@ -59,5 +60,5 @@ class OpeConfig(Config):
     level: Annotated[float, Field(gt=0, le=HIGHEST_LEVEL)] = 0.95
     reward_range: tuple[float, float] | None = None
     weight_bound: PositiveFloat | None = None
-    plot: str | None = "ope.html"
+    plot: str | None = None
     seed: Seed = 0

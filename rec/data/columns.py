@@ -41,7 +41,7 @@ class RawTable:
     def column(self, name: str) -> pa.Array:
         """One column in one piece; a dictionary is written out.
 
-        Raises: DataError: when there is no such column, naming those there are.
+        Raises: DataError: when there is no such column, naming those there are, or more than one.
         """
         if name not in self.table.column_names:
             raise DataError(
@@ -49,6 +49,8 @@ class RawTable:
                 file=self.file,
                 column=name,
             )
+        if self.table.column_names.count(name) > 1:
+            raise DataError("this column is there more than once; rename all but one", file=self.file, column=name)
         column = self.table.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)

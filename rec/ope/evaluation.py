@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rec.errors import ConfigError, DataError
 from rec.ope.brackets import Bracket, shrunk_bracket
 from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
-from rec.ope.estimators import BOUNDED, ESTIMATORS, SHRINKING_ESTIMATORS, contribution_bounds
+from rec.ope.estimators import BOUNDED, ESTIMATORS, NEED_PREDICTIONS, SHRINKING_ESTIMATORS, contribution_bounds
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
 from rec.ope.logged import LARGEST, LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
@@ -91,9 +91,16 @@ class IntervalSettings:
             )
 
 
+def possible_estimators(rounds: LoggedActions, settings: IntervalSettings) -> list[str]:
+    """The estimators that the rounds have predictions for, and that have an interval of the kind asked for."""
+    predicted = rounds.q_logged is not None and rounds.q_target is not None
+    known = BOUNDED if settings.method == "empirical_bernstein" else (*ESTIMATORS, *SHRINKING_ESTIMATORS)
+    return [name for name in known if predicted or name not in NEED_PREDICTIONS]
+
+
 def evaluate(
     rounds: LoggedActions,
-    estimators: Sequence[str],
+    estimators: Sequence[str] | None = None,
     *,
     rng: np.random.Generator,
     parameters: Mapping[str, float] | None = None,
@@ -104,7 +111,7 @@ def evaluate(
 
     Args:
         rounds: the log, with the target's probabilities.
-        estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS.
+        estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS. None: `possible_estimators`.
         rng: of the bootstrap's resamples.
         parameters: of shrinking estimators, by name; those not given are chosen by cross-fitting over users.
         interval: None: normal, 95%.
@@ -117,6 +124,7 @@ def evaluate(
     """
     settings = interval or IntervalSettings()
     given = parameters or {}
+    estimators = possible_estimators(rounds, settings) if estimators is None else estimators
     refuse_unknown(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
     _refuse_wrong_parameters(given, estimators)
     if settings.method == "empirical_bernstein":
@@ -159,7 +167,7 @@ def _bracket(rounds: LoggedActions, name: str, parameter: float | None, settings
 
 def evaluate_slates(
     slates: LoggedSlates,
-    estimators: Sequence[str],
+    estimators: Sequence[str] | None = None,
     *,
     rng: np.random.Generator,
     interval: IntervalSettings | None = None,
@@ -169,9 +177,12 @@ def evaluate_slates(
 
     Effective sample size and largest weight are those of whole slates, the product of all their weights; for the
     position-wise forms, the least and the largest of any position. So is support: the share of whole slates, or for the
-    position-wise forms of choices at single positions.
+    position-wise forms of choices at single positions. By default the cascade forms: `cascade_dr` where there are
+    predictions, and no position-wise form, which assumes more.
     """
     settings = interval or IntervalSettings()
+    if estimators is None:
+        estimators = ["cascade", "sn_cascade", *(["cascade_dr"] if slates.q_logged is not None else [])]
     refuse_unknown(estimators, SLATE_ESTIMATORS)
     _refuse_bernstein(settings)
     found: dict[str, Estimate] = {}

@@ -19,7 +19,8 @@ from rec.ope.table_file import from_table
 
 def from_frame(frame: pd.DataFrame, columns: OpeColumns | None = None) -> LoggedActions:
     """Rounds of a DataFrame, one row each, counted from 0; as `rec.ope.table_file.from_file` reads those of a file."""
-    table = pa.table({str(name): _arrow(frame[name]) for name in frame.columns})
+    arrays = [_arrow(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    table = pa.Table.from_arrays(arrays, names=[str(name) for name in frame.columns])
     return from_table(RawTable("the DataFrame", table, int), columns or OpeColumns())
 
 
@@ -39,8 +40,9 @@ def from_obp(
         q_hat: predicted rewards, (n, n_actions) or (n, n_actions, len_list), or None.
         clusters: users, (n,); None: every round is its own.
 
-    Raises: DataError: naming key and row. SupportError: for a pscore that is no probability or missing, or too large a
-        share of the target's choices that `pi_b` never makes.
+    Raises: DataError: naming key and row, also where `pscore` is not what `pi_b` says of the action. SupportError: for
+        a pscore that is no probability or missing, or too large a share of the target's choices that `pi_b` never
+        makes.
     """
     n = int(_whole(np.atleast_1d(_key(bandit_feedback, "n_rounds")), "n_rounds")[0])
     action = _whole(_per_round(bandit_feedback, "action", n), "action")
@@ -60,21 +62,16 @@ def from_obp(
     _refuse_outside(position, target.shape[2], "position")
     rows = np.arange(n)
     at_position = target[rows, :, position]
-    wrong = ~np.isclose(at_position.sum(axis=1), 1.0, atol=1e-6) | (at_position < 0).any(axis=1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise DataError(
-            f"a policy's probabilities must be >= 0 and sum to 1; {wrong.sum()} of {n} rows do not: "
-            f"first sum {at_position[row].sum():.12g}",
-            row=row,
-            column="action_dist",
-        )
+    _refuse_improper(at_position, "action_dist")
     support = None
     if bandit_feedback.get("pi_b") is not None:
         logging = _distribution(bandit_feedback["pi_b"], n, "pi_b")
         if logging.shape != target.shape:
             raise DataError(f"expected the shape of action_dist, {target.shape}; found {logging.shape}", column="pi_b")
-        support = support_share(at_position, logging[rows, :, position])
+        logging = logging[rows, :, position]
+        _refuse_improper(logging, "pi_b")
+        _refuse_contradiction(propensity, logging[rows, action])
+        support = support_share(at_position, logging)
     q_logged = q_target = None
     if q_hat is not None:
         predicted = _distribution(q_hat, n, "q_hat")
@@ -148,6 +145,32 @@ def _distribution(values: ArrayLike, n: int, name: str) -> Floats:
     if array.ndim != 3 or len(array) != n:
         raise DataError(f"expected ({n}, n_actions, len_list); found {array.shape}", column=name)
     return array
+
+
+def _refuse_improper(policy: Floats, name: str) -> None:
+    """Refuses rows (n, A) that are no distributions."""
+    wrong = ~(np.isclose(policy.sum(axis=1), 1.0, atol=1e-6) & (policy >= 0).all(axis=1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"a policy's probabilities must be >= 0 and sum to 1; {wrong.sum()} of {len(wrong)} rows do not: "
+            f"first sum {policy[row].sum():.12g}",
+            row=row,
+            column=name,
+        )
+
+
+def _refuse_contradiction(pscore: Floats, of_action: Floats) -> None:
+    """Refuses propensities that are not, up to float32 or five decimals, those of the logging policy's distribution."""
+    wrong = ~np.isclose(pscore, of_action, rtol=1e-4, atol=1e-5)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"pscore and pi_b contradict each other: {wrong.sum()} of {len(wrong)} rows, the first with a pscore of "
+            f"{pscore[row]:.6g} where pi_b gives its action {of_action[row]:.6g}. Correct one, or leave pi_b out",
+            row=row,
+            column="pscore",
+        )
 
 
 def _refuse_outside(values: NDArray[np.int64], size: int, name: str) -> None:

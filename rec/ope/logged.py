@@ -38,7 +38,7 @@ class LoggedActions:
     weights: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        n = len(self.rewards)
+        n = _numbers(self.rewards, "rewards").size
         _require(self, ("rewards", "propensities", "target_p", "q_logged", "q_target"), (n,))
         _require_clusters(self.clusters, n)
         _require_share(self.support)
@@ -109,7 +109,7 @@ class LoggedSlates:
     gains: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        propensities = np.asarray(self.propensities, dtype=np.float64)
+        propensities = _numbers(self.propensities, "propensities")
         if propensities.ndim != 2:
             raise DataError(f"slates need arrays of (n, K); found shape {propensities.shape}", column="propensities")
         shown = ~np.isnan(propensities)
@@ -120,8 +120,9 @@ class LoggedSlates:
         arrays |= {"marginal_propensities": 1.0, "marginal_target_p": 1.0}
         for name, after_the_end in arrays.items():
             given = getattr(self, name)
-            if given is not None and np.shape(given) == shown.shape:
-                object.__setattr__(self, name, np.where(shown, given, after_the_end))
+            values = None if given is None else _numbers(given, name)
+            if values is not None and values.shape == shown.shape:
+                object.__setattr__(self, name, np.where(shown, values, after_the_end))
         _require(self, tuple(arrays), shown.shape)
         _require(self, ("position_weights",), shown.shape[1:])
         _require_clusters(self.clusters, len(shown))
@@ -179,13 +180,25 @@ def _rows(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | Non
     return None if values is None else values[rows]
 
 
+def _numbers(given: Any, name: str) -> Floats:
+    """Values as float64, which neither cuts off an imaginary part nor reads texts."""
+    try:
+        values = np.asarray(given)
+        if values.dtype.kind in "biufO":
+            return values.astype(np.float64)
+        found = f"values of type {values.dtype}"
+    except (TypeError, ValueError) as error:
+        found = str(error)
+    raise DataError(f"an array of real numbers is required; found {found}", column=name)
+
+
 def _require(logged: object, names: tuple[str, ...], shape: tuple[int, ...]) -> None:
     """Makes arrays float64 and refuses those of another shape or with values that are not finite."""
     for name in names:
         given = getattr(logged, name)
         if given is None:
             continue
-        values = np.asarray(given, dtype=np.float64)
+        values = _numbers(given, name)
         if values.shape != shape:
             raise DataError(f"expected shape {shape}, as the rewards have; found {values.shape}", column=name)
         wrong = ~np.isfinite(values)

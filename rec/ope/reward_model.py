@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,21 +11,11 @@ from rec.errors import DataError
 from rec.ope.estimate import Floats
 
 Predict = Callable[[Floats], Floats]
-FitRewards = Callable[[Floats, Floats], Predict]
 FitActionRewards = Callable[[Floats, NDArray[np.int64], Floats, int], Predict]
 
 _L2: Final = 1.0
 _NEWTON_STEPS: Final = 100
 _CONVERGED: Final = 1e-9
-_BOOSTING_ROUNDS: Final = 100
-_BOOSTED: Final = {
-    "learning_rate": 0.05,
-    "num_leaves": 15,
-    "min_data_in_leaf": 100,
-    "verbosity": -1,
-    "deterministic": True,
-    "force_row_wise": True,
-}
 
 
 def ridge(features: Floats, rewards: Floats) -> Predict:
@@ -34,19 +23,6 @@ def ridge(features: Floats, rewards: Floats) -> Predict:
     no_action = np.zeros(len(rewards), np.int64)
     predict = ridge_per_action(features, no_action, rewards, 1)
     return lambda others: predict(others)[:, 0]
-
-
-def logistic(features: Floats, rewards: Floats) -> Predict:
-    """Logistic regression with an intercept, features standardised, for rewards in [0, 1]; (n, F) and (n,)."""
-    no_action = np.zeros(len(rewards), np.int64)
-    predict = logistic_per_action(features, no_action, rewards, 1)
-    return lambda others: predict(others)[:, 0]
-
-
-def boosted(features: Floats, rewards: Floats) -> Predict:
-    """Gradient-boosted trees on the squared error; (n, F) and (n,)."""
-    trained = lightgbm.train(_BOOSTED, lightgbm.Dataset(features, rewards), _BOOSTING_ROUNDS)
-    return lambda others: np.asarray(trained.predict(others), dtype=np.float64)
 
 
 def ridge_per_action(context: Floats, actions: NDArray[np.int64], rewards: Floats, n_actions: int) -> Predict:
@@ -84,7 +60,7 @@ def logistic_per_action(context: Floats, actions: NDArray[np.int64], rewards: Fl
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"logistic regression needs rewards in [0, 1]; found {rewards[row]:.12g}: take ridge or boosted",
+            f"logistic regression needs rewards in [0, 1]; found {rewards[row]:.12g}: take ridge_per_action",
             row=row,
             column="reward",
         )
@@ -136,13 +112,6 @@ def _sigmoid(logits: Floats) -> Floats:
     return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
 
-REWARD_MODELS: Final[dict[str, FitRewards]] = {"ridge": ridge, "logistic": logistic, "boosted": boosted}
-ACTION_REWARD_MODELS: Final[dict[str, FitActionRewards]] = {
-    "ridge": ridge_per_action,
-    "logistic": logistic_per_action,
-}
-
-
 def cross_fit_actions(
     fit: FitActionRewards,
     context: Floats,
@@ -153,8 +122,8 @@ def cross_fit_actions(
 ) -> Floats:
     """Predicted rewards of all actions in each row, by the model that was fitted on the other folds.
 
-    Args: fit: a model of ACTION_REWARD_MODELS. context: (n, F). actions: (n,). rewards: (n,). folds: all rows of a user
-        in one, as `rec.crossfit.user_folds` makes them, (n,). n_actions: A.
+    Args: fit: `ridge_per_action` or `logistic_per_action`. context: (n, F). actions: (n,). rewards: (n,). folds: all
+        rows of a user in one, as `rec.crossfit.user_folds` makes them, (n,). n_actions: A.
     Returns: (n, A).
     """
     return cross_fitted(

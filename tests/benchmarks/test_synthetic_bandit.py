@@ -63,3 +63,39 @@ def test_the_regression_that_predicts_what_was_held_out_is_chosen():
     chosen, told = choose_regression(log, [untrained, trained], 2, seed=0)
     assert chosen == trained
     assert told[0]["cross_entropy"] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_the_steadiest_of_policies_that_rows_cannot_tell_apart_is_taken():
+    """Worked by hand: the gaps 1, 0, 1 and 0 of four rows are 1/2 on average, with error sqrt(1/3 / 4) = .2887."""
+    from synthetic_bandit.comparison import steadiest_of_the_best
+
+    best = np.array([1.0, 1, 1, 1])
+    found = steadiest_of_the_best(np.stack([best - [1, 0, 1, 0], best], axis=1), np.arange(4))
+    assert (found.chosen, found.best) == (1, 1)
+    assert found.gaps == pytest.approx([0.5, 0]) and found.errors == pytest.approx([1 / 12**0.5, 0])
+    level = steadiest_of_the_best(np.stack([best - [1, 0, -1, 0.5], best], axis=1), np.arange(4))
+    assert (level.chosen, level.best) == (0, 1)
+
+
+def test_what_policies_share_tells_nothing_of_their_difference():
+    """Noise of one row in common is far larger than the gap, and cancels."""
+    from synthetic_bandit.comparison import steadiest_of_the_best
+
+    rng = np.random.default_rng(0)
+    shared, users = rng.normal(0, 100, 500), np.arange(500)
+    worse = shared - rng.normal(0.1, 0.2, 500)
+    found = steadiest_of_the_best(np.stack([worse, shared], axis=1), users)
+    assert found.chosen == 1
+    assert found.errors[0] == pytest.approx(0.2 / 500**0.5, rel=0.1)
+
+
+def test_rows_of_one_user_are_one_voice_in_the_comparison():
+    from synthetic_bandit.comparison import steadiest_of_the_best
+
+    gaps = np.array([0.3, 0.1, -0.1, 0.0])
+    rows = np.stack([-gaps, np.zeros(4)], axis=1)
+    once = steadiest_of_the_best(rows, np.arange(4))
+    often = steadiest_of_the_best(np.repeat(rows, 50, axis=0), np.repeat(np.arange(4), 50))
+    assert often.errors == pytest.approx(once.errors)
+    with pytest.raises(ValueError, match="two users"):
+        steadiest_of_the_best(rows, np.zeros(4, int))

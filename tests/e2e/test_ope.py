@@ -60,7 +60,12 @@ def test_the_logged_policy_under_another_temperature(tandem: Any, home: str, tmp
         )  # fmt: skip
         assert estimate["n"] == 900 and estimate["n_clusters"] == 80 and estimate["support"] == 1.0
         assert estimate["value"] > answer["logged_value"]
-    assert "cascade_dr" in plot.read_text(encoding="utf-8")
+    page = plot.read_text(encoding="utf-8")
+    assert answer["drawn_with"]["temperature"] == {"low": 0.3, "high": 0.3, "as_logged": False}
+    assert answer["drawn_with"]["epsilon"]["as_logged"]
+    for told in (done.stderr, page):
+        assert "(as logged), temperature 0.3" in told
+    assert "cascade_dr" in page
 
 
 def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
@@ -142,6 +147,7 @@ def test_a_bundle_is_judged_by_later_requests_only(tandem: Any, home: str) -> No
     error = json.loads(done.stdout)["error"]
     assert done.returncode == 2
     assert error["type"] == "DataError" and f"at or after {last + 1} ms" in error["message"]
+    assert f"to {last} ms" in error["message"]
 
 
 def test_what_is_missing_is_said(tandem: Any, home: str, tmp_path: Path) -> None:

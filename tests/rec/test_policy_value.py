@@ -1,11 +1,11 @@
-"""Policies compared: by a bound that few rounds cannot lift, and by differences that rows can tell."""
+"""Policies compared by a bound that few rounds cannot lift."""
 
 import numpy as np
 import pytest
 
 from rec.ope.estimate import Terms, std_error
 from rec.ope.intervals import normal_interval
-from rec.policy_value import LEVEL, snips_with_bound, steadiest_of_the_best
+from rec.policy_value import LEVEL, snips_with_bound
 
 
 def test_where_all_rounds_weigh_alike_it_is_the_lower_end_of_students_interval():
@@ -56,36 +56,6 @@ def test_the_unit_of_weights_does_not_matter():
     rng = np.random.default_rng(0)
     weights, rewards, users = rng.lognormal(size=60), rng.random(60), rng.integers(0, 9, 60)
     assert snips_with_bound(weights, rewards, users) == pytest.approx(snips_with_bound(7 * weights, rewards, users))
-
-
-def test_the_steadiest_of_policies_that_rows_cannot_tell_apart_is_taken():
-    """Worked by hand: the gaps 1, 0, 1 and 0 of four rows are 1/2 on average, with error sqrt(1/3 / 4) = .2887."""
-    best = np.array([1.0, 1, 1, 1])
-    found = steadiest_of_the_best(np.stack([best - [1, 0, 1, 0], best], axis=1), np.arange(4))
-    assert (found.chosen, found.best) == (1, 1)
-    assert found.gaps == pytest.approx([0.5, 0]) and found.errors == pytest.approx([1 / 12**0.5, 0])
-    level = steadiest_of_the_best(np.stack([best - [1, 0, -1, 0.5], best], axis=1), np.arange(4))
-    assert (level.chosen, level.best) == (0, 1)
-
-
-def test_what_policies_share_tells_nothing_of_their_difference():
-    """Noise of one row in common is far larger than the gap, and cancels."""
-    rng = np.random.default_rng(0)
-    shared, users = rng.normal(0, 100, 500), np.arange(500)
-    worse = shared - rng.normal(0.1, 0.2, 500)
-    found = steadiest_of_the_best(np.stack([worse, shared], axis=1), users)
-    assert found.chosen == 1
-    assert found.errors[0] == pytest.approx(0.2 / 500**0.5, rel=0.1)
-
-
-def test_rows_of_one_user_are_one_voice_in_the_comparison():
-    gaps = np.array([0.3, 0.1, -0.1, 0.0])
-    rows = np.stack([-gaps, np.zeros(4)], axis=1)
-    once = steadiest_of_the_best(rows, np.arange(4))
-    often = steadiest_of_the_best(np.repeat(rows, 50, axis=0), np.repeat(np.arange(4), 50))
-    assert often.errors == pytest.approx(once.errors)
-    with pytest.raises(ValueError, match="two users"):
-        steadiest_of_the_best(rows, np.zeros(4, int))
 
 
 def test_one_round_with_all_the_weight_has_the_bound_of_two():

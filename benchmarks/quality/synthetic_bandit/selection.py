@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
+from synthetic_bandit.comparison import steadiest_of_the_best
 from synthetic_bandit.generator import Bandit, Floats
 from synthetic_bandit.learning import (
     Objective,
@@ -18,7 +19,6 @@ from synthetic_bandit.learning import (
 )
 
 from rec.ope import ESTIMATORS, LoggedActions
-from rec.policy_value import steadiest_of_the_best
 from rec.weights import effective_sample_size
 
 # Other than the folds that reward models are fitted on.

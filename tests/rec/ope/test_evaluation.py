@@ -8,6 +8,7 @@ import pytest
 
 from rec.errors import ConfigError, DataError
 from rec.ope import (
+    ESTIMATORS,
     SHRINKING_ESTIMATORS,
     IntervalSettings,
     LoggedActions,
@@ -254,6 +255,19 @@ def test_what_is_asked_for_has_to_have_an_effect(world, estimators, parameters, 
     rounds = world.sample(100, np.random.default_rng(0))
     with pytest.raises(ConfigError, match=told):
         evaluate(rounds, estimators, rng=np.random.default_rng(0), parameters=parameters)
+
+
+def test_by_default_there_is_every_estimator_that_can_be(world):
+    rounds, rng = world.sample(400, np.random.default_rng(0)), np.random.default_rng(0)
+    assert set(evaluate(rounds, rng=rng)) == {*ESTIMATORS, *SHRINKING_ESTIMATORS}
+    bounded = IntervalSettings("empirical_bernstein", reward_range=(0, 1), weight_bound=20.0)
+    assert set(evaluate(rounds, rng=rng, interval=bounded)) == {"dm", "ips", "dr"}
+    without = replace(rounds, q_logged=None)
+    assert set(evaluate(without, rng=rng)) == {"ips", "clipped_ips", "snips"}
+    slates = LoggedSlates(np.ones((400, 2)), np.full((400, 2), 0.5), np.full((400, 2), 0.5))
+    assert list(evaluate_slates(slates, rng=rng)) == ["cascade", "sn_cascade"]
+    predicted = replace(slates, q_logged=np.ones((400, 2)), q_target=np.ones((400, 2)))
+    assert list(evaluate_slates(predicted, rng=rng)) == ["cascade", "sn_cascade", "cascade_dr"]
 
 
 @pytest.mark.parametrize("estimators", ["cascade", [], ["cascade", "cascade"]])

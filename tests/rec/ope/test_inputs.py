@@ -64,7 +64,11 @@ def test_without_positions_there_is_one(feedback, action_dist):
 def test_what_the_logging_distribution_never_shows_is_refused(feedback, action_dist):
     never = feedback["pi_b"].copy()
     shown = feedback["action"]
-    never[np.arange(N), (shown + 1) % ACTIONS] = 0
+    rows, position = np.arange(N), feedback["position"]
+    kept = never[rows, shown, position]
+    never[rows, :, position] = 0
+    never[rows, (shown + 1) % ACTIONS, position] = 1 - kept
+    never[rows, shown, position] = kept
     with pytest.raises(SupportError, match="Log with epsilon > 0"):
         from_obp({**feedback, "pi_b": never}, action_dist)
 
@@ -113,6 +117,25 @@ def test_a_distribution_that_does_not_sum_to_one_names_the_row(feedback, action_
     assert (refused.value.row, refused.value.column) == (11, "action_dist")
 
 
+def test_propensities_that_contradict_the_logging_distribution_are_refused(feedback, action_dist):
+    rounded = feedback["pscore"].round(5)
+    assert from_obp({**feedback, "pscore": rounded}, action_dist).support == pytest.approx(1)
+    wrong = feedback["pscore"].copy()
+    wrong[[7, 9]] *= 0.9
+    with pytest.raises(DataError, match="contradict each other: 2 of") as refused:
+        from_obp({**feedback, "pscore": wrong}, action_dist)
+    assert (refused.value.row, refused.value.column) == (7, "pscore")
+
+
+@pytest.mark.parametrize("share", [0.5, np.nan])
+def test_a_logging_distribution_is_one(feedback, action_dist, share):
+    pi_b = feedback["pi_b"].copy()
+    pi_b[11] *= share
+    with pytest.raises(DataError, match="sum to 1; 1 of") as refused:
+        from_obp({**feedback, "pi_b": pi_b}, action_dist)
+    assert (refused.value.row, refused.value.column) == (11, "pi_b")
+
+
 @pytest.fixture
 def frame():
     rng = np.random.default_rng(3)
@@ -155,6 +178,16 @@ def test_a_missing_column_is_named_beside_those_there_are(frame):
     with pytest.raises(DataError, match=r"has who, r, p, t, q, qt") as refused:
         from_frame(frame)
     assert refused.value.column == "reward"
+
+
+def test_a_column_given_twice_is_refused_where_it_is_used(frame):
+    unused = pd.concat(
+        [frame, frame[["r"]].rename(columns={"r": "x"}), frame[["r"]].rename(columns={"r": "x"})], axis=1
+    )
+    assert len(from_frame(unused, COLUMNS)) == len(frame)
+    with pytest.raises(DataError, match="more than once") as refused:
+        from_frame(pd.concat([frame, frame[["r"]]], axis=1), COLUMNS)
+    assert (refused.value.file, refused.value.column) == ("the DataFrame", "r")
 
 
 @pytest.mark.parametrize("n_positions", [POSITIONS - 1, POSITIONS + 1])

@@ -40,6 +40,17 @@ def test_a_row_without_its_user_is_named(logged: Any, users: np.ndarray) -> None
     assert (refused.value.row, refused.value.column) == (3, "clusters")
 
 
+@pytest.mark.parametrize("logged", [actions, slates])
+@pytest.mark.parametrize("column", ["rewards", "propensities", "q_logged"])
+@pytest.mark.parametrize(
+    "values", [np.full(6, 0.5 + 2j), ["0.5"] * 6, [0.5, "often"], [[0.5], [0.5, 0.5]], 0.5, [None] * 6]
+)
+def test_what_is_no_array_of_real_numbers_is_refused(logged: Any, column: str, values: Any) -> None:
+    with pytest.raises(DataError) as refused:
+        logged(**{column: values})
+    assert column in (refused.value.column, "rewards")  # other columns have the shape that the rewards have
+
+
 def test_a_reward_counts_nothing_or_something_at_a_position() -> None:
     assert slates(position_weights=np.array([1.0, 0.0])).gains.tolist() == [[1.0, 0.0]] * 6
     with pytest.raises(DataError, match=r"-0\.5 at position 1") as refused:

@@ -1,0 +1,53 @@
+"""Every option that the documentation shows is one of the command it stands with."""
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from rec.cli import main
+from rec.cli.commands import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
+OF_ALL = {"--config", "--json", "--help"}
+# What pages say of programs that are not ours.
+FOREIGN = {"--index-url"}
+
+
+@pytest.fixture(scope="module")
+def flags() -> dict[str, set[str]]:
+    """The options of each command."""
+    found = {}
+    for name in COMMANDS:
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+            main([*name.split(), "--help"])
+        found[name] = set(FLAG.findall(told.getvalue())) | OF_ALL
+    return found
+
+
+def unknown(text: str, flags: Mapping[str, set[str]], anywhere: set[str]) -> list[str]:
+    """Options after `tandem NAME` that NAME does not have, and others that nothing has."""
+    wrong = [flag for flag in FLAG.findall(text) if flag not in anywhere]
+    for name, rest in re.findall(rf"tandem ({'|'.join(COMMANDS)})\b([^`\n]*)", text):
+        wrong += [f"tandem {name} {flag}" for flag in FLAG.findall(rest) if flag not in flags[name]]
+    return wrong
+
+
+def test_a_misspelt_option_is_found(flags: Mapping[str, set[str]]) -> None:
+    anywhere = set().union(*flags.values())
+    assert unknown("`tandem train --workers 2`, `tandem models list --json`, `--epsilon`", flags, anywhere) == []
+    assert unknown("tandem ope --workers 2", flags, anywhere) == ["tandem ope --workers"]
+    assert unknown("`--off-policy.no-self-normalise`", flags, anywhere) == ["--off-policy.no-self-normalise"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_show_options_that_there_are(flags: Mapping[str, set[str]], page: Path) -> None:
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/**/*.py"))
+    anywhere = set().union(*flags.values(), FLAG.findall(scripts), FOREIGN)
+    assert unknown(page.read_text(encoding="utf-8"), flags, anywhere) == []
