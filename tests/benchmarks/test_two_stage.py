@@ -170,12 +170,25 @@ def test_a_good_log_is_the_cause_only_where_weights_gain_more_with_a_worse_one()
 
     good = _table({"ce": 0.0, "1-ips": 0.0, "2-ips": 0.0}, 0.6)
     gaining = _table({"ce": 0.0, "1-ips": 0.1, "2-ips": 0.2}, 0.42, noise=0.02)
-    assert "nothing to gain: supported" in policy_lines({1000: good, 100: gaining}, "precision@1")[-1]
-    assert "nothing to gain: not shown" in policy_lines({1000: gaining, 100: good}, "precision@1")[-1]
+    for tables, reading in (({1000: good, 100: gaining}, "supported"), ({1000: gaining, 100: good}, "not shown")):
+        lines = policy_lines(tables, "precision@1")[-2:]
+        for stage, line in zip(("one-stage", "two-stage"), lines, strict=True):
+            assert f"nothing to gain, {stage}: {reading}" in line
     assert policy_lines({1000: good}, "precision@1")[-1].endswith("is open")
     weak, strong = policies({1000: good, 100: gaining}, "precision@1")
     assert (weak["policy_points"], strong["policy_points"]) == (100, 1000)
-    assert weak["difference"] > strong["difference"] + 0.1
+    for stage in ("one-stage", "two-stage"):
+        assert weak["gains"][stage]["difference"] > strong["gains"][stage]["difference"] + 0.1
+
+
+def test_each_stage_has_a_reading_of_its_own():
+    from two_stage.reading import policy_lines
+
+    good, gaining = (_table({"ce": 0.0, "1-ips": 0.0, "2-ips": gain}, 0.5) for gain in (0.0, 0.2))
+    for objective in ("ce", "2-ips"):
+        gaining.values[objective, "two-stage", "precision@1"][:] = good.values[objective, "two-stage", "precision@1"]
+    one, two = policy_lines({1000: good, 100: gaining}, "precision@1")[-2:]
+    assert "one-stage: supported" in one and "two-stage: not shown" in two
 
 
 def test_the_oracle_fills_its_candidates_with_what_the_ranker_puts_last():

@@ -6,14 +6,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from two_stage.report import STAGES, Table, percent, verdict
+from two_stage.report import STAGES, Table, percent, told, verdict
 from two_stage.summary import CrossedMean, crossed_mean
 
 # The order of the paper, the best first.
 ORDER: Final = ("2-ips", "1-ips", "ce")
 BEST, PLAIN = ORDER[0], ORDER[-1]
-TWO_STAGE: Final = STAGES[1]
-_CELL: Final = ("difference", "std_error", "df")
 
 
 def order_lines(table: Table, metric: str) -> list[str]:
@@ -50,16 +48,15 @@ def gap_lines(table: Table, metric: str) -> list[str]:
 
 
 def policies(tables: Mapping[int, Table], metric: str) -> list[dict[str, Any]]:
-    """How good each logging policy and its logs are, and what weights gain in front of the ranker; the weakest first.
+    """How good each logging policy and its logs are, and what weights gain at each stage; the weakest first.
 
     Args: tables: by how many points the policy knew, of the same seeds and logs, with all of ORDER.
     """
     return [
         {"policy_points": points, "right": float(np.mean([run["log"]["right"] for run in table.bounds.values()]))}
         | {name: table.bound(name, metric) for name in ("logging policy", "most clicked")}
-        | {"difference": gain.mean, "std_error": gain.std_error, "df": gain.df, "p_value": gain.p_value}
+        | {"gains": {stage: told(table.difference(BEST, PLAIN, stage, metric)) for stage in STAGES}}
         for points, table in sorted(tables.items())
-        for gain in [table.difference(BEST, PLAIN, TWO_STAGE, metric)]
     ]
 
 
@@ -69,23 +66,28 @@ def policy_lines(tables: Mapping[int, Table], metric: str) -> list[str]:
     Args: as of `policies`.
     """
     lines = []
-    for row in policies(tables, metric):
-        gap, gain = row["logging policy"] - row["most clicked"], CrossedMean(*(row[name] for name in _CELL))
+    for row, table in zip(policies(tables, metric), (tables[points] for points in sorted(tables)), strict=True):
+        gap = row["logging policy"] - row["most clicked"]
+        gains = [f"{stage} {_read(table.difference(BEST, PLAIN, stage, metric))}" for stage in STAGES]
         lines.append(
             f"logging policy of {row['policy_points']} points: {100 * row['right']:.1f}% of the log right, it lies "
-            f"{100 * gap:+.2f} from the most clicked; {TWO_STAGE} {BEST} - {PLAIN} {percent(gain, '+')}, "
-            f"{verdict(gain)}"
+            f"{100 * gap:+.2f} from the most clicked; {BEST} - {PLAIN}: {', '.join(gains)}"
         )
     if len(tables) < 2:
         return [*lines, "no runs of other logging policies: whether a good log leaves weights nothing to gain is open"]
-    weak, strong = (
-        table.values[BEST, TWO_STAGE, metric] - table.values[PLAIN, TWO_STAGE, metric]
-        for table in (tables[min(tables)], tables[max(tables)])
-    )
-    more = crossed_mean(weak - strong)
-    sure = more.std_error is not None and more.mean > 2 * more.std_error
-    lines.append(
-        f"a good log leaves weights nothing to gain: {'supported' if sure else 'not shown'}; with {min(tables)} points "
-        f"in place of {max(tables)} they gain {percent(more, '+')} more, {verdict(more)}"
-    )
+    for stage in STAGES:
+        weak, strong = (
+            table.values[BEST, stage, metric] - table.values[PLAIN, stage, metric]
+            for table in (tables[min(tables)], tables[max(tables)])
+        )
+        more = crossed_mean(weak - strong)
+        sure = more.std_error is not None and more.mean > 2 * more.std_error
+        lines.append(
+            f"a good log leaves weights nothing to gain, {stage}: {'supported' if sure else 'not shown'}; with "
+            f"{min(tables)} points in place of {max(tables)} they gain {_read(more)} more"
+        )
     return lines
+
+
+def _read(difference: CrossedMean) -> str:
+    return f"{percent(difference, '+')} ({verdict(difference)})"

@@ -93,14 +93,22 @@ def print_table(table: Table, heading: str, references: Mapping[str, Figures]) -
 def differences(table: Table, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Each objective against those before it, paired by seed and log."""
     return [
-        {"a": f"{stage} {a}", "b": f"{stage} {b}", "metric": metric}
-        | {"difference": found.mean, "std_error": found.std_error, "df": found.df, "p_value": found.p_value}
+        {"a": f"{stage} {a}", "b": f"{stage} {b}", "metric": metric} | told(table.difference(a, b, stage, metric))
         for stage in STAGES
         for place, a in enumerate(table.objectives)
         for b in table.objectives[:place]
         for metric in metrics
-        for found in [table.difference(a, b, stage, metric)]
     ]
+
+
+def told(difference: CrossedMean) -> dict[str, float | None]:
+    """A difference as JSON has it."""
+    return {
+        "difference": difference.mean,
+        "std_error": difference.std_error,
+        "df": difference.df,
+        "p_value": difference.p_value,
+    }
 
 
 def print_differences(paired: Iterable[dict[str, Any]]) -> None:
