@@ -1,6 +1,6 @@
 """What the ranker makes of candidates in logged rounds, as of the beginning of the period in which each round was."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self, final
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rec.losses.sampled import first_column
 from rec.recommender import Recommender
 from rec.state import Candidates
+
+Tell = Callable[[int], None]
 
 BLOCK: Final = 64
 
@@ -37,9 +39,9 @@ class RankerTables:
     starts: NDArray[np.int64]
 
     @classmethod
-    def build(cls, recommenders: Sequence[Recommender]) -> Self:
-        """The tables of recommenders as of the beginning of each period, oldest first."""
-        return cls(np.stack([ranker_logits(recommender) for recommender in recommenders]), _starts(recommenders))
+    def build(cls, recommenders: Sequence[Recommender], tell: Tell = lambda n_users: None) -> Self:
+        """The tables of recommenders as of the beginning of each period, oldest first; `tell` as of `ranker_logits`."""
+        return cls(np.stack([ranker_logits(recommender, tell) for recommender in recommenders]), _starts(recommenders))
 
     def of(self, users: NDArray[np.int32], at_ms: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of all items, (B, N)."""
@@ -77,8 +79,11 @@ class RankersAtHand:
         return scores
 
 
-def ranker_logits(recommender: Recommender) -> NDArray[np.float32]:
-    """The ranker's score of every item for every user of the bundle, (U, N)."""
+def ranker_logits(recommender: Recommender, tell: Tell = lambda n_users: None) -> NDArray[np.float32]:
+    """The ranker's score of every item for every user of the bundle, (U, N).
+
+    Args: tell: called with how many more users are done, after every few.
+    """
     snapshot = recommender.snapshot
     n_users, n_items = len(snapshot.user_ids), recommender.n_items
     logits = np.empty((n_users, n_items), np.float32)
@@ -88,6 +93,7 @@ def ranker_logits(recommender: Recommender) -> NDArray[np.float32]:
         items = np.tile(np.arange(n_items, dtype=np.int32), (len(users), 1))
         scores = recommender.source.scores(states, items)
         logits[users] = recommender.rank(states, Candidates(items, scores, recommender.source.name))
+        tell(len(users))
     return logits
 
 

@@ -1,5 +1,6 @@
 """Fitting retrievers on what is before a time: from what was liked, or from what was shown and what it earned."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, get_args
@@ -18,10 +19,11 @@ from rec.ranker_scores import RankersAtHand, RankerTables
 from rec.recommender import Recommender
 from rec.retrieval_data import build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
-from rec.runs import Runs
+from rec.runs import Runs, say
 from rec.training import Fitted, Progress, TrainingTask
 
 LIKES: Final = get_args(LikesObjective)
+SAY_EVERY_S: Final = 15.0
 
 
 def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | None = None) -> Fitted:
@@ -63,8 +65,25 @@ def fit_through_ranker(
             "give more data, or begin earlier with ranker.period_fractions"
         )
     sampled = runs.config.off_policy.sampled_items
-    task = replace(task, data=data, ranker=RankersAtHand(tuple(earlier)) if sampled else RankerTables.build(earlier))
-    return runs.fit(task, runs.config.training, f"retriever-{period}-through-ranker", init_from=first.weights)
+    name = f"retriever-{period}-through-ranker"
+    ranker = RankersAtHand(tuple(earlier)) if sampled else _ranker_tables(earlier, name)
+    task = replace(task, data=data, ranker=ranker)
+    return runs.fit(task, runs.config.training, name, init_from=first.weights)
+
+
+def _ranker_tables(earlier: Sequence[Recommender], name: str) -> RankerTables:
+    """Scores all items for all users, as of each period, and says how far it has come."""
+    total, done, told = sum(len(each.snapshot.user_ids) for each in earlier), 0, time.monotonic()
+    say(f"{name}: the ranker scores {earlier[0].n_items:,} items for each user of {len(earlier)} periods")
+
+    def tell(n_users: int) -> None:
+        nonlocal done, told
+        done += n_users
+        if done == total or time.monotonic() - told >= SAY_EVERY_S:
+            told = time.monotonic()
+            say(f"{name}: {done:,} of {total:,} users scored")
+
+    return RankerTables.build(earlier, tell)
 
 
 def thin_overlap(progress: Progress) -> str | None:

@@ -65,7 +65,7 @@ class Runs:
         init_from: Mapping[str, Tensor] | None = None,
     ) -> Fitted:
         """Fits a task in a folder of the run. init_from: weights to begin with."""
-        say(f"fitting {name}")
+        say(f"fitting {name}, {training.epochs} epochs at most")
         return fit_on_ray(
             task,
             training,

@@ -33,6 +33,7 @@ def test_an_objective_trains_a_bundle_that_answers(tandem: Any, small_config: Pa
         expected |= {f"{fit}-rewards-{fold}" for fit in expected for fold in range(2)}
     if objective == "two_stage_ips":
         expected |= {f"retriever-{period}-through-ranker" for period in (1, 2)}
+        assert all(f"{fit}: the ranker scores" in done.stderr for fit in expected if fit.endswith("ranker"))
     assert fits == expected
 
     epochs = [json.loads(line) for line in (run / "retriever-1" / "epochs.jsonl").read_text().splitlines()]

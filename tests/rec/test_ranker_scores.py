@@ -64,6 +64,12 @@ def test_tables_hold_the_scores_of_the_period_a_round_was_in():
     assert_array_equal(tables.of_items(USERS, AT_MS, items), np.take_along_axis(everything, items, axis=1))
 
 
+def test_every_user_of_every_period_is_told_when_done():
+    told: list[int] = []
+    RankerTables.build(RECOMMENDERS, told.append)
+    assert sum(told) == len(RECOMMENDERS) * N_USERS
+
+
 def test_what_is_a_candidate_scores_as_in_the_tables():
     items = BEST[USERS][:, :N_CANDIDATES]
     tables, at_hand = RankerTables.build(RECOMMENDERS), RankersAtHand(RECOMMENDERS)
