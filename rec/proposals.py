@@ -78,7 +78,8 @@ class Proposal:
         Returns: items (B, S), log q (B, S), float64.
         """
         strata = torch.arange(uniforms.shape[1], device=uniforms.device)
-        points = (strata + uniforms.double()) / uniforms.shape[1]
+        # Adding may round up to 1, which lies behind the last part.
+        points = ((strata + uniforms.double()) / uniforms.shape[1]).clamp(max=1 - 2**-53)
         share = self.uniform_share.unsqueeze(1)
         anywhere = (points / share * self.n_items).long().clamp(max=self.n_items - 1)
         if not self.neighbors.shape[1]:

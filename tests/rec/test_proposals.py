@@ -74,6 +74,14 @@ def test_without_any_neighbours_everything_is_as_likely():
     assert torch.equal(items, EVERY_ITEM)
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_points_at_the_ends_of_a_part_draw_items_that_there_are(uniform):
+    """With half the draws uniform, the second of two begins where the neighbours do, of which row 1 has a gap first."""
+    items, log_q = _proposal(uniform_share=0.5).draw(torch.full((3, 2), uniform, dtype=torch.float64))
+    assert ((items >= 0) & (items < 8)).all() and log_q.isfinite().all()
+    assert items[1, 1] in (2, 7) and items[0, 1] in (0, 3, 5)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"uniform_share must be in \(0, 1\]"):
         _proposal(uniform_share=0.0)
