@@ -96,10 +96,26 @@ def test_impossible_arguments_are_refused():
     half = np.full(3, 0.5)
     with pytest.raises(ValueError, match="row 2 has -1"):
         importance_weights(np.array([0, 0.1, -1]), half)
+    with pytest.raises(ValueError, match="row 1 has nan"):
+        importance_weights(np.array([0, math.nan, 1]), half)
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\)"):
         importance_weights(half, half[:2])
     with pytest.raises(ValueError, match="min_weight <= max_weight"):
         importance_weights(half, half, min_weight=2, max_weight=1)
+
+
+def test_rows_that_the_target_never_shows_count_in_the_mean():
+    for kind in (np.asarray, torch.tensor):
+        np.testing.assert_allclose(self_normalized(kind([0.0, 2.0, 4.0])), [0, 1, 2])
+
+
+def test_the_mean_is_over_the_rows_of_all_workers():
+    """Here weights 1 and 3; elsewhere two more, 4 and 8, or of those to be averaged, 4 alone."""
+    weights, among = torch.tensor([1.0, 3.0]), torch.tensor([False, True])
+    found = self_normalized(weights, total=lambda sums: sums + torch.tensor([12.0, 2.0]))
+    torch.testing.assert_close(found, weights / (16 / 4))
+    found = self_normalized(weights, among=among, total=lambda sums: sums + torch.tensor([4.0, 1.0]))
+    torch.testing.assert_close(found, weights / (7 / 2))
 
 
 def test_weights_that_cannot_be_averaged_stay_as_they_are():

@@ -173,6 +173,29 @@ def test_clipped_ips_by_hand():
     assert loss.item() == pytest.approx(-(5 / 3 * math.log(3 / 4) + 2 / 3 * math.log(1 / 4)) / 2)
 
 
+@pytest.mark.parametrize("loss", LOGGED)
+def test_a_reward_below_0_counts_in_the_mean_weight_as_one_above_does(loss):
+    logits, actions, propensities, rewards = _log()
+    gained, lost = (loss(logits, actions, propensities, rewards=sign * rewards, min_weight=0.0) for sign in (1, -1))
+    torch.testing.assert_close(lost, -gained)
+
+
+def test_the_cap_and_the_mean_are_of_the_weights_without_the_chance_to_be_among_k():
+    # p = (3/4, 1/4): weights 7.5, capped at 5, and 1/2, whose mean is 11/4; lambda is 2 (1 - p) = 1/2 and 3/2.
+    logits = torch.tensor([[math.log(3.0), 0.0], [math.log(3.0), 0.0]])
+    given = logits, torch.tensor([0, 1]), torch.tensor([0.1, 0.5])
+    loss = top_k_reinforce(*given, slate_size=2, min_weight=0, max_weight=5)
+    assert loss.item() == pytest.approx(-(5 / 2 * math.log(3 / 4) + 3 / 4 * math.log(1 / 4)) / (11 / 4) / 2)
+
+
+def test_the_capped_and_normalised_likelihood_by_hand():
+    # Weights (1/2) / (1/10) = 5 and (1/2) / (1/2) = 1; capped at 3 their mean is 2.
+    logits = torch.tensor([[math.log(3.0), 0.0], [math.log(3.0), 0.0]])
+    given = logits, torch.tensor([0, 1]), torch.tensor([0.1, 0.5])
+    loss = weighted_log_likelihood(*given, max_weight=3, self_normalize=True)
+    assert loss.item() == pytest.approx(-(3 / 2 * math.log(3 / 4) + 1 / 2 * math.log(1 / 4)) / 2)
+
+
 def test_the_weighted_likelihood_shows_items_in_proportion_to_their_rewards():
     logits, logging, rewards = _world(n_users=1)
     world = logits, logging, rewards.abs()
@@ -196,6 +219,14 @@ def test_the_weights_of_a_likelihood_do_not_move_with_the_policy():
         for moved in (logits, 2 * logits)
     ]
     torch.testing.assert_close(losses, [torch.tensor(1 / 6).double()] * 2)
+
+
+def test_errors_of_predicted_rewards_by_hand():
+    # Predicted are 3 and -1, earned 1 and 0.
+    given = torch.tensor([[3.0, 9.0], [9.0, -1.0]]), torch.tensor([0, 1]), torch.tensor([1.0, 0.0])
+    assert regression(*given).item() == pytest.approx((2**2 + 1**2) / 2)
+    expected = (math.log1p(math.exp(-3)) + math.log1p(math.exp(-1))) / 2
+    assert regression(*given, error="logistic").item() == pytest.approx(expected)
 
 
 def test_regression_is_least_at_the_mean_reward():

@@ -150,6 +150,37 @@ def test_what_is_excluded_is_no_part_of_the_policy():
     assert not torch.isclose(found, ips(logits, *given, **PLAIN), rtol=0.01)
 
 
+def test_slates_hold_nothing_that_is_excluded():
+    world = World(1)
+    draws = torch.arange(N_ITEMS).expand(3, N_ITEMS)
+    log_q = torch.full((3, N_ITEMS), -math.log(N_ITEMS)).double()
+    given = world.actions, world.propensities
+    excluded = (draws % 3 == 0) & (draws != world.actions[:, None])
+    closed = (world.users @ world.items.T / TEMPERATURE).masked_fill(excluded, -1e4)
+    drawn = world.users, world.items.__getitem__, *given, draws, log_q, partial(torch.gather, world.ranker, 1)
+    options = {**PLAIN, "slate_size": 40_000, "n_slates": 1, "alpha": 0.3}
+    found = sampled_two_stage_ips(*drawn, temperature=TEMPERATURE, excluded=excluded, **options)
+    torch.testing.assert_close(found, two_stage_ips(closed, *given, world.ranker, **options))
+
+
+def test_rows_without_a_reward_leave_the_slates_of_the_others_as_they_are():
+    world = World(2)
+    rewards = torch.tensor([0, 1, 2, 0, 0.5, 0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    draws, log_q = world.proposal.draw(torch.rand(6, 12, generator=generator, dtype=torch.float64))
+    uniforms = torch.rand(6, 4, 5, generator=generator, dtype=torch.float64)
+    gradients = []
+    for rows in (torch.arange(6), rewards.nonzero()[:, 0]):
+        items = world.items.clone().requires_grad_()
+        given = world.users[rows % 3], items.__getitem__, world.actions[rows], world.propensities[rows]
+        ranker = partial(torch.gather, world.ranker[rows], 1)
+        options = {"rewards": rewards[rows], "uniforms": uniforms[rows], "temperature": TEMPERATURE, **SLATES}
+        loss = sampled_two_stage_ips(*given, draws[rows], log_q[rows], ranker, **options)
+        (loss * len(rows)).backward()
+        gradients.append(items.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_no_action_is_more_likely_than_certain():
     world = World(50)
     draws, log_q = world.proposal.draw(torch.rand(150, 2, generator=torch.Generator().manual_seed(0)))

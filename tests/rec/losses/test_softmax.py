@@ -93,6 +93,35 @@ def test_mixed_q_is_a_distribution_and_reduces_to_its_parts():
     assert mixed.exp().sum().item() == pytest.approx(1)
 
 
+def test_cross_entropy_is_against_what_is_neither_excluded_nor_another_positive():
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    positives = torch.tensor([[0, 3], [5, 6]])
+    excluded = torch.zeros(2, 7, dtype=torch.bool).index_fill(1, torch.tensor([1]), True)
+    losses = cross_entropy(logits, positives, excluded=excluded, reduction="none")
+    negatives = torch.stack([logits[0, [2, 4, 5, 6]], logits[1, [0, 2, 3, 4]]])
+    for place in range(2):
+        own = logits.gather(1, positives[:, place : place + 1])
+        expected = torch.cat([own, negatives], dim=1).logsumexp(dim=1) - own[:, 0]
+        torch.testing.assert_close(losses[:, place], expected)
+        one = cross_entropy(
+            logits, positives[:, place], excluded=excluded.scatter(1, positives, True), reduction="none"
+        )
+        torch.testing.assert_close(one, expected)
+
+
+def test_what_is_not_drawn_from_the_batch_is_drawn_uniformly():
+    """Of six columns the last two are uniform; so are two of six draws of three columns."""
+    users, items = _embeddings(4, 0), _embeddings(6, 1)
+    log_q, ids = torch.rand(6, generator=torch.Generator().manual_seed(2)).log(), torch.arange(6)
+    found = mixed_negative(users, items, ids, log_q, n_batch=4, n_items=10)
+    q = mixed_log_q(log_q, n_batch=4, n_uniform=2, n_items=10)
+    torch.testing.assert_close(found, logq_softmax(users, items, ids, q))
+    counted = {"positives": torch.tensor([0, 1, 2, 0]), "draws": torch.tensor([3, 2, 1])}
+    given = users, items[:3], ids[:3]
+    found = mixed_negative(*given, log_q[:3], n_batch=4, n_items=10, **counted)
+    torch.testing.assert_close(found, logq_softmax(*given, q[:3], **counted))
+
+
 def test_mixed_negatives_without_any_are_the_in_batch_softmax():
     users, items, log_q = _embeddings(4, 0), _embeddings(4, 1), torch.rand(4).log()
     mixed = mixed_negative(users, items, torch.arange(4), log_q, n_batch=4, n_items=100)

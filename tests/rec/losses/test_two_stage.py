@@ -93,6 +93,20 @@ def test_with_duplicates_dropped_a_long_slate_holds_the_whole_catalogue():
     torch.testing.assert_close(found, -expected.mean())
 
 
+def test_slates_are_drawn_by_the_logits_over_the_slate_temperature():
+    # Close to 0 it leaves the likeliest item alone, three times.
+    logits, actions, propensities, ranker, _ = _log()
+    options = {"alpha": 0.5, "duplicates": "keep", "slate_size": 4, "n_slates": 2, "self_normalize": False}
+    found = two_stage_ips(logits, actions, propensities, ranker, slate_temperature=1e-6, **options)
+    log_p, mass, best = logits.log_softmax(1), ranker.exp(), logits.argmax(1)
+    rows = torch.arange(6)
+    own = mass[rows, actions]
+    weights = (log_p[rows, actions].exp() / propensities).clamp(0.01, 10)
+    share = own / (own + 3 * mass[rows, best])
+    expected = weights * share * (log_p[rows, actions] + 0.5 * 3 * log_p[rows, best])
+    torch.testing.assert_close(found, -expected.mean())
+
+
 def test_rows_without_a_reward_leave_the_others_as_they_are():
     logits, actions, propensities, ranker, rewards = _log()
     rewards = rewards.abs() * torch.tensor([1, 0, 1, 1, 0, 0])
