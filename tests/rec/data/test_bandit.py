@@ -80,6 +80,19 @@ def test_a_peaked_context_leaves_the_others_of_its_block_alone():
     np.testing.assert_allclose(found[200:], alone, rtol=1e-6)
 
 
+def test_a_log_is_the_same_however_many_contexts_are_taken_at_once(monkeypatch):
+    logits = np.random.default_rng(4).normal(size=(7, 6)) * 2
+
+    def found():
+        drawn = bandit_log(logits, np.ones((7, 6)), k=3, rng=np.random.default_rng(5))
+        return drawn.action, drawn.draw_p, drawn.conditional_p, propensities(drawn, logits, "inclusion")
+
+    whole = found()
+    monkeypatch.setattr("rec.data.bandit._BLOCK_NUMBERS", 2 * 6)
+    for one, other in zip(whole, found(), strict=True):
+        np.testing.assert_allclose(other, one)
+
+
 def test_what_remains_below_a_near_certain_action_keeps_its_probability():
     logits = np.array([[0.0, 0.0, *[-50.0] * 28]])
     drawn = bandit_log(logits, np.zeros((1, 30)), k=4, rng=np.random.default_rng(0))

@@ -136,6 +136,17 @@ def test_old_requests_without_any_impression_are_counted():
     """Nothing was eligible, or all is lost; of a young one, and one of the future, impressions may still come."""
     requests = [request(), request("r2"), request("young", NOW - DAY_MS + 1), request("future", NOW + 1)]
     assert join(requests, [impression()]).dropped == {"requests_without_impressions": 1}
+    assert join([request(timestamp=NOW - DAY_MS)], []).dropped == {"requests_without_impressions": 1}
+
+
+def test_what_is_asked_at_the_time_of_the_join_is_young():
+    assert join([request(timestamp=NOW)], [impression()]).dropped == {"young": 1}
+
+
+def test_requests_of_one_time_are_in_the_order_of_their_ids():
+    names = ["r3", "r1", "r2"]
+    rounds = join([request(name) for name in names], [impression(name) for name in names])
+    assert rounds.requests.request_id.tolist() == ["r1", "r2", "r3"] and rounds.request.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -261,12 +272,13 @@ def test_the_join_is_what_the_contract_says(log, now):
     requests, impressions, feedback = log
     rounds = join(requests, impressions, feedback, now_ms=now, attribution_s=0.004)
     asked = {row["request_id"]: row["timestamp"] for row in requests}
-    expected = {}
+    expected, answered = {}, set()
     for shown in impressions:
         key, at = (shown["request_id"], shown["item_id"]), asked[shown["request_id"]]
         mine = [row for row in feedback if (row["request_id"], row["item_id"]) == key]
         mine = [row for row in mine if 0 <= row["timestamp"] - at <= 4 and row["timestamp"] <= now]
         mine.sort(key=lambda row: (row["timestamp"], row["event_id"]))
+        answered |= {key} if mine else set()
         if now - at >= 4:
             expected[key] = REWARDS[mine[-1]["action"]] if mine else 0.0
     found = list(zip(rounds.requests.request_id[rounds.request], rounds.item_id, strict=True))
@@ -275,3 +287,5 @@ def test_the_join_is_what_the_contract_says(log, now):
     reasons = ("young", "future_impressions", "repeated_impressions")
     n_used = len(expected) + sum(rounds.dropped.get(reason, 0) for reason in reasons)
     assert n_used == len(impressions), "every impression is a round or is counted"
+    n_events = sum(count for reason, count in rounds.dropped.items() if "feedback" in reason) + len(answered)
+    assert n_events == len(feedback), "every event decides or is counted, once"

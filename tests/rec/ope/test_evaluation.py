@@ -172,6 +172,17 @@ def test_every_interval_around_the_estimators_that_have_it(world, method):
         assert found["ips"].interval.high - found["ips"].interval.low > 4 * found["ips"].std_error
 
 
+def test_the_bernstein_interval_of_weights_that_stay_as_they_are_begins_where_that_of_ips_does(world):
+    """A cap beyond the largest weight possible bounds no row any better than that weight does."""
+    rounds = world.sample(400, np.random.default_rng(0))
+    settings = IntervalSettings("empirical_bernstein", reward_range=(0, 1), weight_bound=20)
+    found = evaluate(
+        rounds, ["ips", "clipped_ips"], rng=np.random.default_rng(0), parameters={"clipped_ips": 1e6}, interval=settings
+    )
+    assert found["clipped_ips"].interval.method == "empirical_bernstein"
+    assert found["clipped_ips"].interval.low == pytest.approx(found["ips"].interval.low)
+
+
 def test_where_there_is_no_such_interval_it_is_said(world):
     rounds = world.sample(400, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="reward_range"):

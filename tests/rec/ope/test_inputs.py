@@ -54,6 +54,21 @@ def test_predictions_by_action_or_by_action_and_position(feedback, action_dist):
     assert flat.numerator[row, 0] == pytest.approx(expected)
 
 
+def test_predictions_are_read_at_the_position(feedback, action_dist):
+    q_hat = np.random.default_rng(2).random((N, ACTIONS, POSITIONS))
+    rounds = from_obp(feedback, action_dist, q_hat=q_hat)
+    rows, position = np.arange(N), feedback["position"]
+    np.testing.assert_array_equal(rounds.q_logged, q_hat[rows, feedback["action"], position])
+    expected = [action_dist[row, :, k] @ q_hat[row, :, k] for row, k in enumerate(position)]
+    np.testing.assert_allclose(rounds.q_target, expected)
+
+
+def test_support_is_that_of_the_position(feedback, action_dist):
+    pi_b, rows = feedback["pi_b"].copy(), np.arange(N)
+    pi_b[rows, :, (feedback["position"] + 1) % POSITIONS] = 0
+    assert from_obp({**feedback, "pi_b": pi_b}, action_dist).support == pytest.approx(1)
+
+
 def test_without_positions_there_is_one(feedback, action_dist):
     one = {**feedback, "position": None, "pi_b": None, "pscore": np.full(N, 0.2)}
     rounds = from_obp(one, action_dist[:, :, :1])

@@ -151,6 +151,14 @@ def test_nothing_is_read_below_the_end_of_a_short_slate():
     assert cascade(short).value == pytest.approx((0.5 + 2.0 + 2.0) / 2)
 
 
+def test_no_prediction_is_read_below_the_end_of_a_short_slate():
+    p = np.array([[0.5, 0.2, np.nan], [0.5, np.nan, np.nan]])
+    target_p, q = np.array([[0.25, 0.4, 7], [1.0, -1, np.nan]]), np.array([[1.0, 2, 99], [3, 99, 99]])
+    short = LoggedSlates(np.array([[1.0, 2, 99], [1, 99, 99]]), p, target_p, q_logged=q, q_target=q + 1)
+    # 2 + 1/2 (1 - 1) + 1/2 * 3 + 1 (2 - 2), and 4 + 2 (1 - 3).
+    assert cascade_dr(short).value == pytest.approx((3.5 + 0.0) / 2)
+
+
 def test_what_slates_cannot_be_is_refused():
     good = np.full((4, 2), 0.5)
     with pytest.raises(DataError, match=r"below its end.*row 1"):
