@@ -4,11 +4,11 @@ Rows are checked before they are written, so that a log that can be read can be 
 one table: it is seen whole or not at all.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, final
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from rec.data.event_rows import SCHEMAS, Rows, TableName, checked_rows, first_line, refuse_unknown_table, validated
@@ -18,6 +18,16 @@ from rec.storage import Home
 FOLDER: Final = "events"
 # How often a commit is tried that other writers made fail.
 COMMITS: Final = 10
+
+Result = TypeVar("Result")
+
+
+class Batch(NamedTuple):
+    """Rows that a source hands over, and how much of it that source has handed over with them: more in later ones."""
+
+    source: str
+    position: int
+    rows: Sequence[Mapping[str, Any]]
 
 
 @final
@@ -61,17 +71,45 @@ class EventTables:
         checked = validated(table, rows)
         if not len(checked):
             return self.version(table)
-        uri = self.uri(table)
+        self._write(table, lambda: self._commit(self.uri(table), checked))
+        return self.version(table)
+
+    def append_once(self, table: TableName, batches: Sequence[Batch]) -> int:
+        """Adds, in one commit, the rows of those batches that the table does not hold yet; it keeps the positions.
+
+        Whoever does not know whether an append succeeded may hand over the same batches again. The positions are Delta
+        transaction identifiers, so that of two appends from one source at a time one fails.
+
+        Returns: how many rows were added. Raises: as `append`.
+        """
+        given = [batch for batch in batches if batch.rows]
+        if not given:
+            return 0
+        return self._write(table, lambda: self._commit_once(table, given))
+
+    def _commit_once(self, table: TableName, batches: Sequence[Batch]) -> int:
+        opened = DeltaTable(self.uri(table), storage_options=self._options)
+        held = {source: opened.transaction_version(source) for source in {batch.source for batch in batches}}
+        new = [batch for batch in batches if batch.position > (held[batch.source] or 0)]
+        if not new:
+            return 0
+        rows = validated(table, [row for batch in new for row in batch.rows])
+        reached = {batch.source: max(b.position for b in new if b.source == batch.source) for batch in new}
+        transactions = [Transaction(source, position) for source, position in reached.items()]
+        write_deltalake(opened, rows, mode="append", commit_properties=CommitProperties(app_transactions=transactions))
+        return len(rows)
+
+    def _write(self, table: TableName, commit: Callable[[], Result]) -> Result:
+        """What a commit to a table returns; there is one by then, if only an empty one."""
         if self._home.folder is not None:
             (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
             self._create(table)
-            self._commit(uri, checked)
+            return commit()
         except (DeltaError, OSError) as error:
             raise DataError(
-                f"the table could not be written: {error}; check path, permissions and disk", file=uri
+                f"the table could not be written: {error}; check path, permissions and disk", file=self.uri(table)
             ) from error
-        return self.version(table)
 
     def _commit(self, uri: str, rows: pa.Table) -> None:
         """One commit of rows; done again where another writer created the table anew meanwhile, so that it failed."""
@@ -98,13 +136,15 @@ class EventTables:
         since_ms: int | None = None,
         until_ms: int | None = None,
         columns: Sequence[str] | None = None,
+        request_ids: Sequence[str] | None = None,
     ) -> pa.Table:
         """Rows with since_ms <= timestamp < until_ms, as of a version.
 
         Impressions have the time of their request, which is read as of now; those of requests not logged are left out
         where a time is given.
 
-        Args: version: None: what is there now. columns: None: all.
+        Args: version: None: what is there now. columns: None: all. request_ids: only the rows of these requests, found
+            without reading files that cannot hold them.
         Raises: DataError: naming the table, for a version that does not exist and for files that cannot be read; and
             naming row (from 0, of those read) and column, for values that `append` would have refused. ConfigError: for
             a table or column there is none of, a version below 0, and since_ms after until_ms.
@@ -123,8 +163,11 @@ class EventTables:
                 f"since_ms must not lie after until_ms; found {since_ms} and {until_ms}: exchange them",
                 field="since_ms",
             )
+        if request_ids is not None and not request_ids:
+            return pa.schema([SCHEMAS[table].field(name) for name in names]).empty_table()
         if table == "impressions" and (since_ms is not None or until_ms is not None):
-            shown = self.read(table, version=version, columns=list(dict.fromkeys([*names, "request_id"])))
+            columns = list(dict.fromkeys([*names, "request_id"]))
+            shown = self.read(table, version=version, columns=columns, request_ids=request_ids)
             asked = self.read("requests", since_ms=since_ms, until_ms=until_ms, columns=["request_id"])
             return rows_of(shown, asked).select(names)
         opened = self._open(table, version)
@@ -133,6 +176,9 @@ class EventTables:
             return schema.empty_table()
         filters = [("timestamp", ">=", since_ms)] if since_ms is not None else []
         filters += [("timestamp", "<", until_ms)] if until_ms is not None else []
+        if request_ids is not None:
+            filters += [("request_id", ">=", min(request_ids)), ("request_id", "<=", max(request_ids))]
+            filters += [("request_id", "in", list(request_ids))]
         present = [name for name in names if name in opened.schema().to_arrow().names]
         try:
             rows = opened.to_pyarrow_table(columns=present, filters=filters or None)

@@ -21,6 +21,8 @@ Rows = NDArray[np.bool_] | NDArray[np.integer[Any]]
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 ATTRIBUTION_S: Final = 86_400
+# Two requests may have events of one id: whoever sends feedback knows only what was answered to them.
+EVENT_KEY: Final = ["request_id", "event_id"]
 
 
 @final
@@ -170,8 +172,8 @@ def join_rounds(
     `attribution_s` have passed. One not yet so old is left out, answered or not: a later answer may decide it, and the
     answered ones alone are no fair sample. What was asked after `now_ms` is left out.
 
-    Rows that were delivered twice count once; of an event all but the time of receipt has to be the same then, numbers
-    up to what rounding to float32 changes.
+    Rows that were delivered twice count once; of an event (its request and its id) all but the time of receipt has to
+    be the same then, numbers up to what rounding to float32 changes.
     `dropped` counts rows by reason, each once: requests_without_impressions (of those old enough: nothing was eligible,
     or their impressions are lost), repeated_requests, repeated_impressions, repeated_feedback,
     impressions_without_request, future_impressions, young, feedback_without_request, feedback_without_impression,
@@ -186,7 +188,7 @@ def join_rounds(
     first, repeated_impressions = distinct_rows("impressions", impressions, ["request_id", "position"])
     impressions = impressions.take(first)
     refuse_repeated_items(impressions)
-    first, repeated_feedback = distinct_rows("feedback", feedback, ["event_id"], may_differ=("received_at",))
+    first, repeated_feedback = distinct_rows("feedback", feedback, EVENT_KEY, may_differ=("received_at",))
     requests = requests.take(np.lexsort((_ranks(requests["request_id"]), _ints(requests["timestamp"]))))
 
     request_of = pd.Index(_strings(requests["request_id"])).get_indexer(pd.Index(_strings(impressions["request_id"])))
@@ -278,7 +280,7 @@ def _attribute(
 def _first_received(feedback: pa.Table) -> NDArray[np.int64]:
     """When each event was received for the first time, (F,)."""
     received_at = _ints(feedback["received_at"])
-    event = _ranks(feedback["event_id"])
+    event = pd.MultiIndex.from_arrays([_strings(feedback[name]) for name in EVENT_KEY]).factorize()[0]
     first = np.full(len(event), np.iinfo(np.int64).max)
     np.minimum.at(first, event, received_at)
     return first[event]

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+import rec.data.events
 from rec.data.event_rows import SCHEMAS, is_time_ms, validated
-from rec.data.events import open_events
+from rec.data.events import Batch, open_events
 from rec.errors import ConfigError, DataError
 
 
@@ -168,6 +169,61 @@ def test_writers_side_by_side_lose_nothing(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(append, names))
     assert sorted(open_events(str(tmp_path)).read("feedback")["event_id"].to_pylist()) == sorted(names)
+
+
+def batch(source, position, *names):
+    return Batch(source, position, [feedback(name, request_id=f"r{name}") for name in names])
+
+
+def event_ids(events):
+    return sorted(events.read("feedback")["event_id"].to_pylist())
+
+
+def test_batches_handed_over_again_are_there_once(tmp_path):
+    events = open_events(str(tmp_path))
+    first = [batch("one", 10, "a", "b"), batch("two", 7, "c")]
+    assert events.append_once("feedback", first) == 3
+    assert events.append_once("feedback", first) == 0
+    assert events.append_once("feedback", [*first, batch("one", 20, "d"), batch("three", 1, "e")]) == 2
+    assert events.append_once("feedback", [batch("one", 30)]) == 0
+    assert event_ids(events) == ["a", "b", "c", "d", "e"]
+    assert events.append_once("requests", [Batch("one", 5, [request()])]) == 1, "each table has positions of its own"
+
+
+def test_of_two_that_hand_over_the_same_at_once_one_fails(tmp_path, monkeypatch):
+    events = open_events(str(tmp_path))
+    events.append_once("feedback", [batch("one", 10, "a")])
+    write = rec.data.events.write_deltalake
+
+    def overtaken(*args, **options):
+        monkeypatch.setattr(rec.data.events, "write_deltalake", write)
+        assert open_events(str(tmp_path)).append_once("feedback", [batch("one", 20, "b")]) == 1
+        write(*args, **options)
+
+    monkeypatch.setattr(rec.data.events, "write_deltalake", overtaken)
+    with pytest.raises(DataError, match="oncurrent"):
+        events.append_once("feedback", [batch("one", 20, "b")])
+    assert event_ids(events) == ["a", "b"]
+
+
+def test_a_wrong_row_keeps_its_batches_out(tmp_path):
+    events = open_events(str(tmp_path))
+    wrong = Batch("one", 10, [feedback("a"), feedback("b", timestamp=-1)])
+    with pytest.raises(DataError, match="timestamp"):
+        events.append_once("feedback", [wrong])
+    assert events.append_once("feedback", [batch("one", 10, "a")]) == 1
+
+
+def test_rows_of_some_requests_are_read(tmp_path):
+    events = open_events(str(tmp_path))
+    for number in range(4):
+        events.append("feedback", [feedback(f"e{number}", request_id=f"r{number}")])
+        events.append("requests", [request(f"r{number}")])
+        events.append("impressions", [impression(f"r{number}")])
+    for table in ("requests", "impressions", "feedback"):
+        found = events.read(table, request_ids=["r1", "r3", "r7"])["request_id"].to_pylist()
+        assert sorted(found) == ["r1", "r3"]
+        assert len(events.read(table, request_ids=[])) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.5, float("nan"), None])

@@ -106,13 +106,20 @@ def test_an_event_received_again_counts_from_when_it_was_known_first():
 
 @pytest.mark.parametrize(
     ("column", "other"),
-    [("action", "liked"), ("item_id", "b"), ("request_id", "r2"), ("timestamp", DAY_MS + 2), ("value", 3.0)],
-)  # fmt: skip
+    [("action", "liked"), ("item_id", "b"), ("timestamp", DAY_MS + 2), ("value", 3.0)],
+)
 def test_events_of_one_id_that_contradict_each_other_are_named(column, other):
     given = [event("e0"), event("e1", item_id="c"), event("e1", item_id="c") | {column: other}]
     with pytest.raises(DataError, match=r"event_id 'e1' has .* in row 1 and .* in row 2") as refused:
         join([request()], [impression(), impression("r1", 1, "b")], given)
     assert (refused.value.file, refused.value.row, refused.value.column) == ("feedback", 2, column)
+
+
+def test_events_of_two_requests_may_have_one_id():
+    """Each is received for the first time by itself, too."""
+    given = [event("e1", request_id="r1"), event("e1", action="liked", request_id="r2") | {"received_at": NOW + 1}]
+    rounds = join([request("r1"), request("r2")], [impression("r1"), impression("r2")], given)
+    assert rounds.reward.tolist() == [1.0, 0.0] and rounds.dropped == {"future_feedback": 1}
 
 
 @pytest.mark.parametrize(

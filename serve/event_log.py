@@ -1,0 +1,176 @@
+"""The log as a server writes it: what was answered, and what people did, into the spool of this machine.
+
+An answer is handed to the operating system before it is sent, and to the disk within `sync_s`; feedback is on the disk
+when it is acknowledged. Everything here waits for the disk or the tables at times: call `accept` in a thread.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, final
+
+from rec.data.events import EventTables
+from rec.storage import sync as sync_file
+from serve.known import Known, KnownRequests
+from serve.logged import Row, answer_record, feedback_record
+from serve.spool import SpoolWriter, locked, new_id, segments, spool_bytes
+
+FEEDBACK_LOCK: Final = "feedback.lock"
+LOCK_TIMEOUT_S: Final = 5.0
+# How old the measured size of the spool may be.
+_MEASURED_S: Final = 0.5
+_LOG: Final = logging.getLogger(__name__)
+
+
+class SpoolFullError(OSError):
+    """The spool has reached its limit, as the tables do not take what is in it."""
+
+
+class UnknownRequestError(LookupError):
+    """Feedback on a request that was never answered; `place` is that of the event."""
+
+    def __init__(self, place: int, request_id: str) -> None:
+        super().__init__(request_id)
+        self.place = place
+
+
+class NotShownError(LookupError):
+    """Feedback on an item that its request was not answered with; `place` is that of the event."""
+
+    def __init__(self, place: int, item_id: str) -> None:
+        super().__init__(item_id)
+        self.place = place
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """How many events are new, and how many had been accepted before."""
+
+    accepted: int
+    duplicates: int
+
+
+@final
+class EventLog:
+    """Writes the log of one process, beside others that share its spool; threads may share it."""
+
+    def __init__(self, folder: Path, events: EventTables, *, sync_s: float, max_bytes: int) -> None:
+        """Makes the folder of the spool.
+
+        Args: sync_s: until an answer is on the disk, at most; 0: before it is sent. max_bytes: of the whole spool,
+            above which nothing is taken.
+        """
+        self._folder = folder
+        self._sync_s = sync_s
+        self._max_bytes = max_bytes
+        self._writer = SpoolWriter(folder)
+        self._known = KnownRequests(folder, events)
+        self._bytes, self._measured_at = 0, float("-inf")
+        self._closing = threading.Event()
+        self._syncing = threading.Thread(target=self._sync_at_times, name="tandem-log-sync", daemon=True)
+        if sync_s:
+            self._syncing.start()
+
+    def answered(self, request: Row, impressions: Sequence[Row]) -> None:
+        """Records a request and what it was answered with.
+
+        Raises: OSError: when the disk does not take it. SpoolFullError: when the spool is full.
+        """
+        self._refuse_full()
+        ticket = self._writer.append(answer_record(request, impressions))
+        if not self._sync_s:
+            self._writer.sync(ticket)
+
+    def answered_again(self, request: Row, impressions: Sequence[Row]) -> None:
+        """Records a request, unless that was done before; nobody else may be doing it.
+
+        Raises: as `answered`. DataError: when the tables cannot be read.
+        """
+        if not self._known.find([request["request_id"]]):
+            self.answered(request, impressions)
+
+    def accept(self, events: Sequence[Row]) -> Accepted:
+        """Records feedback, all of it or nothing, and returns when it is on the disk.
+
+        An event is the same as one before when its request and `event_id` are; one without an id is new.
+
+        Raises: UnknownRequestError, NotShownError: naming the first event that is wrong. OSError: when the disk does
+            not take it. SpoolFullError: when the spool is full. TimeoutError: when others keep the spool locked.
+            DataError: when the tables cannot be read.
+        """
+        self._refuse_full()
+        asked = {event["request_id"] for event in events}
+        while True:
+            found = self._known.find(asked)
+            self._refuse_wrong(events, found)
+            with locked(self._folder / FEEDBACK_LOCK, LOCK_TIMEOUT_S):
+                current = self._known.in_memory(asked)
+                if len(current) < len(asked):
+                    continue  # it was forgotten meanwhile
+                new = _without_known(events, current)
+                ticket = self._writer.append(feedback_record(new)) if new else None
+            self._writer.sync(ticket)
+            if len(new) < len(events):
+                self._sync_others()
+            return Accepted(len(new), len(events) - len(new))
+
+    def close(self) -> None:
+        """Brings all to the disk; nothing may be recorded after."""
+        self._closing.set()
+        self._writer.close()
+
+    def _refuse_full(self) -> None:
+        now = monotonic()
+        if now - self._measured_at > _MEASURED_S:
+            self._bytes, self._measured_at = spool_bytes(self._folder), now
+        if self._bytes > self._max_bytes:
+            raise SpoolFullError(
+                f"the spool {self._folder} holds {self._bytes:,} bytes, {self._max_bytes:,} are allowed; the tables do "
+                "not take them: see the log of the committer"
+            )
+
+    @staticmethod
+    def _refuse_wrong(events: Sequence[Row], found: dict[str, Known]) -> None:
+        for place, event in enumerate(events):
+            known = found.get(event["request_id"])
+            if known is None:
+                raise UnknownRequestError(place, event["request_id"])
+            if event["item_id"] not in (known.items or ()):
+                raise NotShownError(place, event["item_id"])
+
+    def _sync_others(self) -> None:
+        """Brings to the disk what other processes have accepted, as this one vouches for it, too."""
+        for segment in segments(self._folder):
+            with suppress(FileNotFoundError):
+                sync_file(segment.path)
+
+    def _sync_at_times(self) -> None:
+        while not self._closing.wait(self._sync_s):
+            try:
+                self._writer.sync()
+            except OSError:
+                _LOG.exception("answers of the last %g s may not survive a loss of power", self._sync_s)
+
+
+def now_ms() -> int:
+    """The time, UTC milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _without_known(events: Sequence[Row], known: dict[str, Known]) -> list[dict[str, Any]]:
+    """The events that were not accepted before, each once and with an id."""
+    taken: set[tuple[str, str]] = set()
+    new = []
+    for event in events:
+        event_id = event.get("event_id") or new_id()
+        if event_id in known[event["request_id"]].event_ids or (event["request_id"], event_id) in taken:
+            continue
+        taken.add((event["request_id"], event_id))
+        new.append({**event, "event_id": event_id})
+    return new

@@ -1,0 +1,134 @@
+"""Which requests were answered, with which items, and which of their events were accepted.
+
+The spool says so of the last minute, for every process that writes to it; the tables say it of what is older. Whoever
+reads the spool at least every `STALE_S` misses nothing, as the committer keeps each segment for `KEPT_S` after its last
+record; whoever did not forgets what it knew and asks the tables again.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final, final
+
+from rec.data.events import EventTables
+from serve.logged import rows_of
+from serve.spool import read_frames, segments
+
+STALE_S: Final = 30.0
+KEPT_S: Final = 60.0
+
+
+@final
+@dataclass(slots=True)
+class Known:
+    """One request: the items it was answered with, None while only events are known, and the ids of its events.
+
+    `complete` once there can be no events but these: the spool was followed since the answer, or the tables were asked.
+    """
+
+    items: frozenset[str] | None = None
+    event_ids: set[str] = field(default_factory=set)
+    complete: bool = False
+
+
+@final
+class KnownRequests:
+    """The requests of a log; threads may share it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        events: EventTables,
+        *,
+        capacity: int = 100_000,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Knows nothing yet.
+
+        Args: folder: of the spool. capacity: requests to remember beside those that are in the spool alone.
+        """
+        self._folder = folder
+        self._events = events
+        self._capacity = capacity
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str, Known]] = OrderedDict()
+        self._read: dict[str, int] = {}
+        self._read_at: float | None = None
+
+    def find(self, request_ids: Collection[str]) -> dict[str, Known]:
+        """Those of the requests that were answered, from the tables where the spool does not have them.
+
+        Raises: DataError: when the tables cannot be read.
+        """
+        found = self.in_memory(request_ids)
+        missing = sorted(set(request_ids).difference(found))
+        if missing:
+            self._look_up(missing)
+            found |= self.in_memory(missing)
+        return found
+
+    def in_memory(self, request_ids: Collection[str]) -> dict[str, Known]:
+        """Those of the requests that are known to be answered, without asking the tables."""
+        with self._lock:
+            self._read_spool()
+            found = [(request_id, self._known.get(request_id)) for request_id in request_ids]
+            return {request_id: entry[1] for request_id, entry in found if entry is not None and entry[1].complete}
+
+    def _look_up(self, request_ids: Sequence[str]) -> None:
+        shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
+        given = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids)
+        asked = self._events.read("requests", columns=["request_id"], request_ids=request_ids)
+        items: dict[str, set[str]] = {request_id: set() for request_id in asked["request_id"].to_pylist()}
+        for row in shown.to_pylist():
+            items.setdefault(row["request_id"], set()).add(row["item_id"])
+        with self._lock:
+            for request_id, theirs in items.items():
+                known = self._entry(request_id, "")
+                known.items = frozenset(theirs) if known.items is None else known.items
+            for row in given.to_pylist():
+                self._entry(row["request_id"], "").event_ids.add(row["event_id"])
+            for request_id in request_ids:
+                if request_id in self._known:
+                    known = self._known[request_id][1]
+                    known.complete = known.items is not None
+
+    def _read_spool(self) -> None:
+        now = self._clock()
+        followed = self._read_at is not None and now - self._read_at <= STALE_S
+        if not followed:
+            self._known.clear()
+            self._read.clear()
+        self._read_at = now
+        present = {segment.path.name: segment.path for segment in segments(self._folder)}
+        self._read = {name: place for name, place in self._read.items() if name in present}
+        for name, path in present.items():
+            frames = read_frames(path, self._read.get(name, 0))
+            for payload in frames.payloads:
+                self._take_in(payload, name, followed)
+            if frames.ends:
+                self._read[name] = frames.ends[-1]
+        while len(self._known) > self._capacity:
+            oldest, (segment, _) = next(iter(self._known.items()))
+            if segment in present:
+                break
+            del self._known[oldest]
+
+    def _take_in(self, payload: bytes, segment: str, followed: bool) -> None:
+        rows = rows_of(payload)
+        for request in rows.get("requests", ()):
+            known = self._entry(request["request_id"], segment)
+            known.items = frozenset(row["item_id"] for row in rows["impressions"])
+            known.complete |= followed
+        for event in rows.get("feedback", ()):
+            self._entry(event["request_id"], segment).event_ids.add(event["event_id"])
+
+    def _entry(self, request_id: str, segment: str) -> Known:
+        """What is known of a request, which is kept while the segment that last told of it is there."""
+        before, known = self._known.get(request_id, ("", Known()))
+        self._known[request_id] = segment or before, known
+        self._known.move_to_end(request_id)
+        return known
