@@ -25,6 +25,10 @@ class RatingModel(Protocol):
         """Expected ratings within the scale; positions, of shapes that broadcast."""
         ...
 
+    def predict_all(self, users: Integers) -> NDArray[np.float64]:
+        """Expected ratings of all items, (S,) -> (S, N)."""
+        ...
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,11 @@ class MatrixFactorisation:
         """Expected ratings within the scale; positions, of shapes that broadcast."""
         product = (self.user_factors[users] * self.item_factors[items]).sum(axis=-1)
         return np.clip(self.mean + self.user_bias[users] + self.item_bias[items] + product, LOWEST, HIGHEST)
+
+    def predict_all(self, users: Integers) -> NDArray[np.float64]:
+        """Expected ratings of all items, (S,) -> (S, N)."""
+        product = self.user_factors[users] @ self.item_factors.T
+        return np.clip(self.mean + self.user_bias[users, None] + self.item_bias + product, LOWEST, HIGHEST)
 
 
 def rmse(model: RatingModel, ratings: Interactions) -> float:

@@ -124,7 +124,7 @@ def by_item(scores: NDArray[np.float64]) -> Scorer:
 
 def by_model(model: RatingModel) -> Scorer:
     """The item of the highest predicted rating: greedy in the model's own simulator, MF-rerank on logged sessions."""
-    return lambda sessions: model.predict(sessions.users[:, None], np.arange(sessions.world.n_items))
+    return lambda sessions: model.predict_all(sessions.users)
 
 
 def by_world(sessions: RatingRound) -> NDArray[np.float64]:
@@ -133,8 +133,7 @@ def by_world(sessions: RatingRound) -> NDArray[np.float64]:
     With noise it is the oracle up to what clipping to the scale does to the mean.
     """
     world = sessions.world
-    items = np.arange(world.n_items)
-    scores = world.model.predict(sessions.users[:, None], items)
+    scores = world.model.predict_all(sessions.users)
     first = np.searchsorted(world.rated, sessions.users * world.n_items)
     last = np.searchsorted(world.rated, (sessions.users + 1) * world.n_items)
     for row, (start, end) in enumerate(zip(first, last, strict=True)):

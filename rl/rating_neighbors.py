@@ -58,6 +58,10 @@ class RatingNeighbors:
         """Expected ratings within the scale; positions, of shapes that broadcast."""
         return self.table[users, items].astype(np.float64)
 
+    def predict_all(self, users: Integers) -> NDArray[np.float64]:
+        """Expected ratings of all items, (S,) -> (S, N)."""
+        return self.table[users].astype(np.float64)
+
 
 def _shrunk_mean(groups: Integers, values: NDArray[np.float64], n_groups: int, shrinkage: float) -> NDArray[np.float64]:
     """Sum over count plus shrinkage of each group, (G,)."""

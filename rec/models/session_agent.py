@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rec.config import AgentInputs, CandidateQConfig, parse_config
 from rec.errors import BundleError, ScoreError
 from rec.models.candidate_q import CandidateQ
+from rec.models.drr_agent import DRRAgent
 from rec.models.weights import put_weights, read_description, read_weights, save_described
 
 AGENT_FILE: Final = "agent.safetensors"
@@ -98,7 +99,7 @@ class DQNAgent:
         return agent
 
 
-AGENTS: Final[dict[str, type[SessionAgent]]] = {DQNAgent.kind: DQNAgent}
+AGENTS: Final[dict[str, type[SessionAgent]]] = {DQNAgent.kind: DQNAgent, DRRAgent.kind: DRRAgent}
 
 
 def load_agent(file: Path) -> SessionAgent:

@@ -95,6 +95,14 @@ def test_predictions_stay_within_the_scale(factors):
     assert table.shape == (N_USERS, N_ITEMS) and table.min() >= 1 and table.max() <= 5
 
 
+@pytest.mark.parametrize("family", ["factors", "neighbors"])
+def test_predictions_of_all_items_are_those_of_each(made, factors, family):
+    model = factors if family == "factors" else RatingNeighbors.fit(made[0], RatingNeighborsConfig(n_neighbors=30))
+    users = np.array([3, 0, 3])
+    expected = model.predict(users[:, None], np.arange(N_ITEMS + 1))
+    np.testing.assert_allclose(model.predict_all(users), expected, rtol=1e-12)
+
+
 def test_the_number_of_epochs_is_that_of_the_least_validation_error(factors):
     errors = factors.report.valid_rmse
     assert factors.report.epochs == int(np.argmin(errors)) + 1
