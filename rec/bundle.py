@@ -42,6 +42,8 @@ class BundleDetails(Config):
         tables: what was read: table name to its version, or to the sha256 of its files.
         metrics: validation metrics by name, such as `ndcg@10`.
         git_sha: commit of the code, `-dirty` appended when it was changed; None outside a checkout.
+        parent: the version that training went on from; None where it began anew.
+        trained_from_ms, trained_until_ms: what it learned from; of a model with a parent what was new.
     """
 
     config: dict[str, JsonValue]
@@ -50,6 +52,9 @@ class BundleDetails(Config):
     tables: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     git_sha: str | None = None
+    parent: str | None = None
+    trained_from_ms: int | None = None
+    trained_until_ms: int | None = None
 
 
 class FileDigest(Config):

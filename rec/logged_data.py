@@ -14,7 +14,7 @@ from rec.data.rounds import Rounds
 from rec.errors import ConfigError, TrainingError
 from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
-from rec.retrieval_data import snapshot_times
+from rec.retrieval_data import NewPeriod, snapshot_times
 from rec.sampling import runs
 from rec.tower_inputs import EncodedMoments, TowerTables
 
@@ -66,6 +66,7 @@ def build_logged_data(
     *,
     end_ms: int,
     valid_until_ms: int | None = None,
+    new: NewPeriod | None = None,
 ) -> LoggedData:
     """The rounds whose rewards were final before end_ms, and those from then until valid_until_ms to judge by.
 
@@ -76,7 +77,8 @@ def build_logged_data(
     have grown, or shrunk. Which items it did not hold yet the log does not say: what is learned may show them.
 
     Args: dataset: with rounds. encoders: fitted. liked: what histories and as-of features are made of; nothing of it at
-        or after end_ms is looked at, but in the states of rounds to judge by.
+        or after end_ms is looked at, but in the states of rounds to judge by. new: of a model that goes on from another;
+        what was final when that began is not new.
     Raises: ConfigError: when the data hold no rounds. TrainingError: when none of them was final before end_ms.
     """
     rounds = dataset.rounds
@@ -91,16 +93,20 @@ def build_logged_data(
     window_ms = round(rounds.attribution_s * 1000)
     final_ms = rounds.timestamp + window_ms
     train = (rounds.timestamp >= start_ms) & (final_ms <= end_ms)
+    if new is not None:
+        train[train] = new.rows(final_ms[train] - 1)
     kept = train | ((rounds.timestamp >= end_ms) & (final_ms <= until_ms))
     closed = something_left_out(rounds)[kept]
     rounds, train = rounds.take(kept), train[kept]
     if not train.any():
         raise TrainingError(
             f"the retriever has nothing to learn from: no reward of the log was final before {end_ms} ms, "
-            f"{rounds.attribution_s:g} s after its request"
+            f"{rounds.attribution_s:g} s after its request" + (f", and not before {new.start_ms} ms" if new else "")
         )
     index = EventIndex(liked.before(until_ms))
     snapshot_ms = snapshot_times(liked.before(end_ms), config, end_ms)
+    if new is not None:
+        snapshot_ms = new.snapshots(snapshot_ms, lead_ms=window_ms)
     user = _positions(liked.user_ids, rounds.user_id)
     item = _positions(liked.item_ids, rounds.item_id)
     banned_start, banned = _banned(index, user, item, rounds.timestamp, rounds.request, closed)

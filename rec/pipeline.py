@@ -1,6 +1,8 @@
 """From a data set to a published bundle."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rec.bundle import BundleDetails, git_sha
@@ -8,40 +10,69 @@ from rec.config import TrainConfig
 from rec.data.dataset import Dataset
 from rec.evaluation import EvaluationPeriod, evaluate, lists_of
 from rec.features.as_of import DAY_MS
+from rec.features.growth import growth
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
+from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
-from rec.preparation import Prepared, prepare, snapshot_at
-from rec.ranker_fits import RANKER_FITS, RankingPeriods
+from rec.parent import Parent, with_version
+from rec.preparation import Prepared, prepare, prepare_new, snapshot_at
+from rec.ranker_fits import RANKER_FITS, RankingPeriods, refit
 from rec.rankers import FeatureRanker, RankingModel
 from rec.ray_cluster import ensure_ray
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.blend import Retriever
 from rec.retrieval.popularity import RecentPopularity
+from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retriever_fits import fit_retriever, fit_through_ranker, thin_overlap
+from rec.retriever_fits import fit_new, fit_retriever, fit_through_ranker, thin_overlap
 from rec.rules import boosts_of, cap_of
 from rec.runs import Runs, say
 from rec.source_fits import as_retriever, fit_sources
 from rec.storage import Home
-from rec.training import Fitted
+from rec.training import Fitted, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of training.
+
+    Attributes:
+        recommender: of all the training period.
+        judged: the same as of the beginning of the last period, which judges it.
+        progress: of the retriever's fit that says how long it trained.
+        doubts: what makes the result doubtful.
+    """
+
+    recommender: Recommender
+    judged: Recommender
+    progress: Progress
+    doubts: list[str]
 
 
 def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str | None = None) -> dict[str, Any]:
     """Trains retriever and ranker, publishes them as a bundle and lets it serve; returns the JSON of `tandem train`.
 
-    Nothing is published unless everything succeeded.
+    Where the config names a parent, training goes on from that model, on what is new. Nothing is published unless
+    everything succeeded.
 
     Args: location: of the home, a folder or an object-store URL. resume: name of a run that was cut off; what it
         finished is not done again.
-    Raises: ConfigError: when the run to resume is not there, or was of another config or other data.
+    Raises: ConfigError: when the run to resume is not there, or was of another config or other data; or the parent is
+        of other shapes or features. BundleError: when the parent is not there.
     """
     started = time.perf_counter()
     home = Home(location)
-    ready = prepare(dataset, config)
+    config = with_version(config, home, resume)
+    parent = None if config.incremental.parent is None else Parent.open(home, config, dataset)
+    ready = (
+        prepare(dataset, config)
+        if parent is None
+        else prepare_new(dataset, config, parent.recommender.snapshot.encoders, parent.end_ms)
+    )
     starts = ready.period_starts
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
     # What of the config this catalogue does not have is said before anything is begun.
@@ -53,29 +84,15 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     if config.training.workers:
         ensure_ray(config.training.workers)
 
-    retrievers = fit_retrievers(runs, ready)
-    judged = retrievers[-2].progress
-    thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers[:-1])}
-    doubts = [f"{name}: {text}" for name, text in thin.items() if text is not None]
-    for text in doubts:
-        say(f"warning: {text}")
-    sources = [
-        as_retriever(two_tower_source(snapshot, fitted, config), others, config)
-        for snapshot, fitted, others in zip(snapshots, retrievers, counted, strict=True)
-    ]
-    periods = RankingPeriods(ready, config, snapshots, sources)
-    judged_model, model = RANKER_FITS[config.ranker.kind](runs, periods)
-    if config.retriever.objective == "two_stage_ips":
-        first = list(zip(snapshots, sources, strict=True))
-        for place, ranker in ((len(starts) - 2, judged_model), (len(starts) - 1, model)):
-            earlier = [assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
-            again = fit_through_ranker(runs, ready, place, retrievers[place], earlier)
-            sources[place] = as_retriever(two_tower_source(snapshots[place], again, config), counted[place], config)
-    recommender = assemble(ready, config, snapshots[-1], sources[-1], model)
-    valid = _validate(ready, assemble(ready, config, snapshots[-2], sources[-2], judged_model))
+    if parent is None:
+        trained = _train_anew(runs, ready, snapshots, counted)
+    else:
+        trained = _train_on(runs, ready, snapshots, counted, parent.recommender)
+    valid = _validate(ready, trained.judged)
+    from_ms = int(ready.split.train.timestamp.min()) if parent is None else parent.end_ms
     registry = Registry(home)
     version = registry.publish(
-        recommender.save,
+        trained.recommender.save,
         BundleDetails(
             config=config.model_dump(mode="json"),
             seed=config.seed,
@@ -83,11 +100,14 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
             tables={dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}},
             metrics=valid,
             git_sha=git_sha(),
+            parent=config.incremental.parent,
+            trained_from_ms=from_ms,
+            trained_until_ms=starts[-1],
         ),
     )
     registry.promote(version)
     say(f"published {version}")
-    return {
+    answer = {
         "version": version,
         "run_dir": str(runs.folder),
         "bundle": home.show(f"models/{version}"),
@@ -104,12 +124,71 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
             "n_test": len(ready.split.test),
             "dropped": {**dataset.dropped, **ready.split.dropped},
         },
-        "epochs": judged.epoch,
-        "best_epoch": judged.best_epoch,
+        "epochs": trained.progress.epoch,
+        "best_epoch": trained.progress.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "valid": valid,
-        "warnings": doubts,
+        "warnings": trained.doubts,
     }
+    if parent is not None:
+        ids = growth(parent.recommender.snapshot.encoders, ready.encoders)
+        changes = {name: asdict(change) for name, change in ids.items()}
+        answer["parent"] = {
+            "version": parent.recommender.version,
+            "from_ms": from_ms,
+            "until_ms": starts[-1],
+            **changes,
+        }
+    return answer
+
+
+def _train_anew(
+    runs: Runs, ready: Prepared, snapshots: Sequence[Snapshot], counted: Sequence[dict[str, CandidateSource]]
+) -> Trained:
+    config, starts = runs.config, ready.period_starts
+    retrievers = fit_retrievers(runs, ready)
+    thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers[:-1])}
+    doubts = [f"{name}: {text}" for name, text in thin.items() if text is not None]
+    for text in doubts:
+        say(f"warning: {text}")
+    sources = [
+        as_retriever(two_tower_source(snapshot, fitted, config), others, config)
+        for snapshot, fitted, others in zip(snapshots, retrievers, counted, strict=True)
+    ]
+    periods = RankingPeriods(ready, config, snapshots, sources)
+    judged_model, model = RANKER_FITS[config.ranker.kind](runs, periods)
+    if config.retriever.objective == "two_stage_ips":
+        first = list(zip(snapshots, sources, strict=True))
+        for place, ranker in ((len(starts) - 2, judged_model), (len(starts) - 1, model)):
+            earlier = [assemble(ready, config, snapshot, source, ranker) for snapshot, source in first[:place]]
+            again = fit_through_ranker(runs, ready, place, retrievers[place], earlier)
+            sources[place] = as_retriever(two_tower_source(snapshots[place], again, config), counted[place], config)
+    return Trained(
+        assemble(ready, config, snapshots[-1], sources[-1], model),
+        assemble(ready, config, snapshots[-2], sources[-2], judged_model),
+        retrievers[-2].progress,
+        doubts,
+    )
+
+
+def _train_on(
+    runs: Runs,
+    ready: Prepared,
+    snapshots: Sequence[Snapshot],
+    counted: Sequence[dict[str, CandidateSource]],
+    parent: Recommender,
+) -> Trained:
+    """Trains the parent on; what is new judges the parent, before anything is learned from it."""
+    config = runs.config
+    weights = grown_weights(
+        parent.two_tower.model, parent.snapshot.encoders, config.retriever, ready.encoders, seed=config.seed
+    )
+    source = as_retriever(two_tower_source(snapshots[0], Fitted(weights, Progress()), config), counted[0], config)
+    before = assemble(ready, config, snapshots[0], source, parent.ranker.model)
+    fitted = fit_new(runs, ready, weights, before)
+    after = as_retriever(two_tower_source(snapshots[1], fitted, config), counted[1], config)
+    model = refit(runs, RankingPeriods(ready, config, snapshots, [source, after]), parent.ranker.model)
+    return Trained(assemble(ready, config, snapshots[1], after, model), before, fitted.progress, [])
 
 
 def fit_retrievers(runs: Runs, ready: Prepared) -> list[Fitted]:

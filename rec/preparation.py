@@ -7,8 +7,10 @@ import numpy as np
 from rec.config import TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.data.splits import Split, split
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
+from rec.features.as_of import DAY_MS
 from rec.features.encoders import Encoders
+from rec.features.growth import grown
 from rec.features.snapshot import Snapshot
 
 
@@ -21,7 +23,8 @@ class Prepared:
         log: all interactions of the training period, liked or not.
         split: the liked ones, divided into training and test.
         encoders: fitted on the training period.
-        period_starts: where the ranker's periods begin, then where training ends; UTC milliseconds.
+        period_starts: where the ranker's periods begin, then where training ends; UTC milliseconds. Of a model
+            that goes on from another: where that one's training ended, then where its own does.
     """
 
     dataset: Dataset
@@ -36,22 +39,59 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
 
     Raises: DataError: when nothing is left to train on.
     """
-    liked = dataset.interactions.positives(
-        min_rating=config.data.min_rating, positive_actions=config.data.positive_actions
-    )
-    divided = split(liked, config.split)
+    divided, log, end_ms = _divided(dataset, config)
     times = np.sort(divided.train.timestamp)
-    end_ms = int(times[-1]) + 1 if divided.cut_ms is None else divided.cut_ms
     starts = [int(times[int(fraction * len(times))]) for fraction in config.ranker.period_fractions]
     if sorted({*starts, end_ms, int(times[0])}) != [int(times[0]), *starts, end_ms]:
         raise DataError(
             f"training rows must spread over time so that the ranker's periods {config.ranker.period_fractions} begin "
             f"one after the other; found {len(times)} rows between {times[0]} and {times[-1]} ms"
         )
-    # Where no time divides training from test, what was not liked may lie beyond a user's test rows: leave it out.
-    log = divided.train if divided.cut_ms is None else dataset.interactions.before(divided.cut_ms)
     encoders = Encoders.fit(dataset, divided.train, config.encoders)
     return Prepared(dataset, log, divided, encoders, (*starts, end_ms))
+
+
+def prepare_new(dataset: Dataset, config: TrainConfig, before: Encoders, start_ms: int) -> Prepared:
+    """As `prepare`, for a model that goes on from one whose training ended at start_ms; that time is its one period.
+
+    Args: before: the encoders of that model, which grow.
+    Raises: DataError: when nothing was liked since, in the training period. ConfigError: for a split without a time.
+    """
+    divided, log, end_ms = _divided(dataset, config)
+    if divided.cut_ms is None:
+        raise ConfigError(
+            f"training that goes on needs a split in time, which {config.split.kind} is not; take none to train on "
+            "everything, or global_temporal",
+            field="split.kind",
+        )
+    latest_ms = int(divided.train.timestamp.max())
+    if latest_ms < start_ms:
+        raise DataError(
+            f"nothing new to learn from: the training of {config.incremental.parent} ended at {start_ms} ms, and the "
+            f"latest like in the training period is of {latest_ms} ms; wait for more data, or hold less back "
+            "(--split.kind none)",
+            column="timestamp",
+        )
+    encoders = grown(before, dataset, divided.train, expire_before_ms=expires_before(config, end_ms))
+    return Prepared(dataset, log, divided, encoders, (start_ms, end_ms))
+
+
+def expires_before(config: TrainConfig, end_ms: int) -> int | None:
+    """The time since which an id must have been seen to keep its row, None where none goes."""
+    days = config.incremental.expire_days
+    return None if days is None else end_ms - int(days * DAY_MS)
+
+
+def _divided(dataset: Dataset, config: TrainConfig) -> tuple[Split, Interactions, int]:
+    """What was liked, divided; all interactions of the training period; and where that ends."""
+    liked = dataset.interactions.positives(
+        min_rating=config.data.min_rating, positive_actions=config.data.positive_actions
+    )
+    divided = split(liked, config.split)
+    end_ms = int(divided.train.timestamp.max()) + 1 if divided.cut_ms is None else divided.cut_ms
+    # Where no time divides training from test, what was not liked may lie beyond a user's test rows: leave it out.
+    log = divided.train if divided.cut_ms is None else dataset.interactions.before(divided.cut_ms)
+    return divided, log, end_ms
 
 
 def snapshot_at(ready: Prepared, config: TrainConfig, at_ms: int) -> Snapshot:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import Final, TypeVar
 
@@ -10,12 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from rec.config import RankerKind, TaskConfig, TrainConfig, TrainingConfig
+from rec.errors import TrainingError
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
 from rec.models.crosses import HashedCrosses
 from rec.models.expert_ranker import ExpertDesign, ExpertKind, ExpertRanker
-from rec.models.lambdamart import LambdaMART
+from rec.models.lambdamart import LambdaMART, refit_lambdamart
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_inputs import cardinalities_of
 from rec.models.row_task import RowDesign, RowTask, positions_to_learn
@@ -104,12 +106,39 @@ def _grow(
     )
     judged = "" if grown.valid_ndcg is None else f", validation NDCG@10 {grown.valid_ndcg:.4f}"
     say(f"{name} has {grown.trees} trees{judged}")
-    # Renamed when whole, so that a folder of this name is a finished fit.
-    unfinished = folder.with_name(f"{name}.unfinished")
-    unfinished.mkdir(exist_ok=True)
-    grown.model.save(unfinished)
-    unfinished.rename(folder)
+    _keep(grown.model, folder)
     return grown.model
+
+
+def _keep(model: LambdaMART, folder: Path) -> None:
+    """Saves trees; renamed when whole, so that a folder of this name is a finished fit."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(exist_ok=True)
+    model.save(unfinished)
+    unfinished.rename(folder)
+
+
+def refit(runs: Runs, periods: RankingPeriods, model: RankingModel) -> RankingModel:
+    """The ranker of a model that training goes on from, on the queries of what is new.
+
+    The leaves of trees are moved towards the new answers; they stay as they are where no query teaches anything.
+    Pointwise models are kept as they are.
+    """
+    if not isinstance(model, LambdaMART):
+        return model
+    config, folder = runs.config, runs.folder / "ranker-refitted"
+    last = periods.last()
+    if runs.resumed and folder.is_dir():
+        return LambdaMART.load(folder, last.layout)
+    try:
+        last.require_something_to_learn()
+    except TrainingError as error:
+        say(f"the ranker stays as it is: {error}")
+        return model
+    say("refitting the ranker")
+    refitted = refit_lambdamart(model, last, decay=config.incremental.refit_decay)
+    _keep(refitted, folder)
+    return refitted
 
 
 def _fit_logistic(runs: Runs, periods: RankingPeriods) -> tuple[RankingModel, RankingModel]:

@@ -59,6 +59,44 @@ class ValidationUsers:
 
 
 @dataclass(frozen=True, slots=True)
+class NewPeriod:
+    """What a model that goes on from another learns from: all that followed a time, and a share of what was before it.
+
+    Attributes:
+        start_ms: where the new period begins.
+        replay: share of what is drawn that is from before it, in [0, 1).
+        oldest_ms: nothing before it is drawn, None without such a time.
+    """
+
+    start_ms: int
+    replay: float = 0.0
+    oldest_ms: int | None = None
+
+    def snapshots(self, times: NDArray[np.int64], *, lead_ms: int = 0) -> NDArray[np.int64]:
+        """Of snapshots at these times, ascending, those that what is drawn belongs to, with one where that begins.
+
+        Args: lead_ms: how long before it was known what is drawn may have begun.
+        """
+        begins = times[0] if self.replay else max(times[0], self.start_ms - lead_ms)
+        first = begins if self.oldest_ms is None else max(begins, self.oldest_ms)
+        return np.append(first, times[times > first])
+
+    def rows(self, known_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Rows to learn from: all that were known at the period's start or later, and others, evenly chosen, (R,)."""
+        rows = known_ms >= self.start_ms
+        old = np.flatnonzero(~rows & (known_ms >= (self.oldest_ms or 0)))
+        n = min(len(old), round(self.replay / (1 - self.replay) * rows.sum()))
+        rows[old[np.arange(n) * len(old) // max(n, 1)]] = True
+        return rows
+
+    def weights(self, at_ms: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights of moments at some times such that those before the new period have the share `replay`, (Q,)."""
+        old = at_ms < self.start_ms
+        total = np.where(old, weights[old].sum(), weights[~old].sum())
+        return np.where(old, self.replay, 1 - self.replay) * weights / np.maximum(total, np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalData:
     """Everything a two-tower model is trained on, as arrays.
 
@@ -70,6 +108,7 @@ class RetrievalData:
         item_keys: what hash functions take for an item, of its id and not of its position, uint64, (N,).
         queries: the moments.
         valid: users to validate on, or None.
+        n_likes: likes that the size of an epoch is measured by.
     """
 
     tables: TowerTables
@@ -80,6 +119,7 @@ class RetrievalData:
     item_keys: NDArray[np.uint64]
     queries: Queries
     valid: ValidationUsers | None
+    n_likes: int
 
 
 def build_retrieval_data(
@@ -91,12 +131,14 @@ def build_retrieval_data(
     *,
     end_ms: int,
     valid: ValidationUsers | None = None,
+    new: NewPeriod | None = None,
 ) -> RetrievalData:
     """The moments before end_ms, with everything as it was known at each of them.
 
     Args: dataset: gives the tables of users and items. encoders: fitted. events: what counts for history and as-of
         features, as in `Snapshot.build`. liked: what is to be found, under the same vocabularies. config: which
-        moments. end_ms: nothing at or after it is looked at. valid: users to validate on.
+        moments. end_ms: nothing at or after it is looked at. valid: users to validate on. new: of a model that goes on
+        from another.
     Raises: TrainingError: when there is nothing to learn from.
     """
     events, liked = events.before(end_ms), liked.before(end_ms)
@@ -105,16 +147,21 @@ def build_retrieval_data(
     index = EventIndex(events)
     found = EventIndex(liked)
     snapshot_ms = snapshot_times(liked, config, end_ms)
-    queries = _queries(encoders, index, found, snapshot_ms, config, end_ms)
+    if new is not None:
+        snapshot_ms = new.snapshots(snapshot_ms)
+    queries = _queries(encoders, index, found, snapshot_ms, config, end_ms, new)
+    n_new = len(liked) if new is None else int((liked.timestamp >= new.start_ms).sum())
+    items = np.unique(liked.item).astype(np.int32)
     return RetrievalData(
         tables=TowerTables.build(dataset, encoders, index, snapshot_ms),
         liked_start=found.users.indptr,
         liked=found.users.other,
         log_q=_log_draw_probability(queries, found.users.other, len(snapshot_ms), liked.n_items),
-        catalogue=np.unique(liked.item).astype(np.int32),
+        catalogue=items[encoders.knows("item_id", liked.item_ids[items])],
         item_keys=item_keys(dataset.interactions.item_ids),
         queries=queries,
         valid=valid,
+        n_likes=round(n_new / (1 - (new.replay if new else 0))),
     )
 
 
@@ -165,6 +212,7 @@ def _queries(
     snapshot_ms: NDArray[np.int64],
     config: QueriesConfig,
     end_ms: int,
+    new: NewPeriod | None,
 ) -> Queries:
     """EncodedMoments of both kinds, the shares of their weights as configured."""
     timeline = found.users
@@ -192,6 +240,8 @@ def _queries(
             user, at_ms = np.append(user, snapshot_user[returning]), np.append(at_ms, snapshot_at[returning])
             start, end = np.append(start, first[returning]), np.append(end, last[returning])
             weight = np.append(weight, later)
+    if new is not None:
+        weight = new.weights(at_ms, weight)
     kept = weight > 0
     user, at_ms, start, end, weight = user[kept], at_ms[kept], start[kept], end[kept], weight[kept]
     if not len(user):

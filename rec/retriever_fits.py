@@ -1,11 +1,12 @@
 """Fitting retrievers on what is before a time: from what was liked, or from what was shown and what it earned."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, get_args
 
 import numpy as np
+from torch import Tensor
 
 from rec.config import LikesObjective, TrainConfig
 from rec.errors import ConfigError, TrainingError
@@ -14,15 +15,16 @@ from rec.models.two_tower import TwoTower, user_vectors
 from rec.models.weights import put_weights
 from rec.off_policy_task import ESS, OffPolicyTask, RewardModel
 from rec.ope.support import MIN_ESS
-from rec.preparation import Prepared, history_length, snapshot_at
+from rec.preparation import Prepared, expires_before, history_length, snapshot_at
 from rec.ranker_scores import RankersAtHand, RankerTables
 from rec.recommender import Recommender
-from rec.retrieval_data import build_retrieval_data, build_validation
+from rec.retrieval_data import NewPeriod, build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
 from rec.runs import Runs, say
 from rec.training import Fitted, Progress, TrainingTask
 
 LIKES: Final = get_args(LikesObjective)
+NEW_FIT: Final = "retriever-new"
 SAY_EVERY_S: Final = 15.0
 
 
@@ -47,6 +49,34 @@ def fit_retriever(runs: Runs, ready: Prepared, period: int, *, epochs: int | Non
     return runs.fit(task, training, name)
 
 
+def fit_new(runs: Runs, ready: Prepared, weights: Mapping[str, Tensor], before: Recommender) -> Fitted:
+    """Trains a two-tower model on from given weights, on what is new in the training period.
+
+    Args: weights: under the encoders of `ready`. before: what answered until then, with these weights; its ranker is
+        that of two_stage_ips.
+    """
+    config = runs.config
+    settings = config.incremental
+    queries = config.retriever.queries.model_copy(
+        update={"epoch_share": settings.epoch_share, "min_batches": settings.min_batches}
+    )
+    config = config.model_copy(update={"retriever": config.retriever.model_copy(update={"queries": queries})})
+    training = config.training.model_copy(update={"epochs": settings.epochs})
+    period = len(ready.period_starts) - 1
+    start_ms, end_ms = ready.period_starts[-2:]
+    new = NewPeriod(start_ms, settings.replay, expires_before(config, end_ms))
+    task: TrainingTask
+    if config.retriever.objective in LIKES:
+        task = likes_task(ready, config, period, judged=False, new=new)
+    else:
+        task = _logged_task(ready, config, period, judged=False, new=new)
+        if config.retriever.objective == "two_stage_ips":
+            task = _through_ranker(task, config, [before], NEW_FIT)
+        if config.retriever.objective == "dr":
+            task = replace(task, reward_model=_fit_reward_model(runs, task, NEW_FIT))
+    return runs.fit(task, training, NEW_FIT, init_from=weights)
+
+
 def fit_through_ranker(
     runs: Runs, ready: Prepared, period: int, first: Fitted, earlier: Sequence[Recommender]
 ) -> Fitted:
@@ -57,18 +87,23 @@ def fit_through_ranker(
 
     Args: first: the fit by ips. earlier: what was known at the beginning of each period before, with the ranker.
     """
-    task = _logged_task(ready, runs.config, period, judged=False)
+    name = f"retriever-{period}-through-ranker"
+    task = _through_ranker(_logged_task(ready, runs.config, period, judged=False), runs.config, earlier, name)
+    return runs.fit(task, runs.config.training, name, init_from=first.weights)
+
+
+def _through_ranker(
+    task: OffPolicyTask, config: TrainConfig, earlier: Sequence[Recommender], name: str
+) -> OffPolicyTask:
+    """The task of learning from the rounds since the first of some recommenders, through their rankers."""
     data = task.data.since(earlier[0].snapshot.at_ms)
     if not len(data.train):
         raise TrainingError(
             "two_stage_ips has nothing to learn from: no reward after the ranker's first period began is final yet; "
             "give more data, or begin earlier with ranker.period_fractions"
         )
-    sampled = runs.config.off_policy.sampled_items
-    name = f"retriever-{period}-through-ranker"
-    ranker = RankersAtHand(tuple(earlier)) if sampled else _ranker_tables(earlier, name)
-    task = replace(task, data=data, ranker=ranker)
-    return runs.fit(task, runs.config.training, name, init_from=first.weights)
+    ranker = RankersAtHand(tuple(earlier)) if config.off_policy.sampled_items else _ranker_tables(earlier, name)
+    return replace(task, data=data, ranker=ranker)
 
 
 def _ranker_tables(earlier: Sequence[Recommender], name: str) -> RankerTables:
@@ -98,20 +133,27 @@ def thin_overlap(progress: Progress) -> str | None:
     )
 
 
-def likes_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> RetrieverTask:
-    """What is learned from the likes before the beginning of a period; `judged` by those in it, if asked for."""
+def likes_task(
+    ready: Prepared, config: TrainConfig, period: int, *, judged: bool, new: NewPeriod | None = None
+) -> RetrieverTask:
+    """What is learned from the likes before the beginning of a period; `judged` by those in it, if asked for.
+
+    Args: new: of a model that goes on from another.
+    """
     train, end_ms = ready.split.train, ready.period_starts[period]
     valid = None
     if judged:
         liked = train.between(end_ms, ready.period_starts[period + 1])
         valid = build_validation(snapshot_at(ready, config, end_ms), liked, history_length=history_length(config))
     data = build_retrieval_data(
-        ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid
+        ready.dataset, ready.encoders, train, train, config.retriever.queries, end_ms=end_ms, valid=valid, new=new
     )
     return RetrieverTask(data, config.retriever, config.training.batch_size, config.seed, index=config.index)
 
 
-def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: bool) -> OffPolicyTask:
+def _logged_task(
+    ready: Prepared, config: TrainConfig, period: int, *, judged: bool, new: NewPeriod | None = None
+) -> OffPolicyTask:
     if ready.split.cut_ms is None:
         raise ConfigError(
             f"off-policy objectives need a split in time, which {config.split.kind} is not: its held-out rows lie "
@@ -125,6 +167,7 @@ def _logged_task(ready: Prepared, config: TrainConfig, period: int, *, judged: b
         config.retriever.queries,
         end_ms=ready.period_starts[period],
         valid_until_ms=ready.period_starts[period + 1] if judged else None,
+        new=new,
     )
     _refuse_rewards(data, config)
     n_items = data.tables.n_items

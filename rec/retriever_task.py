@@ -125,7 +125,7 @@ class RetrieverTask:
         rng = np.random.default_rng([self.seed, epoch])
         queries, n_targets = self.data.queries, self.config.positives_per_query
         size = max(1, self.batch_size // n_targets)
-        share = round(self.config.queries.epoch_share * len(self.data.liked) / n_targets)
+        share = round(self.config.queries.epoch_share * self.data.n_likes / n_targets)
         n = max(share, self.config.queries.min_batches * size)
         batches = []
         for chosen in grouped_batches(self._groups, queries.weight, n, size, rng):

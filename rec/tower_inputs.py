@@ -62,8 +62,8 @@ class TowerTables:
         specs: the features.
         users, items: encoded features that do not depend on time, (U, ...) and (N, ...) by name.
         item_as_of: as-of features of all items at each snapshot, standardised, float32, (S, N) by name.
-        log_start, log: slots of item_id of each user's events, oldest first: those of user u are
-            log[log_start[u]:log_start[u + 1]]; (U + 1,) and (L,).
+        log_start, log: slots of item_id of each user's events, 0 for ids the encoders do not know, oldest first: those
+            of user u are log[log_start[u]:log_start[u + 1]]; (U + 1,) and (L,).
     """
 
     specs: dict[str, FeatureSpec]
@@ -80,6 +80,7 @@ class TowerTables:
         """The tables of a data set. index: the events that histories and as-of features are made of."""
         items = np.arange(dataset.interactions.n_items)
         encoded = encoders.encode("item", dataset.items)
+        slots = encoded["item_id"]
         tiled, repeated = np.tile(items, len(snapshot_ms)), np.repeat(snapshot_ms, len(items))
         at = encoders.as_of(index, "item", tiled, repeated)
         return cls(
@@ -88,7 +89,7 @@ class TowerTables:
             items=encoded,
             item_as_of={name: values.reshape(len(snapshot_ms), len(items)) for name, values in at.items()},
             log_start=index.users.indptr,
-            log=encoded["item_id"][index.users.other],
+            log=np.where(slots < encoders.first_unknown("item_id"), slots, np.int32(0))[index.users.other],
         )
 
     @property

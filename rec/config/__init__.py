@@ -10,6 +10,7 @@ from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig,
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
 from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
 from rec.config.i2i import BusinessScoreConfig, CosineConfig, SwingConfig
+from rec.config.incremental import IncrementalConfig
 from rec.config.index import IndexConfig
 from rec.config.loading import ConfigT, config_error, load_config, parse_config
 from rec.config.objectives import SAMPLED_OBJECTIVES, LikesObjective, LoggedObjective, Objective
@@ -65,6 +66,7 @@ __all__ = [
     "FrequenciesConfig",
     "HardNegativesConfig",
     "HomePath",
+    "IncrementalConfig",
     "IndexConfig",
     "LambdaMARTConfig",
     "LikesObjective",

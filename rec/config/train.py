@@ -7,6 +7,7 @@ from pydantic import PositiveInt, model_validator
 
 from rec.config.base import Config, Seed
 from rec.config.data import DataConfig, EncodersConfig, SplitConfig
+from rec.config.incremental import IncrementalConfig
 from rec.config.index import IndexConfig
 from rec.config.off_policy import OffPolicyConfig
 from rec.config.ranker import RankerConfig
@@ -32,6 +33,7 @@ class TrainConfig(Config):
     ranker: RankerConfig = RankerConfig()
     rules: RulesConfig = RulesConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
+    incremental: IncrementalConfig = IncrementalConfig()
     popularity_days: PositiveInt = 30
     seed: Seed = 0
 

@@ -97,9 +97,9 @@ class Encoders:
                         vocabularies[feature.name] = sorted(set(column.dropna()))
                     case "multi_hot":
                         vocabularies[feature.name] = sorted({value for values in column for value in values})
-                        widths[feature.name] = _width(column, config.max_values)
+                        widths[feature.name] = longest_run(column, config.max_values)
                     case "text":
-                        widths[feature.name] = _width(map(_n_grams, column), config.max_values)
+                        widths[feature.name] = longest_run(map(n_grams, column), config.max_values)
                     case "vector":
                         widths[feature.name] = max(map(len, column), default=0)
             for name, values in as_of_features(index, side, events, train.timestamp).items():
@@ -145,6 +145,11 @@ class Encoders:
 
         return np.fromiter(map(slot, values), dtype=np.int32, count=len(values))
 
+    def knows(self, name: str, values: Sequence[str] | NDArray[np.object_]) -> NDArray[np.bool_]:
+        """Whether values are in the vocabulary of a feature, such as `item_id`, (n,)."""
+        lookup = self._lookups[name]
+        return np.fromiter((value in lookup for value in values), dtype=np.bool_, count=len(values))
+
     def encode(self, side: EntitySide, frame: pd.DataFrame) -> dict[str, NDArray]:
         """The id and the schema's features of one side; as-of features come from `as_of`.
 
@@ -165,7 +170,7 @@ class Encoders:
                     rows, values = _flat(column)
                     encoded[name] = _padded(rows, self.slots(name, values), len(frame), self.widths[name])
                 case "text":
-                    rows, grams = _flat(map(_n_grams, column))
+                    rows, grams = _flat(map(n_grams, column))
                     buckets = {gram: 1 + _hash(gram) % self.config.text_buckets for gram in set(grams)}
                     slots = np.fromiter((buckets[gram] for gram in grams), dtype=np.int32, count=len(grams))
                     encoded[name] = _padded(rows, slots, len(frame), self.widths[name])
@@ -237,13 +242,14 @@ def _check_schema(schema: FeatureSchema) -> None:
             raise ConfigError("this is the name of a computed column; rename yours", field=feature.name)
 
 
-def _n_grams(text: str) -> list[str]:
+def n_grams(text: str) -> list[str]:
     """Lower-cased words and pairs of neighbouring words."""
     words = _WORD.findall(text.lower())
     return words + [f"{first} {second}" for first, second in pairwise(words)]
 
 
-def _width(runs: Iterable[Sequence[Any]], limit: int) -> int:
+def longest_run(runs: Iterable[Sequence[Any]], limit: int) -> int:
+    """Most distinct values of a run, 1 at least and `limit` at most."""
     return min(limit, max((len(set(run)) for run in runs), default=0)) or 1
 
 

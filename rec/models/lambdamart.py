@@ -128,6 +128,24 @@ def fit_lambdamart(
     return LambdaMARTFit(LambdaMART(kept), grown, ndcg)
 
 
+def refit_lambdamart(model: LambdaMART, data: RankingData, *, decay: float) -> LambdaMART:
+    """The same trees with the outputs of their leaves moved towards what other queries make of them.
+
+    A leaf's output becomes decay times its own plus (1 - decay) times that of a Newton step on the data, tree by tree.
+
+    Args: data: of the same features. decay: in [0, 1]; at 1 nothing changes.
+    Assumes: data that `require_something_to_learn` accepts.
+    """
+    refitted = model.booster.refit(
+        data.matrix,
+        data.labels[:, 0],
+        decay_rate=decay,
+        group=data.groups,
+        feature_name=list(data.layout.names),
+    )
+    return LambdaMART(lightgbm.Booster(model_str=refitted.model_to_string()))
+
+
 def _lightgbm_dataset(data: RankingData, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
     return lightgbm.Dataset(
         data.matrix,

@@ -109,4 +109,6 @@ class TwoTowerSource:
 
 
 def _offered(model: TwoTower, snapshot: Snapshot) -> NDArray[np.bool_]:
-    return (snapshot.item_counts > 0) | (model.item_tower.id_dropout > 0)
+    """Items that somebody has taken and whose ids have a row of their own, or all where ids are done without, (N,)."""
+    own = snapshot.item_slots < snapshot.encoders.first_unknown("item_id")
+    return (own & (snapshot.item_counts > 0)) | (model.item_tower.id_dropout > 0)

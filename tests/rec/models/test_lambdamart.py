@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rec.config import LambdaMARTConfig
-from rec.models.lambdamart import fit_lambdamart
+from rec.models.lambdamart import fit_lambdamart, refit_lambdamart
 from rec.ranking_data import FeatureLayout, RankingData
 
 LAYOUT = FeatureLayout(("signal", "noise"), ())
@@ -40,3 +40,26 @@ def test_the_reported_validation_ndcg_is_that_of_the_trees_kept():
     discount = 1 / np.log2(np.arange(2, 12))
     ndcg = (in_order * discount).sum(axis=1) / discount[:2].sum()
     assert fit.valid_ndcg == pytest.approx(ndcg.mean(), abs=1e-6)
+
+
+def _ndcg(model, data: RankingData) -> float:
+    scores = model.predict(data.matrix).reshape(40, 10)
+    in_order = np.take_along_axis(data.labels.reshape(40, 10), np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    discount = 1 / np.log2(np.arange(2, 12))
+    return float(((in_order * discount).sum(axis=1) / discount[:2].sum()).mean())
+
+
+def test_refitted_trees_keep_their_splits_and_follow_what_is_liked_now(tmp_path):
+    model = fit_lambdamart(_queries(0), _config(10), seed=0).model
+    turned = _queries(1)
+    turned = RankingData(LAYOUT, 1 - turned.matrix, turned.labels, turned.groups, turned.tasks)
+    same = refit_lambdamart(model, turned, decay=1.0)
+    np.testing.assert_array_equal(same.predict(turned.matrix), model.predict(turned.matrix))
+    quality = [_ndcg(refit_lambdamart(model, turned, decay=decay), turned) for decay in (1.0, 0.5, 0.0)]
+    assert quality[0] < quality[1] < quality[2]
+    refitted = refit_lambdamart(model, turned, decay=0.5)
+    trees = [each.booster.trees_to_dataframe().query("split_feature.notna()") for each in (model, refitted)]
+    columns = ["node_index", "split_feature", "threshold"]
+    assert trees[0][columns].equals(trees[1][columns])
+    refitted.save(tmp_path)
+    np.testing.assert_array_equal(refitted.load(tmp_path, LAYOUT).predict(turned.matrix), refitted.predict(turned.matrix))

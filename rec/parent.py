@@ -1,0 +1,98 @@
+"""The published model that training goes on from."""
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from operator import attrgetter
+from typing import Final, Self
+
+from rec.config import TrainConfig
+from rec.data.dataset import Dataset
+from rec.errors import ConfigError
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.runs import recorded_config
+from rec.storage import Home
+
+CURRENT: Final = "CURRENT"
+# What weights, and what they read, are of a certain shape by.
+_SHAPES: Final = (
+    "retriever.output_dim",
+    *(
+        f"retriever.{tower}.{field}"
+        for tower in ("user_tower", "item_tower")
+        for field in ("embedding_dim", "branches", "without", "hidden")
+    ),
+    "retriever.user_tower.history_windows",
+    "encoders",
+    "ranker.kind",
+    "ranker.tasks",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A published model under the config and data of a run that is to go on from it."""
+
+    recommender: Recommender
+
+    @classmethod
+    def open(cls, home: Home, config: TrainConfig, dataset: Dataset) -> Self:
+        """The verified model of version `incremental.parent`.
+
+        Raises: BundleError: when it is not there, or damaged. ConfigError: as `require_shapes` and `require_features`.
+        """
+        bundle = Registry(home).open(config.incremental.parent)
+        parent = cls(Recommender.from_bundle(bundle))
+        parent.require_shapes(config)
+        parent.require_features(dataset)
+        return parent
+
+    @property
+    def end_ms(self) -> int:
+        """Where its training ended, UTC milliseconds."""
+        return self.recommender.snapshot.at_ms
+
+    def require_shapes(self, config: TrainConfig) -> None:
+        """Refuses a config under which the weights would not fit, or not mean the same.
+
+        Raises: ConfigError: naming the field and both values.
+        """
+        for field in _SHAPES:
+            found, expected = attrgetter(field)(config), attrgetter(field)(self.recommender.config)
+            if found != expected:
+                raise ConfigError(
+                    f"must be as in {self.recommender.version}, from which training goes on: {expected!r}; found "
+                    f"{found!r}: give its config, or train without --from",
+                    field=field,
+                )
+
+    def require_features(self, dataset: Dataset) -> None:
+        """Refuses data of other features.
+
+        Raises: ConfigError: naming the first feature that differs, as it is in both.
+        """
+        known, given = self.recommender.snapshot.encoders.schema.features, dataset.schema.features
+        for expected, found in zip_longest(known, given):
+            if found != expected:
+                name = (expected or found).name
+                raise ConfigError(
+                    f"the data must have the features of {self.recommender.version}, from which training goes on: "
+                    f"expected {expected!r}, found {found!r}; give them these, or train without --from",
+                    field=name,
+                )
+
+
+def with_version(config: TrainConfig, home: Home, resume: str | None) -> TrainConfig:
+    """The config with the version that its `incremental.parent` names; of a resumed run the one it began with.
+
+    So a run is of the same parent whatever is promoted meanwhile.
+
+    Raises: BundleError: when CURRENT is to be gone on from, and nothing was promoted yet.
+    """
+    if config.incremental.parent != CURRENT:
+        return config
+    if resume is not None:
+        version = recorded_config(home, resume).incremental.parent
+    else:
+        version = Registry(home).open().version
+    return config.model_copy(update={"incremental": config.incremental.model_copy(update={"parent": version})})
