@@ -77,8 +77,8 @@ def build_logged_data(
     have grown, or shrunk. Which items it did not hold yet the log does not say: what is learned may show them.
 
     Args: dataset: with rounds. encoders: fitted. liked: what histories and as-of features are made of; nothing of it at
-        or after end_ms is looked at, but in the states of rounds to judge by. new: of a model that goes on from another;
-        what was final when that began is not new.
+        or after end_ms is looked at, but in the states of rounds to judge by. new: of a model that goes on
+        from another; what was final when it began is not new.
     Raises: ConfigError: when the data hold no rounds. TrainingError: when none of them was final before end_ms.
     """
     rounds = dataset.rounds

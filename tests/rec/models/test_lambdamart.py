@@ -62,4 +62,5 @@ def test_refitted_trees_keep_their_splits_and_follow_what_is_liked_now(tmp_path)
     columns = ["node_index", "split_feature", "threshold"]
     assert trees[0][columns].equals(trees[1][columns])
     refitted.save(tmp_path)
-    np.testing.assert_array_equal(refitted.load(tmp_path, LAYOUT).predict(turned.matrix), refitted.predict(turned.matrix))
+    loaded = refitted.load(tmp_path, LAYOUT)
+    np.testing.assert_array_equal(loaded.predict(turned.matrix), refitted.predict(turned.matrix))
