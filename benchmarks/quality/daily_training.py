@@ -6,7 +6,7 @@ World:  InstaTok, in which every day new users and new videos come, some users t
         category and creator, is no feature: that has to be learned of each id.
 Models: the same config, trained on everything until the end of day d (`anew`), or on from the model of day d - 1, as
         `--from CURRENT` does (`on`). `frozen` has the weights of day 0, and knows what users did until day d. All
-        begin as one model, trained on 20 days.
+        begin as one model, trained on 12 days. `on, replay` takes .3 of what it draws from before the day.
 Judged: prequentially (Dawid 1984, doi:10.2307/2981683): every model on what known users liked on day d + 1, over all
         videos somebody had liked until then, without those the user had. Ratios are of means over users and days, with
         intervals by the delta method, clustered by user. Seconds are of processor time, of all that `tandem train` does
@@ -54,7 +54,7 @@ WITHHELD: Final = ("category", "creator", "duration_s")
 FEATURES: Final = FeatureSchema(features=tuple(each for each in SCHEMA.features if each.name not in WITHHELD))
 METRICS: Final = ("ndcg@10", "recall@10")
 STAGES: Final = ("two_stage", "retriever")
-WARM_UP: Final = 20
+WARM_UP: Final = 12
 LEAST_RATIO: Final = 0.98
 CONFIG: Final = {
     "data": {"name": "instatok", "positive_actions": ["watched", "liked"]},
@@ -79,36 +79,39 @@ class Pace:
     Attributes:
         users, videos: there are on the first day.
         sessions: a day.
-        arrivals: share of the first day's users, and videos, that come new every day.
+        new_users, new_videos: come every day.
         drift: share of users who take other interests every day.
         fading_days: after which a video is come across exp(-1) times as often.
     """
 
-    users: int = 2500
-    videos: int = 800
-    sessions: int = 1500
-    arrivals: float = 0.02
+    users: int = 2000
+    videos: int = 500
+    sessions: int = 1400
+    new_users: int = 40
+    new_videos: int = 25
     drift: float = 0.02
-    fading_days: float = 15.0
+    fading_days: float = 7.0
 
-    def known(self, n: int, day: int) -> int:
-        """How many of n there are on a day."""
-        return n + round(self.arrivals * n) * day
+    def n_users(self, day: int) -> int:
+        """How many users there are on a day."""
+        return self.users + self.new_users * day
+
+    def n_videos(self, day: int) -> int:
+        """How many videos there are on a day."""
+        return self.videos + self.new_videos * day
 
 
 def daily(pace: Pace, days: int, seed: int, *, first: int) -> Iterator[Dataset]:
     """All that happened until the end of each day from `first`, with the users and videos there are then."""
-    config = InstaTokConfig(n_users=pace.known(pace.users, days), n_videos=pace.known(pace.videos, days), seed=seed)
-    world = InstaTok(config)
+    world = InstaTok(InstaTokConfig(n_users=pace.n_users(days), n_videos=pace.n_videos(days), seed=seed))
     rng = np.random.default_rng([seed, 1])
     appeal = rng.lognormal(sigma=1.0, size=world.n_items)
-    came = np.maximum(0, -(-(np.arange(world.n_items) - pace.videos + 1) // max(round(pace.arrivals * pace.videos), 1)))
-    came = np.where(came == 0, rng.integers(-30, 1, world.n_items), came)
+    came = np.append(rng.integers(-30, 1, pace.videos), 1 + np.arange(pace.new_videos * days) // pace.new_videos)
     user_ids, item_ids = world.user_ids, world.item_ids
     users_frame, items_frame = world.users_frame(), world.items_frame().drop(columns=["title", *WITHHELD])
     parts: list[tuple[NDArray[Any], ...]] = []
     for day in range(days):
-        n_users, n_items = pace.known(pace.users, day), pace.known(pace.videos, day)
+        n_users, n_items = pace.n_users(day), pace.n_videos(day)
         _drift(world, rng.random(world.n_users) < pace.drift, rng)
         weight = appeal[:n_items] * np.exp(-(day - came[:n_items]) / pace.fading_days)
         parts.append(_day(world, day, rng.integers(0, n_users, pace.sessions), weight / weight.sum(), rng))
@@ -255,7 +258,7 @@ def measure(
                 spent = {"seconds": seconds[name]} if name in seconds else {}
                 found.rows.append({"model": name, "seed": seed, "log": day + 1, "metrics": means | spent})
                 told = "  ".join(f"{metric} {value:.4f}" for metric, value in (means | spent).items())
-                print(f"day {day + 1:<3} {len(users)} users  {name:<8} {told}", flush=True)
+                print(f"day {day + 1:<3} {len(users)} users  {name:<10} {told}", flush=True)
             found.users.append(users)
             known = following
     return found
@@ -286,7 +289,14 @@ def main() -> None:
     options = parser.parse_args()
     pace = Pace()
     config = TrainConfig.model_validate({**CONFIG, "seed": options.seed})
-    ways = {"anew": config, "on": config.model_copy(update={"incremental": IncrementalConfig(parent="CURRENT")})}
+    ways = {
+        name: config.model_copy(update={"incremental": incremental})
+        for name, incremental in (
+            ("anew", IncrementalConfig()),
+            ("on", IncrementalConfig(parent="CURRENT")),
+            ("on, replay", IncrementalConfig(parent="CURRENT", replay=0.3)),
+        )
+    }
     found = measure(pace, config, ways, warm_up=WARM_UP, days=options.days, seed=options.seed)
     summary, ratios = summarised(found)
     seconds = {name: found.seconds(name) for name in ways}
@@ -295,18 +305,19 @@ def main() -> None:
         "warm_up_days": WARM_UP,
         "days": options.days,
         "config": CONFIG,
-        "incremental": ways["on"].incremental.model_dump(),
+        "incremental": {name: way.incremental.model_dump() for name, way in ways.items()},
         "ratios": ratios,
         "processor_seconds": seconds,
     }
     write_result(quality_result("daily_training", protocol=protocol, rows=found.rows, summary=summary))
     for row in summary:
         told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
-        print(f"{row['model']:<8} {row['metric']:<20} {told}")
+        print(f"{row['model']:<10} {row['metric']:<20} {told}")
     for pair, metrics in ratios.items():
         for metric, each in metrics.items():
-            print(f"{pair:<14} {metric:<20} {each['ratio']:.3f} [{each['low']:.3f}, {each['high']:.3f}]")
-    print(f"processor seconds: {seconds}, ratio {seconds['on'] / seconds['anew']:.3f}")
+            print(f"{pair:<17} {metric:<20} {each['ratio']:.3f} [{each['low']:.3f}, {each['high']:.3f}]")
+    for name, spent in seconds.items():
+        print(f"{name:<14} processor seconds {spent:.1f}, {spent / seconds['anew']:.3f} of training anew")
 
 
 if __name__ == "__main__":
