@@ -18,6 +18,9 @@ from rec.errors import BundleError, ScoreError
 INDEX_FILE: Final = "index.faiss"
 # As FAISS advises: fewer vectors a list than this give poor centroids.
 VECTORS_PER_LIST: Final = 39
+# Where a smaller share of the items is eligible, those are compared, all of them: it is quicker than the catalogue, and
+# an approximate index would miss many of them.
+FEW_ELIGIBLE: Final = 1 / 32
 BLOCK: Final = 2**22
 # FAISS's file of a flat inner-product index: code, dimension, vectors, two constants, trained, metric, numbers.
 _FLAT_HEADER: Final = struct.Struct("<4siqqq?iQ")
@@ -33,7 +36,8 @@ class ItemIndex:
 
     Scores are float64 products of the float32 embeddings, added up the same way wherever an item stands: equal
     embeddings have equal scores, and ties go by item position. A flat index finds exactly the best k; `hnsw` and `ivf`
-    may miss some, but never return fewer than there are. Where FAISS is missing every index is flat.
+    may miss some, but never return fewer than there are, and miss none where few items are eligible. Where FAISS is
+    missing every index is flat.
 
     Attributes:
         embeddings: of the items by catalogue position, float32, (N, D).
@@ -98,7 +102,8 @@ class ItemIndex:
         scores = np.full((len(queries), k), -np.inf)
         blocked = _Blocked.of(len(queries), len(self), excluded_indptr, excluded)
         scanned = np.ones(len(queries), bool)
-        if self._approximate is not None:
+        few = eligible is not None and eligible.sum() < FEW_ELIGIBLE * len(self)
+        if self._approximate is not None and not few:
             wanted = k + blocked.counts
             # Queries that want about as many are searched together: one with a long history slows no other.
             sizes = np.ceil(np.log2(wanted)).astype(np.int64)
@@ -108,8 +113,13 @@ class ItemIndex:
                         queries, rows, k, int(wanted[rows].max()), blocked, eligible
                     )
             scanned = items[:, -1] < 0
-        for rows in _blocks(np.flatnonzero(scanned), BLOCK // max(len(self), 1)):
-            items[rows], scores[rows] = self._scan(queries, rows, k, blocked, eligible)
+        compared = np.flatnonzero(eligible) if few and eligible is not None else None
+        vectors = self.embeddings if compared is None else self.embeddings[compared]
+        for rows in _blocks(np.flatnonzero(scanned), BLOCK // max(len(vectors), 1)):
+            approximate = queries[rows] @ vectors.T
+            if compared is None and eligible is not None:
+                approximate[:, ~eligible] = -np.inf
+            items[rows], scores[rows] = self._scan(queries, rows, k, blocked, approximate, compared)
         return items, scores
 
     def scores(self, queries: NDArray[np.floating], items: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -184,20 +194,24 @@ class ItemIndex:
         return faiss.SearchParametersIVF(nprobe=self.config.ivf_probes, sel=selector)
 
     def _scan(
-        self, queries: NDArray[np.float32], rows: Rows, k: int, blocked: "_Blocked", eligible: NDArray[np.bool_] | None
+        self,
+        queries: NDArray[np.float32],
+        rows: Rows,
+        k: int,
+        blocked: "_Blocked",
+        approximate: NDArray[np.float32],
+        compared: Rows | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The best k of all items."""
+        """The best k of the items compared (ascending; all where None), by their products in float32, (len(rows), M)."""
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.full((len(rows), k), -np.inf)
-        approximate = queries[rows] @ self.embeddings.T
-        if eligible is not None:
-            approximate[:, ~eligible] = -np.inf
         for place, row in enumerate(rows):
-            found = approximate[place]
-            found[blocked.of_row(row)] = -np.inf
+            found, out = approximate[place], blocked.of_row(row)
+            found[out if compared is None else np.isin(compared, out)] = -np.inf
             threshold = np.partition(found, len(found) - k)[len(found) - k] if k < len(found) else -np.inf
             tolerance = 2 * self._rounding * np.linalg.norm(queries[row])
             near = np.flatnonzero((found >= threshold - tolerance) & (found > -np.inf))
+            near = near if compared is None else compared[near]
             exact = _products(queries[row], self.embeddings[near])
             best = np.lexsort((near, -exact))[:k]
             items[place, : len(best)], scores[place, : len(best)] = near[best], exact[best]

@@ -120,6 +120,20 @@ def test_an_approximate_index_finds_most_of_the_best_and_never_what_is_excluded(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_where_few_items_are_eligible_every_index_is_exact(kind):
+    rng = np.random.default_rng(6)
+    embeddings, queries = unit(rng, 6000, 16), unit(rng, 5, 16)
+    eligible = np.zeros(6000, bool)
+    eligible[rng.choice(6000, 150, replace=False)] = True
+    lists = [rng.choice(np.flatnonzero(eligible), size, replace=False).tolist() for size in (0, 1, 20, 149, 150)]
+    config = IndexConfig(kind=kind, hnsw_search=16, ivf_lists=64, ivf_probes=2)
+    items, scores = ItemIndex.build(embeddings, config).search(queries, 10, **runs(lists), eligible=eligible)
+    expected_items, expected_scores = by_hand(embeddings, queries, 10, lists, eligible)
+    np.testing.assert_array_equal(items, expected_items)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_index_returns_fewer_than_are_left(kind):
     rng = np.random.default_rng(5)
     embeddings, queries = unit(rng, 4000, 8), unit(rng, 4, 8)
