@@ -202,7 +202,7 @@ class ItemIndex:
         approximate: NDArray[np.float32],
         compared: Rows | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The best k of the items compared (ascending; all where None), by their products in float32, (len(rows), M)."""
+        """The best k of the items compared (ascending; all where None), given their float32 products (len(rows), M)."""
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.full((len(rows), k), -np.inf)
         for place, row in enumerate(rows):
