@@ -2,20 +2,28 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from rec.bundle import git_sha
+from rec.metrics import mean_over_users, paired_difference
 from rec.storage import replace_file
 
 FOLDER = Path(__file__).parent / "results"
+UserValues = Mapping[str, NDArray[np.float64]]
+"""Each user's value of each metric, (U,)."""
+
 PACKAGES = ("ray", "torch", "numpy", "pandas", "lightgbm", "faiss-cpu")
 
 
@@ -49,6 +57,68 @@ def quality_result(
         "protocol": protocol,
         "rows": rows,
         "summary": summary,
+    }
+
+
+def summary_row(
+    model: str,
+    metric: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    users: Sequence[UserValues] = (),
+    published: float | None = None,
+    goal: float | None = None,
+) -> dict[str, Any]:
+    """A model's metric over its rows, which are seeds or logs.
+
+    Args: users: each user's values in each row; then the standard error over users, of the average model, is said, too.
+    """
+    values = np.array([row["metrics"][metric] for row in rows if row["model"] == model])
+    over_users = {"std_error_users": mean_over_users(_each_user(users, metric)).std_error} if users else {}
+    return {
+        "model": model,
+        "metric": metric,
+        "mean": float(values.mean()),
+        "std_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None,
+        **over_users,
+        "n": len(values),
+        "published": published,
+        "goal": goal,
+        "reached": None if goal is None else bool(values.mean() >= goal),
+    }
+
+
+def paired_row(a: str, b: str, metric: str, ours: Sequence[UserValues], theirs: Sequence[UserValues]) -> dict[str, Any]:
+    """How much more model a has than b, of the same users and seeds; the interval is over users, of the average models.
+
+    Args: ours, theirs: each user's values in each seed; of one that has more seeds, the first.
+    """
+    both = list(zip(ours, theirs, strict=False))
+    averages = [_each_user([pair[side] for pair in both], metric) for side in (0, 1)]
+    by_seed = [float((one[metric] - other[metric]).mean()) for one, other in both]
+    return {"a": a, "b": b, "metric": metric, **paired_difference(*averages).to_json(), "by_seed": by_seed}
+
+
+def _each_user(seeds: Sequence[UserValues], metric: str) -> NDArray[np.float64]:
+    return np.mean([users[metric] for users in seeds], axis=0)
+
+
+def quantiles(values: ArrayLike) -> dict[str, float]:
+    """Median, and the middle 80%."""
+    return {name: float(np.quantile(values, q)) for name, q in (("median", 0.5), ("p10", 0.1), ("p90", 0.9))}
+
+
+def compared(ours_s: Sequence[float], theirs_s: Sequence[float], peer: dict[str, Any]) -> dict[str, Any]:
+    """Times of ours and of a peer in turns, and the geometric mean of their ratios within two standard errors."""
+    ours, theirs = np.array(ours_s), np.array(theirs_s)
+    logs = np.log(theirs / ours)
+    error = 2 * logs.std(ddof=1) / math.sqrt(len(logs))
+    return {
+        "ours": quantiles(1000 * ours),
+        "peer": {**peer, **quantiles(1000 * theirs)},
+        "ratio": math.exp(logs.mean()),
+        "ratio_low": math.exp(logs.mean() - error),
+        "ratio_high": math.exp(logs.mean() + error),
     }
 
 

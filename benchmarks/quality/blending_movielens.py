@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import quality_result, write_result
+from results import paired_row, quality_result, summary_row, write_result
 
 from rec.config import DataConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod, evaluate
 from rec.features.snapshot import Snapshot
-from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
+from rec.metrics import format_difference, format_estimate
 from rec.pipeline import assemble, fit_retrievers, two_tower_source, validation_period
 from rec.preparation import Prepared, prepare, snapshot_at
 from rec.ranker_fits import RANKER_FITS, RankingPeriods
@@ -181,18 +181,17 @@ def measure(
             }
             for config, found in zip(configs, values, strict=True)
         ]
-    # Each user's mean over the seeds: intervals are over users, of the average model.
-    users = {
-        name: {metric: np.mean([found[metric] for found in values], axis=0) for metric in METRICS}
-        for name, values in on_test.items()
-    }
     paired = []
     for name in single:
         for metric in METRICS:
-            difference = paired_difference(users[CHOSEN][metric], users[name][metric]).to_json()
-            paired.append({"a": CHOSEN, "b": name, "metric": metric, **difference})
-            print(f"{CHOSEN} - {name:<18} {metric:<12} {format_difference(difference)}")
-    summary = [_summary(name, metric, rows, users[name][metric]) for name in users for metric in METRICS]
+            paired.append(paired_row(CHOSEN, name, metric, on_test[CHOSEN], on_test[name]))
+            print(f"{CHOSEN} - {name:<18} {metric:<12} {format_difference(paired[-1])}")
+    goals = {(CHOSEN, "ndcg@10"): GOAL}
+    summary = [
+        summary_row(name, metric, rows, users=values, goal=goals.get((name, metric)))
+        for name, values in on_test.items()
+        for metric in METRICS
+    ]
     for row in summary:
         told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
         print(f"{row['model']:<18} {row['metric']:<12} {told}  (over users ± {row['std_error_users']:.4f})")
@@ -207,22 +206,6 @@ def measure(
         "sources": SourceReport.of(kept[best][0].source, test, configs[0].ranker.n_candidates).to_json(),
     }
     return quality_result("blending_movielens", protocol=protocol, rows=rows, summary=summary)
-
-
-def _summary(model: str, metric: str, rows: Sequence[Mapping[str, Any]], users: NDArray[np.float64]) -> dict[str, Any]:
-    values = np.array([row["metrics"][metric] for row in rows if row["model"] == model])
-    goal = GOAL if (model, metric) == (CHOSEN, "ndcg@10") else None
-    return {
-        "model": model,
-        "metric": metric,
-        "mean": float(values.mean()),
-        "std_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None,
-        "std_error_users": mean_over_users(users).std_error,
-        "n": len(values),
-        "published": None,
-        "goal": goal,
-        "reached": None if goal is None else bool(values.mean() >= goal),
-    }
 
 
 if __name__ == "__main__":

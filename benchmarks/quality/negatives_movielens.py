@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import quality_result, write_result
+from results import paired_row, quality_result, summary_row, write_result
 
 from rec.config import DataConfig, FrequenciesConfig, HardNegativesConfig, TrainConfig
 from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod, evaluate, lists_of
-from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
+from rec.metrics import format_difference, format_estimate
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.preparation import prepare, snapshot_at
@@ -162,36 +162,15 @@ def main() -> None:
 def _compared(
     rows: list[dict[str, Any]], values: dict[str, list[UserValues]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Means over seeds, and differences of rows over the seeds that both have.
-
-    Of each user's mean over the seeds: errors and intervals are over users, of the average model.
-    """
-    summary = [
-        _summary(name, metric, rows, np.mean([seed[metric] for seed in found], axis=0))
-        for name, found in values.items()
+    """Means over seeds, and differences of rows over the seeds that both have."""
+    summary = [summary_row(name, metric, rows, users=found) for name, found in values.items() for metric in METRICS]
+    paired = [
+        paired_row(more, less, metric, values[more], values[less])
+        for more, less in COMPARED
+        if more in values and less in values
         for metric in METRICS
     ]
-    paired = []
-    for more, less in COMPARED:
-        both = list(zip(values.get(more, ()), values.get(less, ()), strict=False))
-        for metric in METRICS if both else ():
-            ours, theirs = (np.mean([pair[side][metric] for pair in both], axis=0) for side in (0, 1))
-            by_seed = [float((a[metric] - b[metric]).mean()) for a, b in both]
-            difference = paired_difference(ours, theirs).to_json()
-            paired.append({"a": more, "b": less, "metric": metric, **difference, "by_seed": by_seed})
     return summary, paired
-
-
-def _summary(model: str, metric: str, rows: list[dict[str, Any]], users: NDArray[np.float64]) -> dict[str, Any]:
-    values = np.array([row["metrics"][metric] for row in rows if row["model"] == model])
-    return {
-        "model": model,
-        "metric": metric,
-        "mean": float(values.mean()),
-        "std_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None,
-        "std_error_users": mean_over_users(users).std_error,
-        "n": len(values),
-    }
 
 
 if __name__ == "__main__":

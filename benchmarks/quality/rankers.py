@@ -20,7 +20,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import FOLDER, quality_result, write_result
+from results import FOLDER, paired_row, quality_result, summary_row, write_result
 
 from rec.calibration import Calibration, calibration
 from rec.config import DataConfig, RankerKind, TrainConfig
@@ -41,7 +41,7 @@ from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod
 from rec.features.ranking import RankingFeatures
 from rec.i2i import cosine
-from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference, per_user
+from rec.metrics import format_difference, format_estimate, per_user
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.preparation import Prepared, prepare, snapshot_at
@@ -289,20 +289,14 @@ def _write(
     values: dict[str, list[Values]],
     curves: dict[str, Calibration],
 ) -> None:
-    # Each user's mean over the seeds: errors and intervals are over users, of the average model.
-    users = {
-        model: {metric: np.mean([seed[metric] for seed in found], axis=0) for metric in found[0]}
-        for model, found in values.items()
-    }
-    summary = [_summary(model, metric, rows, users[model][metric]) for model in users for metric in users[model]]
+    summary = [summary_row(model, metric, rows, users=found) for model, found in values.items() for metric in found[0]]
     paired = []
     tested = [MAIN, *([] if world.truth is None else [WATCHED])]
-    pairs = [(a, b) for place, b in enumerate(users) for a in list(users)[place + 1 :]]
+    pairs = [(a, b) for place, b in enumerate(values) for a in list(values)[place + 1 :]]
     for metric in tested:
         for a, b in pairs:
-            difference = paired_difference(users[a][metric], users[b][metric]).to_json()
-            paired.append({"a": a, "b": b, "metric": metric, **difference})
-            print(f"{world.name}  {metric}  {a} - {b}: {format_difference(difference)}")
+            paired.append(paired_row(a, b, metric, values[a], values[b]))
+            print(f"{world.name}  {metric}  {a} - {b}: {format_difference(paired[-1])}")
     name = f"rankers_{world.name}"
     _draw(curves, FOLDER / f"{name}.png", f"Rankers on {world.name}: probabilities in the test period")
     protocol = {
@@ -340,18 +334,6 @@ def _draw(curves: dict[str, Calibration], file: Path, title: str) -> None:
 
 def _without_bins(found: Calibration) -> dict[str, Any]:
     return {name: value for name, value in found.to_json().items() if name != "bins"}
-
-
-def _summary(model: str, metric: str, rows: Sequence[dict[str, Any]], users: NDArray[np.float64]) -> dict[str, Any]:
-    values = np.array([row["metrics"][metric] for row in rows if row["model"] == model])
-    return {
-        "model": model,
-        "metric": metric,
-        "mean": float(values.mean()),
-        "std_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None,
-        "std_error_users": mean_over_users(users).std_error,
-        "n": len(values),
-    }
 
 
 if __name__ == "__main__":

@@ -15,16 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import quality_result, write_result
+from results import paired_row, quality_result, summary_row, write_result
 
 from rec.bundle_evaluation import report_on
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
 from rec.data.source import read_dataset
-from rec.metrics import format_estimate, paired_difference
+from rec.metrics import format_difference, format_estimate
 from rec.pipeline import train
 from rec.recommender import Recommender
 
@@ -75,15 +73,22 @@ def main() -> None:
         for model, metrics in models.items():
             print(f"seed {seed}  {model:<20}" + "".join(f"  {k} {v.value:.4f}" for k, v in metrics.items()), flush=True)
 
-    summary = [_summary(model, name, rows) for model in by_seed[0] for name in rows[0]["metrics"]]
+    summary = [
+        summary_row(
+            model,
+            name,
+            rows,
+            published=PUBLISHED.get(model) if name == METRIC else None,
+            goal=GOALS.get(model) if name == METRIC else None,
+        )
+        for model in by_seed[0]
+        for name in rows[0]["metrics"]
+    ]
     pairs = [(a, b) for a in ("two_stage", "retriever") for b in by_seed[0] if b not in ("two_stage", a)]
     paired = []
     for a, b in pairs:
-        # Each user's mean over the seeds: the interval is over users, of the average model.
-        values = {name: np.mean([seed[name][METRIC] for seed in by_seed], axis=0) for name in (a, b)}
-        difference = paired_difference(values[a], values[b])
-        paired.append({"a": a, "b": b, "metric": METRIC, **difference.to_json()})
-        print(f"{a} - {b}: {difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]")
+        paired.append(paired_row(a, b, METRIC, *([seed[name] for seed in by_seed] for name in (a, b))))
+        print(f"{a} - {b}: {format_difference(paired[-1])}")
     protocol = {
         "cut_ms": ready.split.cut_ms,
         "n_train": len(ready.split.train),
@@ -98,21 +103,6 @@ def main() -> None:
             told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
             goal = "" if row["goal"] is None else f"  goal {row['goal']}"
             print(f"{row['model']:<20} {row['metric']:<12} {told}{goal}")
-
-
-def _summary(model: str, metric: str, rows: list[dict]) -> dict:
-    values = np.array([row["metrics"][metric] for row in rows if row["model"] == model])
-    goal = GOALS.get(model) if metric == METRIC else None
-    return {
-        "model": model,
-        "metric": metric,
-        "mean": float(values.mean()),
-        "std_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None,
-        "n": len(values),
-        "published": PUBLISHED.get(model) if metric == METRIC else None,
-        "goal": goal,
-        "reached": None if goal is None else bool(values.mean() >= goal),
-    }
 
 
 if __name__ == "__main__":

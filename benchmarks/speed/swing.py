@@ -12,9 +12,7 @@ counting anew: in additions, which no other load on the machine changes, and in 
 
 import argparse
 import json
-import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +26,8 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.results import command, machine, write_result  # noqa: E402
+from benchmarks.results import command, compared, machine, write_result  # noqa: E402
+from benchmarks.speed.peer import Ask, peer  # noqa: E402
 from rec.bundle import git_sha  # noqa: E402
 from rec.config import CosineConfig, SwingConfig  # noqa: E402
 from rec.data.dataset import Interactions  # noqa: E402
@@ -105,7 +104,7 @@ def nothing(pairs: Any) -> Any:
 
 def measure(log: Interactions, config: SwingConfig, python: str, repeats: int) -> dict[str, Any]:
     ours, theirs = [], []
-    with peer(log, python) as ask:
+    with counting(log, python) as ask:
         version = ask(None)["version"]
         for turn in range(repeats + 1):
             started = time.perf_counter()
@@ -119,17 +118,11 @@ def measure(log: Interactions, config: SwingConfig, python: str, repeats: int) -
             if turn:
                 ours.append(seconds)
                 theirs.append(answer["seconds"])
-    logs = np.log(np.array(theirs) / ours)
-    error = 2 * logs.std(ddof=1) / math.sqrt(repeats)
     return {
         "interactions": len(log),
         "pairs": len(state.pairs),
         "additions": state.additions,
-        "ours": quantiles(ours),
-        "peer": {"name": "LibRecommender (recfarm)", "version": version, **quantiles(theirs)},
-        "ratio": math.exp(logs.mean()),
-        "ratio_low": math.exp(logs.mean() - error),
-        "ratio_high": math.exp(logs.mean() + error),
+        **compared(ours, theirs, {"name": "LibRecommender (recfarm)", "version": version}),
     }
 
 
@@ -151,7 +144,7 @@ def agree(whole: Interactions, python: str) -> float:
     )
     config = SwingConfig(user_offset=0.0, user_power=0.5, max_items_per_user=10_000, max_users_per_item=10_000)
     ours = SwingSums.build(log, config, rng=np.random.default_rng(0)).neighbors()
-    with peer(log, python) as ask:
+    with counting(log, python) as ask:
         ask(None)
         ask("fit")
         near = ask("near")["near"]
@@ -204,42 +197,13 @@ def update_day(whole: Interactions, config: SwingConfig) -> dict[str, dict[str, 
 
 
 @contextmanager
-def peer(log: Interactions, python: str) -> Iterator[Any]:
-    """What asks the peer, which has the log, and waits for its answer; None: for what it says first."""
+def counting(log: Interactions, python: str) -> Iterator[Ask]:
+    """The peer, which has the log."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "log.npz"
         np.savez(file, user=log.user, item=log.item)
-        script = Path(__file__).with_name("swing_peer.py")
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        process = subprocess.Popen(
-            [python, str(script), str(file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        asked, answers = process.stdin, process.stdout
-
-        def ask(what: str | None) -> dict[str, Any]:
-            if what is not None:
-                print(what, file=asked, flush=True)
-            answer = answers.readline()
-            if not answer:
-                raise RuntimeError(f"{python} ended; does it have recfarm? Run {script} to see")
-            return json.loads(answer)
-
-        try:
+        with peer(python, Path(__file__).with_name("swing_peer.py"), str(file)) as ask:
             yield ask
-        finally:
-            asked.close()
-            process.wait(60)
-
-
-def quantiles(seconds: list[float]) -> dict[str, float]:
-    low, median, high = np.quantile(np.array(seconds) * 1000, [0.1, 0.5, 0.9])
-    return {"median": float(median), "p10": float(low), "p90": float(high)}
 
 
 def line(row: dict[str, Any]) -> str:
