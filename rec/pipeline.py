@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rec.bundle import BundleDetails, git_sha
+from rec.candidate_tables import read_candidates
 from rec.config import TrainConfig
 from rec.data.dataset import Dataset
 from rec.evaluation import EvaluationPeriod, evaluate, lists_of
@@ -78,7 +79,10 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     # What of the config this catalogue does not have is said before anything is begun.
     for rule in (cap_of, boosts_of):
         rule(config.rules, snapshots[-1].item_table)
-    counted = [fit_sources(ready.split.train, snapshot, config, log=ready.log) for snapshot in snapshots]
+    counted = [
+        fit_sources(ready.split.train, snapshot, config, log=ready.log, answering=snapshot is snapshots[-1])
+        for snapshot in snapshots
+    ]
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:
@@ -90,6 +94,9 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         trained = _train_on(runs, ready, snapshots, counted, parent.recommender)
     valid = _validate(ready, trained.judged)
     from_ms = int(ready.split.train.timestamp.min()) if parent is None else parent.end_ms
+    tables = {dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}}
+    if config.sources.batch is not None and (job := read_candidates(config.sources.batch).job) is not None:
+        tables["candidates"] = job.key
     registry = Registry(home)
     version = registry.publish(
         trained.recommender.save,
@@ -97,7 +104,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
             config=config.model_dump(mode="json"),
             seed=config.seed,
             schema_sha256=dataset.schema.sha256,
-            tables={dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}},
+            tables=tables,
             metrics=valid,
             git_sha=git_sha(),
             parent=config.incremental.parent,

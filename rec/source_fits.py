@@ -6,11 +6,13 @@ from typing import Final
 
 import numpy as np
 
+from rec.candidate_tables import read_candidates
 from rec.config import TrainConfig
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.features.as_of import DAY_MS
 from rec.features.snapshot import Snapshot
+from rec.retrieval.batch import BatchSource
 from rec.retrieval.blend import Blend, Retriever
 from rec.retrieval.business import Business
 from rec.retrieval.ease import EASE
@@ -38,6 +40,15 @@ def _fresh(liked: Interactions, _log: Interactions, snapshot: Snapshot, config: 
     return Fresh.of(snapshot.item_table[column].to_numpy(np.float64), until=snapshot.at_ms)
 
 
+def _recent(liked: Interactions, _log: Interactions, snapshot: Snapshot, config: TrainConfig) -> RecentPopularity:
+    return RecentPopularity.fit(liked, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms)
+
+
+def _batch(liked: Interactions, log: Interactions, snapshot: Snapshot, config: TrainConfig) -> BatchSource:
+    assert config.sources.batch is not None, "a quota of the batch comes with its table"
+    return BatchSource.build(read_candidates(config.sources.batch), snapshot, _recent(liked, log, snapshot, config))
+
+
 SOURCE_FITS: Final[dict[str, SourceFit]] = {
     "ease": lambda liked, log, snapshot, config: EASE.fit(liked, regularization=config.sources.ease_regularization),
     "item_knn": lambda liked, log, snapshot, config: ItemKNN.fit(liked, n_neighbors=config.sources.item_knn_neighbors),
@@ -49,32 +60,48 @@ SOURCE_FITS: Final[dict[str, SourceFit]] = {
         liked if config.sources.cosine.scores is None else log, config.sources.cosine, liked=liked
     ),
     "popularity": lambda liked, log, snapshot, config: Popularity.fit(liked),
-    "recent_popularity": lambda liked, log, snapshot, config: RecentPopularity.fit(
-        liked, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms
-    ),
+    "recent_popularity": _recent,
     "fresh": _fresh,
     "business": lambda liked, log, snapshot, config: Business.of(config.sources.business, snapshot.item_ids),
+    "batch": _batch,
 }
 
+
+def _load_batch(folder: Path) -> BatchSource:
+    return BatchSource.load(folder, RecentPopularity.load(folder))
+
+
 SOURCE_LOADS: Final[dict[str, Callable[[Path], CandidateSource]]] = {
-    source.name: source.load
-    for source in (EASE, ItemKNN, SwingSource, CosineSource, Popularity, RecentPopularity, Fresh, Business)
+    **{
+        source.name: source.load
+        for source in (EASE, ItemKNN, SwingSource, CosineSource, Popularity, RecentPopularity, Fresh, Business)
+    },
+    BatchSource.name: _load_batch,
 }
 
 
 def fit_sources(
-    liked: Interactions, snapshot: Snapshot, config: TrainConfig, *, log: Interactions | None = None
+    liked: Interactions,
+    snapshot: Snapshot,
+    config: TrainConfig,
+    *,
+    log: Interactions | None = None,
+    answering: bool = True,
 ) -> dict[str, CandidateSource]:
     """The sources of a config but the two-tower model, by name, from what was known at the snapshot's time.
 
     Args: liked: what to learn from; interactions at or after the snapshot are not looked at. log: all that was done,
-        liked or not, for the cosine of scored actions; None: what was liked.
+        liked or not, for the cosine of scored actions; None: what was liked. answering: whether the sources are to
+        answer users. Else they are for learning from what happened next, which the model that filled a table of
+        candidates has seen: they go without that.
     Raises: ConfigError: for a list or a column that this catalogue does not have. TrainingError: for a catalogue too
-        large for a source.
+        large for a source. DataError: for a table of candidates that is not there or not finished.
     """
     known = liked.before(snapshot.at_ms)
     everything = known if log is None else log.before(snapshot.at_ms)
     fits = {name: SOURCE_FITS[name] for name in config.sources.names if name in SOURCE_FITS}
+    if not answering:
+        fits.pop(BatchSource.name, None)
     return {name: fit(known, everything, snapshot, config) for name, fit in fits.items()}
 
 
@@ -84,10 +111,14 @@ def load_sources(folder: Path, config: TrainConfig) -> dict[str, CandidateSource
 
 
 def as_retriever(two_tower: TwoTowerSource, others: dict[str, CandidateSource], config: TrainConfig) -> Retriever:
-    """The first stage of a config: the two-tower model, or a blend in which it scores."""
+    """The first stage of a config: the two-tower model, or a blend in which it scores.
+
+    Args: others: as `fit_sources` made them; the first source finds what one that is not there would have.
+    """
     if not others:
         return two_tower
-    wanted = config.sources
     sources: dict[str, CandidateSource] = {two_tower.name: two_tower, **others}
-    quotas: dict[str, int] = {**wanted.quotas, wanted.first: config.ranker.n_candidates - sum(wanted.quotas.values())}
-    return Blend(tuple(sources[name] for name in wanted.names), tuple(quotas[name] for name in wanted.names), two_tower)
+    first = config.sources.first
+    quotas = {name: quota for name, quota in sorted(config.sources.quotas.items()) if name in sources}
+    left = config.ranker.n_candidates - sum(quotas.values())
+    return Blend(tuple(sources[name] for name in (first, *quotas)), (left, *quotas.values()), two_tower)

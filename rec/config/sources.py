@@ -9,7 +9,7 @@ from rec.config.i2i import CosineConfig, SwingConfig
 
 FirstSource = Literal["two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity"]
 OtherSource = Literal[
-    "two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity", "fresh", "business"
+    "two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity", "fresh", "business", "batch"
 ]
 
 
@@ -21,11 +21,13 @@ class SourcesConfig(Config):
 
     `fresh` are the latest items: by their first interaction, or by the numeric item feature `fresh_column` (times in
     UTC milliseconds or years, say; a time that is still to come is not known yet). `business` are item ids, best first.
+    `batch` is a table that `tandem candidates` wrote: each user's list, or recent popularity where it has none.
     """
 
     first: FirstSource = "two_tower"
     quotas: dict[OtherSource, PositiveInt] = Field(default_factory=dict)
     business: tuple[str, ...] = ()
+    batch: str | None = None
     fresh_column: str | None = None
     ease_regularization: PositiveFloat = 1000.0
     item_knn_neighbors: PositiveInt = 200
@@ -45,6 +47,11 @@ class SourcesConfig(Config):
             raise ValueError(
                 "quotas.business and business, the list of item ids, need each other; found "
                 f"{self.quotas.get('business')} and {list(self.business)}"
+            )
+        if ("batch" in self.quotas) != (self.batch is not None):
+            raise ValueError(
+                "quotas.batch and batch, the table of candidates, need each other; found "
+                f"{self.quotas.get('batch')} and {self.batch!r}"
             )
         repeated = sorted({item for item in self.business if self.business.count(item) > 1})
         if repeated:

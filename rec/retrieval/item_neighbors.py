@@ -19,10 +19,11 @@ from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
 
-@final
 @dataclass(frozen=True, slots=True)
-class NeighborLists:
+class NeighborSource:
     """The score of an item is the sum of its similarities to the liked items that have it among their neighbours.
+
+    Abstract: what counts the neighbours gives it its name, and a `fit`.
 
     Attributes:
         similarity: row i holds the neighbours of item i, float32, (N, N).
@@ -31,16 +32,18 @@ class NeighborLists:
 
     similarity: sparse.csr_array
     liked: LikedItems
+    name: ClassVar[str]
 
     @classmethod
-    def of(cls, neighbors: ItemNeighbors, liked: LikedItems) -> Self:
-        """Neighbours under the vocabulary of the training matrix."""
+    def of(cls, neighbors: ItemNeighbors, interactions: Interactions) -> Self:
+        """Takes neighbours that were counted elsewhere, or updated, under the vocabulary of what users liked."""
+        liked = LikedItems.of(interactions)
         parts = (neighbors.scores.astype(np.float32), neighbors.indices, neighbors.indptr)
         similarity = sparse.csr_array(parts, shape=(liked.n_items, liked.n_items))
         similarity.sort_indices()
         return cls(similarity, liked)
 
-    def candidates(self, states: UserStates, k: int, name: str) -> Candidates:
+    def candidates(self, states: UserStates, k: int) -> Candidates:
         """The items of the highest score; users about whom nothing is known get the most popular ones."""
 
         def score(block: UserStates) -> NDArray[np.floating]:
@@ -48,9 +51,9 @@ class NeighborLists:
             scores = sparse.csr_array(profiles @ self.similarity).toarray()
             return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
 
-        return best_of_catalogue(states, k, self.liked.n_items, score, name)
+        return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
-    def save(self, folder: Path, name: str) -> list[str]:
+    def save(self, folder: Path) -> list[str]:
         """Writes NAME.safetensors."""
         arrays = {
             "similarity": self.similarity.data,
@@ -59,25 +62,23 @@ class NeighborLists:
             "indptr": self.liked.indptr,
             "items": self.liked.items,
         }
-        return write_arrays(folder, name, arrays)
+        return write_arrays(folder, self.name, arrays)
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> Self:
+    def load(cls, folder: Path) -> Self:
         """Reads NAME.safetensors."""
         names = ("similarity", "columns", "rows", "indptr", "items")
-        values, columns, rows, indptr, items = read_arrays(folder, name, *names)
+        values, columns, rows, indptr, items = read_arrays(folder, cls.name, *names)
         n_items = len(rows) - 1
-        return cls(
-            sparse.csr_array((values, columns, rows), shape=(n_items, n_items)), LikedItems(indptr, items, n_items)
-        )
+        similarity = sparse.csr_array((values, columns, rows), shape=(n_items, n_items))
+        return cls(similarity, LikedItems(indptr, items, n_items))
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SwingSource:
+class SwingSource(NeighborSource):
     """Items near those a user likes, by Swing."""
 
-    lists: NeighborLists
+    __slots__ = ()
     name: ClassVar[str] = "swing"
 
     @classmethod
@@ -85,31 +86,12 @@ class SwingSource:
         """Counts Swing from what users liked; `rng` decides which interactions of the same time a cap keeps."""
         return cls.of(SwingSums.build(interactions, config or SwingConfig(), rng=rng).neighbors(), interactions)
 
-    @classmethod
-    def of(cls, neighbors: ItemNeighbors, interactions: Interactions) -> Self:
-        """Takes neighbours that were counted elsewhere, or updated, under the vocabulary of what users liked."""
-        return cls(NeighborLists.of(neighbors, LikedItems.of(interactions)))
-
-    def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items of the highest score; users about whom nothing is known get the most popular ones."""
-        return self.lists.candidates(states, k, self.name)
-
-    def save(self, folder: Path) -> list[str]:
-        """Writes swing.safetensors."""
-        return self.lists.save(folder, self.name)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads swing.safetensors."""
-        return cls(NeighborLists.load(folder, cls.name))
-
 
 @final
-@dataclass(frozen=True, slots=True)
-class CosineSource:
+class CosineSource(NeighborSource):
     """Items near those a user likes, by the cosine of what users think of both."""
 
-    lists: NeighborLists
+    __slots__ = ()
     name: ClassVar[str] = "cosine"
 
     @classmethod
@@ -123,21 +105,3 @@ class CosineSource:
         """
         neighbors = CosineSums.build(interactions, config or CosineConfig()).neighbors()
         return cls.of(neighbors, interactions if liked is None else liked)
-
-    @classmethod
-    def of(cls, neighbors: ItemNeighbors, interactions: Interactions) -> Self:
-        """Takes neighbours that were counted elsewhere, or updated, under the vocabulary of what users liked."""
-        return cls(NeighborLists.of(neighbors, LikedItems.of(interactions)))
-
-    def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items of the highest score; users about whom nothing is known get the most popular ones."""
-        return self.lists.candidates(states, k, self.name)
-
-    def save(self, folder: Path) -> list[str]:
-        """Writes cosine.safetensors."""
-        return self.lists.save(folder, self.name)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads cosine.safetensors."""
-        return cls(NeighborLists.load(folder, cls.name))

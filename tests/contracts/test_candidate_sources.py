@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from rec import training
+from rec.candidate_tables import SCHEMA, CandidateFolder, CandidateJob
 from rec.config import (
     BranchConfig,
     QueriesConfig,
@@ -21,6 +24,7 @@ from rec.config import (
     TrainingConfig,
     UserTowerConfig,
 )
+from rec.config.sources import FirstSource, OtherSource
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError
 from rec.features.encoders import Encoders
@@ -41,7 +45,7 @@ from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval_data import build_retrieval_data
 from rec.retriever_task import RetrieverTask
 from rec.schema import FeatureSchema
-from rec.source_fits import as_retriever, fit_sources, load_sources
+from rec.source_fits import SOURCE_FITS, SOURCE_LOADS, as_retriever, fit_sources, load_sources
 from rec.state import UserStates
 
 N_USERS, N_ITEMS, DAY_MS = 40, 25, 86_400_000
@@ -83,11 +87,34 @@ BLENDS = {
     ),
     "blend_led_by_ease": SourcesConfig(first="ease", quotas={"two_tower": 4, "cosine": 2, "item_knn": 1}),
     "ease_alone": SourcesConfig(first="ease"),
+    "blend_with_batch": SourcesConfig(quotas={"batch": 4, "recent_popularity": 1}, batch="as _candidates_table writes"),
 }
 
 
+@cache
+def _candidates_table() -> TemporaryDirectory[str]:
+    """Lists of ten for everybody who did something, as `tandem candidates` writes them."""
+    folder = TemporaryDirectory()
+    listed = _fit_batch(_interactions())
+    rows = [
+        {"user_id": f"u{user}", "rank": rank, "item_id": f"i{item}", "score": score, "source": "item_knn"}
+        for user in range(N_USERS)
+        for rank, (item, score) in enumerate(zip(listed.items[user], listed.list_scores[user], strict=True))
+        if item >= 0
+    ]
+    job = CandidateJob(version="v", k=10, ranked=False, n_users=N_USERS, users_sha256=None, users_per_part=N_USERS)
+    table = CandidateFolder(folder.name, "parquet")
+    with table.reserved():
+        table.write_part(job, 0, pa.Table.from_pylist(rows, schema=SCHEMA))
+        table.finish(job, {})
+    return folder
+
+
 def _blend_config(kind: str) -> TrainConfig:
-    return _two_tower_config().model_copy(update={"sources": BLENDS[kind], "ranker": RankerConfig(n_candidates=10)})
+    sources = BLENDS[kind]
+    if sources.batch is not None:
+        sources = sources.model_copy(update={"batch": _candidates_table().name})
+    return _two_tower_config().model_copy(update={"sources": sources, "ranker": RankerConfig(n_candidates=10)})
 
 
 @cache
@@ -185,9 +212,27 @@ def fit(request: pytest.FixtureRequest) -> Fit:
     return SOURCES[request.param]
 
 
+@cache
+def _fitted(fit: Fit) -> CandidateSource:
+    return fit(_interactions())
+
+
 @pytest.fixture(scope="module")
 def source(fit: Fit) -> CandidateSource:
-    return fit(_interactions())
+    return _fitted(fit)
+
+
+def test_every_class_that_finds_candidates_is_under_test(classes_with: Callable[..., set[type]]):
+    assert classes_with("rec.retrieval", "candidates", "save", "name") == {
+        type(_fitted(fit)) for fit in SOURCES.values()
+    }
+
+
+def test_every_source_a_config_can_name_can_be_fitted_and_loaded_and_is_under_test():
+    named = set(get_args(OtherSource))
+    assert set(get_args(FirstSource)) <= named
+    assert SOURCE_FITS.keys() == SOURCE_LOADS.keys() == named - {"two_tower"}
+    assert named <= SOURCES.keys()
 
 
 def test_lists_are_the_best_first_ties_by_item_without_repeats(source: CandidateSource):

@@ -167,9 +167,11 @@ RANKERS: dict[str, Callable[[], RankerCase]] = {
 }
 
 
-def test_every_kind_of_ranker_can_be_fitted_and_is_under_test():
+def test_every_kind_of_ranker_can_be_fitted_and_is_under_test(classes_with: Callable[..., set[type]]):
     assert RANKING_MODELS.keys() == RANKER_FITS.keys() == set(get_args(RankerKind))
     assert RANKING_MODELS.keys() <= RANKERS.keys()
+    # A model of rows that no kind of ranker names would be under no test here.
+    assert classes_with("rec.models", "predict", "load", "filename") == set(RANKING_MODELS.values())
 
 
 @pytest.fixture(scope="module", params=RANKERS)

@@ -1,6 +1,8 @@
 """A table of candidates as a source: the lists as they were written, for users and items as they are now."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,13 +10,17 @@ import pyarrow as pa
 import pytest
 
 from rec.candidate_tables import SCHEMA, CandidateFolder, CandidateJob, CandidateRows, read_candidates
+from rec.config import RankerConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import DataError
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.retrieval.batch import BatchSource
+from rec.retrieval.blend import Blend
 from rec.retrieval.popularity import Popularity
 from rec.schema import FeatureSchema
+from rec.source_fits import as_retriever, fit_sources
+from rec.state import Candidates
 
 LISTS = {"ann": [("c", 0.9), ("a", 0.5), ("gone", 0.4), ("b", -2.0)], "bob": [("d", 0.1)], "left": [("a", 1.0)]}
 
@@ -115,3 +121,52 @@ def test_a_score_that_is_no_number_is_refused(tmp_path: Path, wrong: float):
     with pytest.raises(DataError, match="scores are finite") as refused:
         BatchSource.build(rows, _snapshot(["ann"], "ab"), _popularity("ab", "ab"))
     assert refused.value.row == 1
+
+
+def test_a_config_blends_the_lists_of_a_table_where_they_answer_and_nowhere_they_would_tell_the_future(tmp_path: Path):
+    snapshot = _snapshot(["ann", "bob", "new"], "abcde")
+    table = str(tmp_path / "table")
+    _write(Path(table), LISTS)
+    sources = SourcesConfig(first="ease", quotas={"batch": 2}, batch=table)
+    config = TrainConfig(sources=sources, ranker=RankerConfig(n_candidates=4))
+    seen = Interactions(
+        snapshot.user_ids, snapshot.item_ids, np.array([2], np.int32), np.array([4], np.int32), np.array([-1], np.int64)
+    )
+    two_tower: Any = NamedSource("two_tower")
+    states = snapshot.user_states(snapshot.user_positions(["ann"]))
+
+    answering = as_retriever(two_tower, fit_sources(seen, snapshot, config), config)
+    assert isinstance(answering, Blend) and answering.quotas == (2, 2)
+    found = answering.candidates(states, 4)
+    by_batch = {snapshot.item_ids[item] for item, names in _named(found) if "batch" in names}
+    assert by_batch == {"c", "a"}
+
+    learning = as_retriever(two_tower, fit_sources(seen, snapshot, config, answering=False), config)
+    assert isinstance(learning, Blend) and learning.quotas == (4,)
+    assert {name for _, names in _named(learning.candidates(states, 4)) for name in names} == {"ease"}
+
+
+def test_a_table_that_is_not_there_is_named_before_anything_is_fitted(tmp_path: Path):
+    sources = SourcesConfig(quotas={"batch": 2}, batch=str(tmp_path / "nothing"))
+    snapshot = _snapshot(["ann"], "ab")
+    seen = Interactions(
+        snapshot.user_ids, snapshot.item_ids, np.array([0], np.int32), np.array([0], np.int32), np.array([-1], np.int64)
+    )
+    with pytest.raises(DataError) as missing:
+        fit_sources(seen, snapshot, TrainConfig(sources=sources))
+    assert missing.value.file == str(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("change", [{"quotas": {"batch": 2}}, {"batch": "candidates/2026-11-22"}])
+def test_a_table_and_its_quota_need_each_other(change: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"quotas\.batch and batch"):
+        SourcesConfig.model_validate(change)
+
+
+@dataclass
+class NamedSource:
+    name: str
+
+
+def _named(found: Candidates) -> list[tuple[int, tuple[str, ...]]]:
+    return [(int(item), found.sources_of(0, column)) for column, item in enumerate(found.items[0]) if item >= 0]
