@@ -1,15 +1,22 @@
 """What a bundle would rank for the requests of a log."""
 
 import warnings
+from collections.abc import Iterable
+from functools import reduce
 
 import numpy as np
+import pandas as pd
 
+from rec.config import TrainConfig
 from rec.errors import ConfigError
+from rec.item_groups import ItemCap
 from rec.ope.estimate import Floats
 from rec.ope.slate_log import SlateLog
 from rec.ope.slate_policy import SlatePolicy
 from rec.ope.support import OverlapWarning
-from rec.recommender import Recommender
+from rec.recommender import ITEMS_FILE, Recommender
+from rec.registry import Registry
+from rec.storage import Home
 
 # Requests ranked at once.
 _BLOCK = 256
@@ -72,15 +79,11 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
     What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
     which is not shown again. Requests from before `first_fair_ms` would flatter or wrong it.
 
-    Raises: ConfigError: for a bundle with a cap, under which what may be drawn depends on the items above; boosts are
-        part of the scores.
+    A cap is that of the log, too: below the items that were shown, the log then counts what is eligible for both.
+
+    Raises: ConfigError: for a bundle of another cap than the log's.
     """
-    if recommender.cap is not None:
-        raise ConfigError(
-            f"bundle {recommender.version} caps {recommender.config.rules.cap_column}, and estimates of slates under a "
-            "cap are not to be had yet; judge the same bundle trained without the cap",
-            field="rules.cap_column",
-        )
+    cap = _common_cap(recommender, log)
     known = np.array([recommender.user_known(str(user_id)) for user_id in log.user_id])
     item_ids: list[list[str]] = [[] for _ in range(len(log))]
     scores = np.zeros((len(log), recommender.config.ranker.n_candidates))
@@ -95,5 +98,45 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
                 found = candidates.items[place] >= 0
                 item_ids[row] = recommender.item_ids[candidates.items[place][found]].tolist()
                 scores[row, : found.sum()] = ranked[place][found]
-    codes = log.codes(item_ids)
-    return SlatePolicy(codes, scores[:, : codes.shape[1]], epsilon, temperature)
+    codes, items = log.coded(item_ids)
+    by_code = None if cap is None else cap.of_items(items)
+    return SlatePolicy(codes, scores[:, : codes.shape[1]], epsilon, temperature, by_code)
+
+
+def logged_cap(home: Home, versions: Iterable[str]) -> ItemCap | None:
+    """The cap under which a log was drawn, by the bundles that drew it; None where they have none, or are gone.
+
+    A cap that is not that of the log shows: propensities do not follow from it.
+
+    Raises: ConfigError: when bundles have different caps.
+    """
+    registry = Registry(home)
+    published = sorted(set(versions) & set(registry.versions()))
+    rules = {version: TrainConfig.model_validate(registry.show(version).config).rules for version in published}
+    capped = [version for version in published if rules[version].cap_column is not None]
+    if 0 < len(capped) < len(published):
+        without = next(version for version in published if version not in capped)
+        raise ConfigError(
+            f"bundle {without} drew slates of the log without a cap, and bundle {capped[0]} with one; judge the "
+            "requests of one of them, by since_ms and until_ms",
+            field="since_ms",
+        )
+    items = {version: pd.read_parquet(registry.open(version).path(ITEMS_FILE)) for version in capped}
+    caps = [ItemCap.of(rules[version], table) for version, table in items.items()]
+    return reduce(ItemCap.joined, [cap for cap in caps if cap is not None]) if caps else None
+
+
+def _common_cap(recommender: Recommender, log: SlateLog) -> ItemCap | None:
+    own = ItemCap.of(recommender.config.rules, recommender.snapshot.item_table)
+    if own is not None and log.cap is not None:
+        return own.joined(log.cap)
+    if own is not None or log.cap is not None:
+        one, other = (f"bundle {recommender.version}", "the log") if own is not None else ("the log", "the bundle")
+        cap = own or log.cap
+        assert cap is not None
+        raise ConfigError(
+            f"{one} caps {cap.column} at {cap.limit} a slate, and {other} does not: how many items would have been "
+            "eligible is in the log for the rule it was drawn under, and for no other; judge a bundle of the same rule",
+            field="rules.cap_column",
+        )
+    return None

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rec.config import RulesConfig
+from rec.eligibility import GroupCap
 from rec.errors import ConfigError
 
 BoolArray = NDArray[np.bool_]
@@ -53,6 +55,60 @@ class ItemGroups:
         shown = lists[lists >= 0]
         codes = self.codes[shown]
         return np.bincount(codes[codes >= 0], minlength=len(self.names)) / max(len(shown), 1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ItemCap:
+    """A cap of a slate's items of one group, for items by id and not by their positions in one catalogue.
+
+    Attributes:
+        column: of the items table. limit: items of one group a slate may hold.
+        group_of: group by item id; items that are not in it have none.
+    """
+
+    column: str
+    limit: int
+    group_of: dict[str, str]
+
+    @classmethod
+    def of(cls, rules: RulesConfig, items: pd.DataFrame) -> Self | None:
+        """The cap of a config over an items table; None where it has none.
+
+        Raises: ConfigError: for a column that the items do not have, or not with one value each.
+        """
+        if rules.cap_column is None:
+            return None
+        groups = ItemGroups.of(items, rules.cap_column, field="rules.cap_column")
+        grouped = groups.codes >= 0
+        names = groups.names[groups.codes[grouped]]
+        return cls(rules.cap_column, rules.cap_limit, dict(zip(items["item_id"][grouped], names, strict=True)))
+
+    def joined(self, other: "ItemCap") -> "ItemCap":
+        """The same cap over the items of both.
+
+        Raises: ConfigError: where they are not the same cap, or an item is of different groups.
+        """
+        if (self.column, self.limit) != (other.column, other.limit):
+            raise ConfigError(
+                f"caps differ: at most {self.limit} of one {self.column} a slate, and at most {other.limit} of one "
+                f"{other.column}",
+                field="rules.cap_column",
+            )
+        moved = [item for item, group in self.group_of.items() if other.group_of.get(item, group) != group]
+        if moved:
+            raise ConfigError(
+                f"{self.column} of item {moved[0]!r} is {self.group_of[moved[0]]!r} and {other.group_of[moved[0]]!r} "
+                f"({len(moved)} such items), so that the cap is not the same",
+                field="rules.cap_column",
+            )
+        return ItemCap(self.column, self.limit, self.group_of | other.group_of)
+
+    def of_items(self, item_ids: NDArray[np.object_]) -> GroupCap:
+        """The cap by position in a list of items, (N,)."""
+        number = {name: place for place, name in enumerate(sorted(set(self.group_of.values())))}
+        groups = [number.get(self.group_of.get(str(item), ""), -1) for item in item_ids]
+        return GroupCap(np.array(groups, dtype=np.int64), self.limit)
 
 
 def gini(shares: NDArray[np.floating]) -> float:

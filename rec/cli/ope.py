@@ -194,7 +194,7 @@ def _log(
     options: OpeConfig, home: str, recommender: "Recommender | None", now_ms: int
 ) -> "tuple[SlateLog, dict[str, int]]":
     """The slates that can tell what the target is worth, and how many rows of the log are in none, by reason."""
-    from rec.bundle_policy import first_fair_ms
+    from rec.bundle_policy import first_fair_ms, logged_cap
     from rec.data.events import EventTables
     from rec.data.rounds import read_rounds
     from rec.ope.slate_log import slate_log
@@ -228,7 +228,7 @@ def _log(
             file=events.uri("impressions"),
         )
     _warn_of_silence(rounds)
-    log = slate_log(rounds)
+    log = slate_log(rounds, cap=logged_cap(Home(home), rounds.policy_version.tolist()))
     if len(set(log.user_id.tolist())) < 2:
         raise DataError(
             f"{_TWO_USERS}; all {len(log)} requests are of {str(log.user_id[0])!r}: log more of them",

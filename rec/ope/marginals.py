@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 
 from rec.eligibility import Eligible
+from rec.errors import ConfigError
 from rec.ope.estimate import Floats
 from rec.ope.slate_log import SlateLog, eligible_counts
 from rec.ope.slate_policy import Positions, SlatePolicy, columns_of
@@ -24,7 +25,14 @@ def marginal_probabilities(
     relative error: take more prefixes where an item is rare.
 
     Assumes: nothing but what was shown above is excluded below, and the log's first n_eligible are all there is.
+    Raises: ConfigError: for a policy that draws under a cap.
     """
+    if policy.cap is not None:
+        raise ConfigError(
+            "the position-wise forms average over slates that were not logged, and how many items a cap would leave "
+            "eligible in those is not in the log; take cascade, sn_cascade or cascade_dr",
+            field="estimators",
+        )
     found = np.full(log.slate.shape, np.nan)
     columns, n_eligible = columns_of(policy.candidates, log.slate), eligible_counts(policy, log)
     for row in range(len(log)):

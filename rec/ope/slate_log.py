@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rec.crossfit import Rows, cross_fitted, user_folds
 from rec.data.rounds import Lists, Requests, Rounds
 from rec.errors import DataError
+from rec.item_groups import ItemCap
 from rec.ope.estimate import Floats, cluster_codes
 from rec.ope.logged import LoggedSlates, refuse_negative, refuse_vast
 from rec.ope.reward_model import ridge
@@ -40,6 +41,7 @@ class SlateLog:
         history: item ids the user had taken, oldest first.
         n_without: requests left out, because their candidates were not logged.
         n_incomplete: requests left out of those with candidates, because impressions of their slate are missing.
+        cap: the rule under which they were drawn, None where there was none.
     """
 
     item_ids: NDArray[np.object_]
@@ -54,26 +56,33 @@ class SlateLog:
     history: list[NDArray[Any]]
     n_without: int
     n_incomplete: int = 0
+    cap: ItemCap | None = None
 
     def __len__(self) -> int:
         return len(self.slate)
 
     def codes(self, item_ids: Sequence[Sequence[str]] | Lists) -> Positions:
         """Lists of items as codes, padded by -1; items that are nowhere in the log get codes of their own, (Q, M)."""
+        return self.coded(item_ids)[0]
+
+    def coded(self, item_ids: Sequence[Sequence[str]] | Lists) -> tuple[Positions, NDArray[np.object_]]:
+        """As `codes`, and the items by code, those of the log first, (N + others,)."""
         lists = [np.asarray(item_ids[row], dtype=object) for row in range(len(item_ids))]
         flat = np.concatenate([*lists, np.zeros(0, dtype=object)]).astype(str)
         known = np.minimum(np.searchsorted(self.item_ids.astype(str), flat), max(len(self.item_ids) - 1, 0))
-        _, elsewhere = np.unique(flat, return_inverse=True)
+        others, elsewhere = np.unique(flat, return_inverse=True)
         found = np.where(self.item_ids[known].astype(str) == flat, known, len(self.item_ids) + elsewhere)
-        return _padded(found, [len(items) for items in lists], -1)
+        return _padded(found, [len(items) for items in lists], -1), np.append(self.item_ids, others.astype(object))
 
 
-def slate_log(rounds: Rounds) -> SlateLog:
+def slate_log(rounds: Rounds, *, cap: ItemCap | None = None) -> SlateLog:
     """The requests of a log that can be evaluated, checked against what the log says of its own policy.
 
     A slate is whole that has an impression at each of its k positions, or from the top down to one at which nothing
-    else was eligible. The last impressions of a slate may get lost as any others do.
+    else was eligible. The last impressions of a slate may get lost as any others do. A slate that ends because its last
+    item fills the group of all that was left does not tell; it counts as one that lost impressions.
 
+    Args: rounds: of the log. cap: the rule under which all of them were drawn.
     Raises: DataError: when no request has its candidates logged and its whole slate; when one has an impression below
         its k positions; when the propensities of a request are not those of its candidates, scores, epsilon and
         temperature, as where a rule that is not in the log decided.
@@ -129,10 +138,12 @@ def slate_log(rounds: Rounds) -> SlateLog:
             scores=_padded(scores, lengths, 0.0),
             epsilon=requests.epsilon[whole],
             temperature=requests.temperature[whole],
+            cap=None if cap is None else cap.of_items(item_ids.astype(object)),
         ),
         history=[requests.history[request] for request in chosen],
         n_without=n_without,
         n_incomplete=n_incomplete,
+        cap=cap,
     )
     _check_reproduced(log)
     return log
@@ -163,6 +174,7 @@ def shown_probabilities(policy: SlatePolicy, log: SlateLog) -> Floats:
             n_eligible[rows],
             epsilon=epsilon,
             temperature=temperature,
+            cap=policy.cap,
         )
     return found
 
@@ -263,11 +275,12 @@ def _check_reproduced(log: SlateLog) -> None:
     wrong = np.abs(again - log.propensities) > _TOLERANCE * again
     if wrong.any():
         row, position = np.argwhere(wrong)[0]
+        capped = "" if log.cap is None else f" under a cap of {log.cap.limit} of one {log.cap.column}"
         raise DataError(
             f"{int(wrong.any(axis=1).sum())} of {len(log)} requests have other propensities than their candidates, "
-            f"scores, epsilon and temperature make; first: request {log.request_id[row]!r} position {position}, "
-            f"{log.propensities[row, position]:.12g} where {again[row, position]:.12g} follows. Leave out requests in "
-            "which a rule decided that is not in the log, such as a cap by creator",
+            f"scores, epsilon and temperature make{capped}; first: request {log.request_id[row]!r} position "
+            f"{position}, {log.propensities[row, position]:.12g} where {again[row, position]:.12g} follows. Leave out "
+            "requests in which a rule decided that is not in the log, such as a cap by creator",
             file="impressions",
             column="propensity",
         )
@@ -275,11 +288,7 @@ def _check_reproduced(log: SlateLog) -> None:
 
 def _chances(policy: SlatePolicy, log: SlateLog, k: int) -> Floats:
     """Probability of each of a policy's candidates at position k below the items logged above it, (Q, M)."""
-    shown_above = np.zeros(policy.candidates.shape, dtype=bool)
-    column = columns_of(policy.candidates, log.slate[:, :k]) if k else np.zeros((len(log), 0), np.int64)
-    rows, above = np.nonzero(column >= 0)
-    shown_above[rows, column[rows, above]] = True
-    remain = (policy.candidates >= 0) & ~shown_above & (log.slate[:, k] >= 0)[:, None]
+    remain = (policy.candidates >= 0) & (policy.last_positions(log.slate) >= k) & (log.slate[:, k] >= 0)[:, None]
     p, _ = policy.chances(remain, eligible_counts(policy, log)[:, k])
     return p
 
@@ -290,9 +299,10 @@ def eligible_counts(policy: SlatePolicy, log: SlateLog) -> Positions:
     At least the candidates that remain and the item shown, and one fewer below it; 0 after the end.
     """
     shown, k = log.slate >= 0, np.arange(log.slate.shape[1])
-    listed = columns_of(policy.candidates, log.slate) >= 0
-    remain = (policy.candidates >= 0).sum(axis=1)[:, None] - (listed.cumsum(axis=1) - listed)
-    first = np.where(shown, np.maximum(log.n_eligible, remain + ~listed) + k, 0)
+    unlisted = columns_of(policy.candidates, log.slate) < 0
+    last = np.where(policy.candidates >= 0, policy.last_positions(log.slate), -1)
+    remain = np.stack([(last >= position).sum(axis=1) for position in k], axis=1)
+    first = np.where(shown, np.maximum(log.n_eligible, remain + unlisted) + k, 0)
     return np.where(shown, np.maximum.accumulate(first[:, ::-1], axis=1)[:, ::-1] - k, 0)
 
 

@@ -26,11 +26,18 @@ def supported_slates(
     drawn a request, so the mean over Q requests is known to sqrt(share (1 - share) / Q) at worst, and exactly where it
     is 1.
 
+    Under a cap, how many items the drawn slates leave is not in the log, and is taken for what would be left without:
+    that moves the part of epsilon / |E| in the share, and nothing where logging has an epsilon, which supports it all.
+
     Args: n_eligible: items that remain at each position, 0 after the end of a slate, (Q, K). rng: draws the slates.
     """
     rows, in_logging = np.arange(len(n_eligible)), columns_of(logging.candidates, target.candidates)
     remain, logged_remain = target.candidates >= 0, logging.candidates >= 0
-    share = np.ones(len(n_eligible))
+    share, shown = np.ones(len(n_eligible)), np.full(n_eligible.shape, -1)
+    if (cap := target.cap) is not None:
+        groups, logged_groups = cap.of(target.candidates), cap.of(logging.candidates)
+        # The drawn items do not close what the logged ones closed: count as if nothing was.
+        n_eligible = np.where(n_eligible > 0, np.maximum(n_eligible[:, :1] - np.arange(n_eligible.shape[1]), 1), 0)
     for k in range(n_eligible.shape[1]):
         choices = _supported_choices(target, logging, remain, logged_remain, in_logging, n_eligible[:, k])
         cumulated = choices.cumsum(axis=1)
@@ -43,6 +50,12 @@ def supported_slates(
         logged = in_logging[rows[own], column[own]]
         logged_remain[rows[own][logged >= 0], logged[logged >= 0]] = False
         logged_remain[rows[elsewhere], column[elsewhere] - m] = False
+        if cap is not None:
+            shown[rows[own], k] = target.candidates[rows[own], column[own]]
+            shown[rows[elsewhere], k] = logging.candidates[rows[elsewhere], column[elsewhere] - m]
+            closed = cap.closed_by(shown[:, : k + 1])[:, None]
+            remain &= (groups != closed) | (closed < 0)
+            logged_remain &= (logged_groups != closed) | (closed < 0)
     return share
 
 
@@ -52,7 +65,7 @@ def supported_positions(target: SlatePolicy, logging: SlatePolicy, slate: Positi
     Args: slate: item codes as logged, -1 after the end, (Q, K). n_eligible: as of `supported_slates`.
     """
     in_logging, shares = columns_of(logging.candidates, target.candidates), np.ones(slate.shape)
-    gone, logged_gone = (_gone_below(policy, slate) for policy in (target, logging))
+    gone, logged_gone = (policy.last_positions(slate) for policy in (target, logging))
     for k in range(slate.shape[1]):
         remain, logged_remain = (target.candidates >= 0) & (gone >= k), (logging.candidates >= 0) & (logged_gone >= k)
         choices = _supported_choices(target, logging, remain, logged_remain, in_logging, n_eligible[:, k])
@@ -63,14 +76,6 @@ def supported_positions(target: SlatePolicy, logging: SlatePolicy, slate: Positi
 def _rounded(share: Floats) -> Floats:
     """Shares of which only rounding kept some from being 1."""
     return np.where(share > 1 - _ROUNDING, 1.0, share)
-
-
-def _gone_below(policy: SlatePolicy, slate: Positions) -> Positions:
-    """The position at which each candidate was shown, K for those that were not, (Q, M)."""
-    gone = np.full(policy.candidates.shape, slate.shape[1])
-    rows, positions = np.nonzero((column := columns_of(policy.candidates, slate)) >= 0)
-    gone[rows, column[rows, positions]] = positions
-    return gone
 
 
 def _supported_choices(

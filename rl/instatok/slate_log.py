@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rec.data.event_rows import SCHEMAS, TableName
 from rec.data.events import EventTables
-from rec.eligibility import Eligible
+from rec.eligibility import Eligible, GroupCap
 from rec.policy import Slate, sample_slate
 from rl.instatok.log import session_starts, viewing_ms
 from rl.instatok.sessions import Answers, Sessions
@@ -89,6 +89,7 @@ def log_slates(
     arm: str = "champion",
     max_requests: int | None = None,
     log_candidates: bool = True,
+    cap: GroupCap | None = None,
 ) -> LogTables:
     """Sessions in which slates are drawn from a policy's candidates until the user leaves.
 
@@ -107,6 +108,7 @@ def log_slates(
         arm: as logged.
         max_requests: slates of one session at most; None: until it is over.
         log_candidates: False leaves the candidate columns empty, as a service may that logs a sample of them.
+        cap: the rule under which slates are drawn.
     """
     users, start_ms = session_starts(world, n_sessions, rng)
     sessions = Sessions(world, users)
@@ -116,7 +118,7 @@ def log_slates(
         open_rows = np.flatnonzero(~sessions.done)
         candidates = policy(sessions, rng)
         candidates = Candidates(candidates.ids[open_rows], candidates.scores[open_rows])
-        eligible = Eligible.everything(len(open_rows), world.n_items)
+        eligible = Eligible.everything(len(open_rows), world.n_items, cap)
         slate = sample_slate(
             candidates.scores, candidates.ids, eligible, k, epsilon=epsilon, temperature=temperature, rng=rng
         )

@@ -1,18 +1,25 @@
 """A bundle beside the log of another: what either catalogue lacks."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from rec.bundle_policy import bundle_policy, warn_of_other_catalogue
+from rec.bundle import BundleDetails
+from rec.bundle_policy import bundle_policy, logged_cap, warn_of_other_catalogue
 from rec.config import RulesConfig, TrainConfig
 from rec.data.rounds import join_rounds
 from rec.errors import ConfigError
+from rec.item_groups import ItemCap
 from rec.ope import OverlapWarning
 from rec.ope.slate_log import SlateLog, slate_log
+from rec.recommender import ITEMS_FILE
+from rec.registry import Registry
+from rec.storage import Home
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 from rl.instatok.slate_log import REWARD_OF, by_category, log_slates
@@ -37,13 +44,77 @@ def bundle(item_ids: list[str]) -> Any:
     return SimpleNamespace(version="v", n_items=len(item_ids), snapshot=snapshot)
 
 
-def test_a_bundle_with_a_cap_is_refused(log: SlateLog) -> None:
-    capped: Any = SimpleNamespace(
-        version="v", cap=object(), config=TrainConfig(rules=RulesConfig(cap_column="creator"))
+RULES = RulesConfig(cap_column="creator", cap_limit=1)
+
+
+def items_of(world: InstaTok, creators: int = 7) -> pd.DataFrame:
+    ids = np.asarray(world.item_ids, object)
+    return pd.DataFrame({"item_id": ids, "creator": [f"c{place % creators}" for place in range(len(ids))]})
+
+
+def capped_log(world: InstaTok) -> SlateLog:
+    cap = ItemCap.of(RULES, items_of(world))
+    assert cap is not None
+    found = log_slates(
+        world,
+        by_category(world.watch_p, 10),
+        n_sessions=90,
+        k=3,
+        epsilon=0.3,
+        temperature=0.5,
+        rng=np.random.default_rng(0),
+        max_requests=1,
+        cap=cap.of_items(np.asarray(world.item_ids, object)),
     )
-    with pytest.raises(ConfigError, match="bundle v caps creator") as raised:
-        bundle_policy(capped, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
+    rewards: Any = REWARD_OF
+    rounds = join_rounds(found.requests, found.impressions, found.feedback, rewards=rewards, now_ms=2**50)
+    return slate_log(rounds, cap=cap)
+
+
+def ranking(world: InstaTok, rules: RulesConfig, items: pd.DataFrame) -> Any:
+    recommender = Ranking(list(world.item_ids), list(world.user_ids))
+    recommender.config.rules, recommender.snapshot.item_table = rules, items
+    return recommender
+
+
+def test_a_bundle_is_judged_under_the_cap_of_the_log(world: InstaTok) -> None:
+    log = capped_log(world)
+    epsilon, temperature = log.logging.epsilon, log.logging.temperature
+    policy = bundle_policy(ranking(world, RULES, items_of(world)), log, epsilon=epsilon, temperature=temperature)
+    assert policy.cap is not None and policy.cap.limit == 1
+    creator_of = dict(zip(*(items_of(world)[name] for name in ("item_id", "creator")), strict=True))
+    by_code = [creator_of[str(item)] for item in log.item_ids]
+    groups = policy.cap.groups[: len(by_code)]
+    assert all((groups[a] == groups[b]) == (by_code[a] == by_code[b]) for a in range(20) for b in range(20))
+
+
+@pytest.mark.parametrize("capped", ["bundle", "log", "both"])
+def test_a_bundle_of_another_rule_than_the_logs_is_refused(world: InstaTok, log: SlateLog, capped: str) -> None:
+    judged = log if capped == "bundle" else capped_log(world)
+    rules = {"bundle": RULES, "log": RulesConfig(), "both": RULES.model_copy(update={"cap_limit": 2})}[capped]
+    told = {"bundle": "bundle v caps creator at 1 a slate", "log": "the log caps creator", "both": "caps differ"}
+    with pytest.raises(ConfigError, match=told[capped]) as raised:
+        epsilon, temperature = judged.logging.epsilon, judged.logging.temperature
+        bundle_policy(ranking(world, rules, items_of(world)), judged, epsilon=epsilon, temperature=temperature)
     assert raised.value.field == "rules.cap_column"
+
+
+def published(home: Home, rules: RulesConfig, items: pd.DataFrame) -> str:
+    details = BundleDetails(config=TrainConfig(rules=rules).model_dump(mode="json"), seed=0, schema_sha256="0" * 64)
+    return Registry(home).publish(lambda folder: items.to_parquet(folder / ITEMS_FILE, index=False), details)
+
+
+def test_the_cap_of_a_log_is_that_of_the_bundles_that_drew_it(world: InstaTok, tmp_path: Path) -> None:
+    home, items = Home(str(tmp_path)), items_of(world)
+    first, second = (published(home, RULES, part) for part in (items[:30], items[20:]))
+    free, moved = published(home, RulesConfig(), items), published(home, RULES, items_of(world, 5))
+    cap = logged_cap(home, [first, second, first, "gone"])
+    assert cap == ItemCap.of(RULES, items)
+    assert logged_cap(home, [free]) is None and logged_cap(home, ["gone"]) is None
+    with pytest.raises(ConfigError, match=f"bundle {free} drew slates of the log without a cap"):
+        logged_cap(home, [first, free])
+    with pytest.raises(ConfigError, match="creator of item"):
+        logged_cap(home, [first, moved])
 
 
 def test_of_the_same_catalogue_nothing_is_said(
@@ -75,8 +146,9 @@ class Ranking:
 
     def __init__(self, item_ids: list[str], users: list[str]) -> None:
         self.item_ids, self.known = np.array(item_ids, dtype=object), set(users[::2])
-        self.cap = None
-        self.config = SimpleNamespace(ranker=SimpleNamespace(n_candidates=len(item_ids)))
+        self.version = "v"
+        self.snapshot = SimpleNamespace(item_table=None)
+        self.config = SimpleNamespace(ranker=SimpleNamespace(n_candidates=len(item_ids)), rules=RulesConfig())
 
     def user_known(self, user_id: str) -> bool:
         return user_id in self.known

@@ -24,7 +24,8 @@ def policy(items, n, *, epsilon, temperature, scores=SCORES):
 
 def repeated(of, n):
     """The policy of one request for n."""
-    return SlatePolicy(*(np.repeat(getattr(of, name), n, axis=0) for name in of.__slots__))
+    arrays = ("candidates", "scores", "epsilon", "temperature")
+    return SlatePolicy(*(np.repeat(getattr(of, name), n, axis=0) for name in arrays))
 
 
 def n_eligible(n, k=K):
