@@ -34,7 +34,7 @@ class StreamingFrequency:
 
     For each id of batch t, and each hash function: B[h] <- (1 - a) B[h] + a (t - A[h]), A[h] <- t; the probability of
     being in a batch is 1 / max_h B[h]. The time between batches that hold an id has the mean 1 / probability.
-    Source: Yi et al. (2019), algorithm 2 and section 4.2, doi:10.1145/3298689.3346996.
+    Source: Yi et al. (2019), section 4, algorithms 2 and 3, doi:10.1145/3298689.3346996.
     Differs from it in how B begins: as the mean of a bucket's first gaps, a = 1 / (gaps so far) until that falls to
     alpha, so that an estimate is unbiased from the first gap and not 1 / alpha gaps later. What passes before an id is
     first seen is no gap, for the id may be new; but as long as it was seen once, nothing else is known. Ids of one

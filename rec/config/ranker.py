@@ -55,9 +55,13 @@ class PointwiseConfig(Config):
 
     `formula` maps a task to its exponent: the score is the product of predictions to these powers, each taken at
     least 1e-6; probabilities for binary tasks, values for regression. Tasks not named count once.
+
+    `judged_by` decides which epoch is best on the validation queries: the order by `ndcg@10`, or, where probabilities
+    are to be read as such, the first task's `log_likelihood`; orders are often right before probabilities are.
     """
 
     formula: dict[str, float] = Field(default_factory=dict)
+    judged_by: Literal["ndcg@10", "log_likelihood"] = "ndcg@10"
 
 
 class ExpertsConfig(PointwiseConfig):

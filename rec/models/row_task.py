@@ -86,7 +86,7 @@ class RowTask:
     @property
     def metric(self) -> str:
         """The validation metric that decides."""
-        return "ndcg@10"
+        return self.design.config.judged_by
 
     def build_model(self) -> nn.Module:
         """The model before training, with the scales of the training rows."""
@@ -122,12 +122,20 @@ class RowTask:
         return (losses.sum(dim=0) / n_labels).sum() * worker.world
 
     def validate(self, model: Any, device: torch.device) -> dict[str, float]:
-        """NDCG of the validation queries, by what the first task calls a success."""
+        """NDCG of the validation queries by what the first task calls a success, and how likely it said these were."""
         if self.valid is None:
             return {}
-        predictions = predict_rows(model, self.design.rows(self.valid.matrix), device)
+        rows, success = self.design.rows(self.valid.matrix), self.valid.labels[:, 0]
+        predictions = predict_rows(model, rows, device)
         scores = combine(predictions, formula_exponents(self.design.config.formula, self.design.tasks))
-        return {self.metric: group_ndcg(scores, self.valid.labels[:, 0] > 0, self.valid.groups)}
+        if self.design.n_positions:
+            assert self.valid.positions is not None
+            positions = np.clip(self.valid.positions, 0, self.design.n_positions - 1)
+            predictions = predict_rows(model, rows, device, positions=positions)
+        return {
+            "ndcg@10": group_ndcg(scores, success > 0, self.valid.groups),
+            "log_likelihood": mean_log_likelihood(predictions[:, 0], success),
+        }
 
     @cached_property
     def _rows(self) -> NDArray[Any]:
@@ -152,14 +160,32 @@ def positions_to_learn(train: RankingData) -> int:
 
 
 @torch.inference_mode()
-def predict_rows(network: Any, rows: NDArray[Any], device: torch.device | None = None) -> NDArray[np.float32]:
-    """Predictions of a `RowNetwork` for rows at the top of the list, (R, ...) to (R, T)."""
+def predict_rows(
+    network: Any,
+    rows: NDArray[Any],
+    device: torch.device | None = None,
+    *,
+    positions: NDArray[np.integer] | None = None,
+) -> NDArray[np.float32]:
+    """Predictions of a `RowNetwork`, (R, ...) to (R, T), for rows shown at positions (R,), by default at the top."""
     network.eval()
-    parts = [
-        network.outputs.predictions(network(torch.tensor(rows[start : start + AT_ONCE], device=device))).cpu().numpy()
-        for start in range(0, max(len(rows), 1), AT_ONCE)
-    ]
-    return np.concatenate(parts)
+
+    def predictions(part: slice) -> Tensor:
+        at = None if positions is None else torch.tensor(positions[part], device=device)
+        return network.outputs.predictions(network(torch.tensor(rows[part], device=device), at))
+
+    starts = range(0, max(len(rows), 1), AT_ONCE)
+    return np.concatenate([predictions(slice(start, start + AT_ONCE)).cpu().numpy() for start in starts])
+
+
+def mean_log_likelihood(probabilities: NDArray[np.floating], labels: NDArray[np.floating]) -> float:
+    """Mean log probability of labels of 0 and 1, minus the log loss; probabilities count as 1e-6 to 1 - 1e-6.
+
+    Args: probabilities: of 1, (R,). labels: NaN where there is none, (R,).
+    """
+    known = ~np.isnan(labels)
+    p = np.clip(probabilities[known].astype(np.float64), 1e-6, 1 - 1e-6)
+    return float(np.where(labels[known] > 0, np.log(p), np.log1p(-p)).mean()) if known.any() else 0.0
 
 
 def group_ndcg(scores: NDArray[np.floating], relevant: NDArray[np.bool_], groups: NDArray[np.integer]) -> float:
