@@ -64,30 +64,34 @@ class DQNTrainConfig(Config):
         loss: of TD errors.
         target_every: steps played between updates of the target network. tau: how far these go.
         exploration_steps: played until the share of random candidates has gone from 1 to `final_epsilon`.
-        replay_capacity: transitions. priority_exponent: alpha; 0 draws uniformly. weight_exponent: beta.
+        replay_capacity: transitions.
+        priority_exponent: alpha of prioritised replay; 0 draws uniformly. Where rewards are luck, as in InstaTok,
+            errors stay large where nothing is left to learn: ends of sessions are drawn too often, and values come
+            out too low.
+        weight_exponent: beta, which corrects for that in full at 1.
         steps_per_report: steps played for each row of the learning curve.
         seed: of everything.
     """
 
     network: CandidateQConfig = CandidateQConfig()
-    total_steps: PositiveInt = 100_000
+    total_steps: PositiveInt = 60_000
     sessions: PositiveInt = 128
     env_runners: NonNegativeInt = 0
     steps_between_updates: PositiveInt = 4
     training_intensity: PositiveFloat = 8.0
     batch_size: PositiveInt = 256
-    warmup_steps: NonNegativeInt = 2_000
+    warmup_steps: NonNegativeInt = 1_000
     learning_rate: PositiveFloat = 1e-3
     discount: Annotated[float, Field(ge=0, le=1)] = 1.0
     double: bool = True
     loss: Literal["huber", "mse"] = "mse"
     target_every: NonNegativeInt = 0
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.01
-    exploration_steps: PositiveInt = 30_000
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.03
+    exploration_steps: PositiveInt = 15_000
     final_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     replay_capacity: PositiveInt = 50_000
-    priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.6
-    weight_exponent: Annotated[float, Field(ge=0, le=1)] = 0.4
+    priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
+    weight_exponent: Annotated[float, Field(ge=0, le=1)] = 1.0
     steps_per_report: PositiveInt = 5_000
     seed: Seed = 0
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command_name(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The longest prefix of the arguments that names a command, such as `data validate`."""
-    for words in (2, 1):
+    for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return name, arguments[words:]

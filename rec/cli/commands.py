@@ -17,6 +17,7 @@ from rec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rec.data.dataset import Dataset
     from rec.registry import Registry
+    from rl.cli import EvaluateAgentOptions, TrainDQNOptions
     from rl.instatok import InstaTok
     from serve.config import ServeConfig
 
@@ -390,6 +391,30 @@ def _report(options: ReportOptions) -> Answer:
     return {"report": str(report)}
 
 
+def _dqn_options() -> type[Config]:
+    from rl.cli import TrainDQNOptions
+
+    return TrainDQNOptions
+
+
+def _rl_train_dqn(options: "TrainDQNOptions") -> Answer:
+    from rl.cli import train_dqn
+
+    return train_dqn(options)
+
+
+def _agent_options() -> type[Config]:
+    from rl.cli import EvaluateAgentOptions
+
+    return EvaluateAgentOptions
+
+
+def _rl_evaluate(options: "EvaluateAgentOptions") -> Answer:
+    from rl.cli import evaluate_agent
+
+    return evaluate_agent(options)
+
+
 COMMANDS: Final[dict[str, Command]] = {
     "demo": Command("see all of it work on a generated world, in a few minutes", lambda: DemoOptions, _demo),
     "doctor": Command("say what stands in the way on this machine, and what to do", lambda: ModelsOptions, _doctor),
@@ -414,5 +439,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "models show": Command("show what one model is made of", lambda: ShowOptions, _models_show),
     "models promote": Command("make a model the one that serves", lambda: PromoteOptions, _models_promote),
     "models rollback": Command("go back to the model that served before", lambda: ModelsOptions, _models_rollback),
+    "rl train dqn": Command("train an agent that chooses the next item of a session", _dqn_options, _rl_train_dqn),
+    "rl evaluate": Command("play sessions with an agent beside policies it has to beat", _agent_options, _rl_evaluate),
     "report": Command("render a run's HTML report again", lambda: ReportOptions, _report),
 }

@@ -41,5 +41,5 @@ class CandidateQConfig(Config):
     """
 
     embedding_dim: PositiveInt = 8
-    hidden: PositiveInt = 64
+    hidden: PositiveInt = 32
     dueling: bool = True

@@ -1,0 +1,139 @@
+"""Training runs of session agents: curves, checkpoints, resuming, and the agent as a file."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import plotly.graph_objects as go
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_LEN_MEAN,
+    EPISODE_RETURN_MEAN,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+)
+from tensorboardX import SummaryWriter
+
+from rec.config import Config
+from rec.errors import ConfigError
+from rec.models.session_agent import AGENT_FILE, SessionAgent
+from rec.runs import say
+from rec.storage import replace_file
+
+CONFIG_FILE: Final = "agent.json"
+CURVE_FILE: Final = "curve.jsonl"
+PLOT_FILE: Final = "curve.html"
+CHECKPOINT: Final = "checkpoint"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run came to.
+
+    Attributes: folder: of the run: agent.safetensors, curve.jsonl, curve.html, TensorBoard's files and a checkpoint.
+        agent: that learnt. steps: played. curve: a row for each report: steps, reward, videos, loss, mean value.
+    """
+
+    folder: Path
+    agent: SessionAgent
+    steps: int
+    curve: list[dict[str, float]]
+
+
+def train_agent(
+    algorithm_config: AlgorithmConfig,
+    agent_of: Callable[[Any], SessionAgent],
+    *,
+    total_steps: int,
+    options: Config,
+    folder: Path,
+    resume: bool = False,
+) -> Trained:
+    """Runs an RLlib algorithm until so many steps have been played; Ray is running.
+
+    A checkpoint holds networks, optimizers and counters, but not the replay, which fills anew after a resumption. It is
+    RLlib's, pickles included: resume runs of your own only. What is served is agent.safetensors, which holds no code.
+
+    Args:
+        algorithm_config: what RLlib is told.
+        agent_of: makes the agent of RLlib's module.
+        total_steps: of sessions.
+        options: what the run was asked for, which a resumption has to ask for, too.
+        folder: of the run.
+        resume: whether to go on from the checkpoint in it.
+
+    Raises: ConfigError: for a run that cannot be resumed, or was asked for something else.
+    """
+    asked = options.model_dump_json(indent=1) + "\n"
+    if resume:
+        _require_same(folder, asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / CONFIG_FILE, asked.encode())
+    algorithm = algorithm_config.build_algo()
+    try:
+        if resume:
+            algorithm.restore_from_path(str(folder / CHECKPOINT))
+        curve = _rows(folder / CURVE_FILE) if resume else []
+        with SummaryWriter(str(folder)) as board:
+            while not curve or curve[-1]["steps"] < total_steps:
+                curve.append(_row(algorithm.train()))
+                say(" ".join(f"{name} {value:.5g}" for name, value in curve[-1].items()))
+                for name, value in curve[-1].items():
+                    board.add_scalar(f"agent/{name}", value, int(curve[-1]["steps"]))
+                algorithm.save_to_path(str(folder / CHECKPOINT))
+                replace_file(folder / CURVE_FILE, "".join(json.dumps(row) + "\n" for row in curve).encode())
+        agent = agent_of(_module(algorithm))
+    finally:
+        algorithm.stop()
+    agent.save(folder / AGENT_FILE)
+    replace_file(folder / PLOT_FILE, _plot(curve).encode())
+    return Trained(folder, agent, int(curve[-1]["steps"]), curve)
+
+
+def _module(algorithm: Algorithm) -> Any:
+    module = algorithm.get_module()
+    assert module is not None
+    return module
+
+
+def _row(result: dict[str, Any]) -> dict[str, float]:
+    """One point of the curve; before the first session has ended, or the first update was made, some are missing."""
+    played = result[ENV_RUNNER_RESULTS]
+    learnt = result.get(LEARNER_RESULTS, {}).get("default_policy", {})
+    found = {
+        "steps": played[NUM_ENV_STEPS_SAMPLED_LIFETIME],
+        "reward": played.get(EPISODE_RETURN_MEAN),
+        "videos": played.get(EPISODE_LEN_MEAN),
+        "loss": learnt.get("total_loss"),
+        "value": learnt.get("qf_mean"),
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _rows(file: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _require_same(folder: Path, asked: str) -> None:
+    if not (folder / CHECKPOINT).is_dir() or not (folder / CONFIG_FILE).is_file():
+        raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
+    if (folder / CONFIG_FILE).read_text(encoding="utf-8") != asked:
+        raise ConfigError(
+            f"the run was asked for something else, see {CONFIG_FILE}; give it the same options",
+            file=str(folder),
+            field="resume",
+        )
+
+
+def _plot(curve: list[dict[str, float]]) -> str:
+    figure = go.Figure()
+    for name in ("reward", "value"):
+        rows = [row for row in curve if name in row]
+        figure.add_scatter(x=[row["steps"] for row in rows], y=[row[name] for row in rows], name=name)
+    figure.update_layout(xaxis_title="steps played", yaxis_title="reward of a session while exploring; mean value")
+    return figure.to_html(include_plotlyjs=True)

@@ -1,0 +1,150 @@
+"""Deep Q-learning solves a task whose answer is known, and what it learnt is the same without RLlib."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rec.config import AgentField, AgentInputs, CandidateQConfig
+from rec.errors import ConfigError
+from rec.models.session_agent import load_agent
+from rl.config import DQNTrainConfig
+from rl.session_env import Outcome, SessionVectorEnv
+from rl.streams import uniforms
+
+SWEET, PATIENT, LATER = 1, 2, 3
+SECOND = 1
+
+
+class Marshmallow:
+    """Two steps at most: SWEET gives 1 and ends; PATIENT gives nothing, and LATER then gives 2; all else ends.
+
+    The four candidates come in an order drawn anew each time. Worth 2 to who waits, 1 to who looks one step ahead.
+    """
+
+    observation_space = spaces.Dict(
+        {
+            "stage": spaces.Discrete(2),
+            "kind": spaces.MultiDiscrete([4] * 4),
+            "order": spaces.Box(0, 1, (4, 1), np.float32),
+        }
+    )
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, n_sessions):
+        self.users = np.zeros(n_sessions, np.int64)
+        self.stage, self.done = np.zeros(n_sessions, np.int64), np.zeros(n_sessions, bool)
+        self.seeds, self.episodes = np.zeros(n_sessions, np.uint64), np.full(n_sessions, -1)
+
+    @property
+    def seeded(self):
+        return bool((self.episodes >= 0).all())
+
+    def seed(self, rows, seeds):
+        self.seeds[rows], self.episodes[rows] = seeds, -1
+
+    def start(self, rows):
+        self.episodes[rows] += 1
+        self.stage[rows], self.done[rows] = 0, False
+
+    @property
+    def kinds(self):
+        steps = [uniforms(self.seeds, self.episodes, 2 * self.stage + i) for i in range(2)]
+        return np.concatenate(steps, axis=1).argsort(axis=1)
+
+    def act(self, actions):
+        kind, live = self.kinds[np.arange(len(actions)), actions], ~self.done
+        first = live & (self.stage == 0)
+        reward = np.where(first & (kind == SWEET), 1.0, np.where(live & ~first & (kind == LATER), 2.0, 0.0))
+        waits = first & (kind == PATIENT)
+        self.stage[waits] = SECOND
+        self.done |= live & ~waits
+        return Outcome(reward, self.done.copy(), {})
+
+    def observe(self):
+        return {
+            "stage": self.stage.copy(),
+            "kind": self.kinds,
+            "order": np.zeros((len(self.users), 4, 1), np.float32),
+        }
+
+
+INPUTS = AgentInputs(
+    session=(AgentField(name="stage", categories=(2,)),),
+    candidate=(AgentField(name="kind", categories=(4,)), AgentField(name="order", numbers=1)),
+)
+CONFIG = DQNTrainConfig(
+    network=CandidateQConfig(hidden=16, embedding_dim=4),
+    total_steps=3000,
+    sessions=32,
+    batch_size=64,
+    warmup_steps=200,
+    training_intensity=4,
+    learning_rate=5e-3,
+    exploration_steps=1500,
+    tau=0.1,
+    replay_capacity=2000,
+    priority_exponent=0.6,
+    weight_exponent=0.4,
+    steps_per_report=1000,
+)
+
+
+def chosen_at(score, stage, n=200):
+    """The kind that a score chooses in each of many orders of the candidates."""
+    rng = np.random.default_rng(stage)
+    kind = np.array([rng.permutation(4) for _ in range(n)])
+    seen = {"stage": np.full(n, stage), "kind": kind, "order": np.zeros((n, 4, 1), np.float32)}
+    columns = score({"stage": seen["stage"]}, {"kind": kind, "order": seen["order"]}).argmax(axis=1)
+    return set(kind[np.arange(n), columns])
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session, tmp_path_factory):
+    from rl.dqn import agent_of, dqn_config
+    from rl.training import train_agent
+
+    config = dqn_config(Marshmallow, INPUTS, CONFIG)
+    folder = tmp_path_factory.mktemp("run")
+    return config, train_agent(config, agent_of, total_steps=3000, options=CONFIG, folder=folder)
+
+
+def test_it_learns_to_wait_for_more(trained):
+    """Looking one step ahead would choose SWEET; the values are those of the optimum."""
+    agent = trained[1].agent
+    assert chosen_at(agent.score, 0) == {PATIENT} and chosen_at(agent.score, 1) == {LATER}
+    state = {"stage": np.array(0)}
+    values = agent.score(state, {"kind": np.arange(4), "order": np.zeros((4, 1), np.float32)})
+    np.testing.assert_allclose(values[[SWEET, PATIENT]], [1, 2], atol=0.3)
+
+
+def test_the_file_acts_as_rllibs_module_does(trained):
+    import torch
+    from ray.rllib.core.columns import Columns
+
+    config, run = trained
+    algorithm = config.build_algo()
+    algorithm.restore_from_path(str(run.folder / "checkpoint"))
+    module, agent = algorithm.get_module(), load_agent(run.folder / "agent.safetensors")
+    env = SessionVectorEnv(Marshmallow(500))
+    seen, _ = env.reset(seed=5)
+    batch = {Columns.OBS: {name: torch.as_tensor(values) for name, values in seen.items()}}
+    actions = module.forward_inference(batch)[Columns.ACTIONS].numpy()
+    algorithm.stop()
+    scores = agent.score({"stage": seen["stage"]}, {"kind": seen["kind"], "order": seen["order"]})
+    np.testing.assert_array_equal(scores.argmax(axis=1), actions)
+
+
+def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
+    from rl.dqn import agent_of, dqn_config
+    from rl.training import train_agent
+
+    run, longer = trained[1], dqn_config(Marshmallow, INPUTS, CONFIG)
+    again = partial(train_agent, longer, agent_of, folder=run.folder, resume=True)
+    resumed = again(total_steps=run.steps + 500, options=CONFIG)
+    assert resumed.steps > run.steps and resumed.curve[: len(run.curve)] == run.curve
+    assert chosen_at(resumed.agent.score, 0) == {PATIENT}
+    assert {"agent.safetensors", "curve.html", "curve.jsonl"} <= {file.name for file in run.folder.iterdir()}
+    with pytest.raises(ConfigError, match="asked for something else"):
+        again(total_steps=10, options=CONFIG.model_copy(update={"seed": 1}))
