@@ -99,3 +99,31 @@ def test_rows_of_one_user_are_one_voice_in_the_comparison():
     assert often.errors == pytest.approx(once.errors)
     with pytest.raises(ValueError, match="two users"):
         steadiest_of_the_best(rows, np.zeros(4, int))
+
+
+def test_doubly_robust_learning_without_its_correction_is_the_direct_method():
+    """A cap that leaves no weight leaves the gradient of the predictions alone, so every step is the same."""
+    from synthetic_bandit.generator import generate
+    from synthetic_bandit.learning import Settings, fit_policy, probabilities, weight_kept
+
+    log, _ = generate(2000, 10)
+    q_hat = np.random.default_rng(0).random(log.q.shape, dtype=np.float32)
+    capped, full = Settings(3, 0.1, 1e-3, 1e-9), Settings(3, 0.1, 1e-3)
+    direct, switched_off, corrected = (
+        probabilities(fit_policy(log, objective, settings, 0, q_hat), log.context, kind="softmax")
+        for objective, settings in (("direct method", full), ("dr", capped), ("dr", full))
+    )
+    np.testing.assert_allclose(switched_off, direct, atol=1e-4)
+    assert np.abs(corrected - direct).max() > 0.1
+    assert weight_kept(log, direct, 1e-9) < 1e-6
+
+
+def test_the_share_of_weight_that_a_cap_leaves_is_counted_over_all_rows():
+    """Worked by hand: weights .5 / .25 = 2 and .25 / .5 = .5, capped at 1, are 1.5 of 2.5."""
+    from synthetic_bandit.generator import Bandit
+    from synthetic_bandit.learning import weight_kept
+
+    log = Bandit(np.zeros((2, 1)), *np.full((2, 2, 2), 0.5), np.array([0, 1]), np.ones(2), np.array([0.25, 0.5]))
+    policy = np.array([[0.5, 0.5], [0.75, 0.25]])
+    assert weight_kept(log, policy, 1.0) == pytest.approx(1.5 / 2.5)
+    assert weight_kept(log, policy, None) == 1

@@ -1,4 +1,4 @@
-"""Two-tower policies learned from the log: by regression, by IPS and by DR gradients."""
+"""Two-tower policies learned from the log: by regression, by IPS and DR gradients, and by the reward model alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rec.crossfit import Rows, cross_fitted, user_folds
 from rec.losses import dr, ips
 from rec.losses.off_policy import reward_errors
 
-Objective = Literal["ips", "dr"]
+Objective = Literal["ips", "dr", "direct method"]
 Kind = Literal["softmax", "greedy", "logistic"]
 REWARD_FOLDS: Final = 5
 BATCH: Final = 1000
@@ -78,7 +78,10 @@ def fit_policy(
 ) -> ContextTowers:
     """A policy, the softmax of its logits.
 
-    Args: seed: of weights and batches. q_hat: rewards predicted by models that have not seen the row, (n, A); for dr.
+    The direct method is DR without its correction: it ascends the mean over rounds of sum_a p(a) q_hat(a).
+
+    Args: seed: of weights and batches. q_hat: rewards predicted by models that have not seen the row, (n, A); not for
+        ips.
     """
     context, action, reward, pscore = _tensors(log)
     predicted = torch.from_numpy(q_hat)
@@ -86,6 +89,8 @@ def fit_policy(
 
     def loss(model: ContextTowers, rows: Tensor) -> Tensor:
         logits, shown, earned = model(context[rows]), (action[rows], pscore[rows]), reward[rows]
+        if objective == "direct method":
+            return -(logits.softmax(dim=1) * predicted[rows]).sum(dim=1).mean()
         if objective == "dr":
             return dr(logits, *shown, earned, predicted[rows], max_weight=cap)
         return ips(logits, *shown, rewards=earned, min_weight=0.0, max_weight=cap, self_normalize=False)
@@ -101,6 +106,12 @@ def cross_fitted_rewards(log: Bandit, settings: Settings, seed: int) -> NDArray[
         return probabilities(model, log.context[own], kind="logistic").astype(np.float32)
 
     return cross_fitted(folds_of(log, REWARD_FOLDS, seed=0), predicted)
+
+
+def weight_kept(log: Bandit, policy: Floats, cap: float | None) -> float:
+    """The share of a policy's importance weight on the log, all rows together, that a cap leaves; policy: (n, A)."""
+    weights = policy[np.arange(len(log)), log.action] / log.pscore
+    return 1.0 if cap is None else float(weights.clip(max=cap).sum() / weights.sum())
 
 
 def probabilities(model: ContextTowers, context: Floats, *, kind: Kind) -> Floats:

@@ -14,6 +14,7 @@ LINES: Final = {
     ("ips", "value"): "IPS gradient",
     ("dr", "value"): "DR gradient, weights capped as chosen",
     ("dr uncapped", "value"): "DR gradient, uncapped",
+    ("direct method", "value"): "reward model alone (direct method)",
     ("logistic regression per action", "argmax_value"): "logistic regression per action, greedy",
     ("uniform", "value"): "uniform",
 }
