@@ -58,7 +58,7 @@ class DQNTrainConfig(Config):
         training_intensity: steps drawn from the replay for each step played.
         batch_size: of an update.
         warmup_steps: played before the first update.
-        learning_rate: of Adam.
+        learning_rate: of Adam at first; it falls to a tenth by the end, as rewards are noisy.
         discount: of what comes a step later; sessions end, so 1 makes values what sessions earn.
         double: whether the network that learns chooses the next candidate which the target network values.
         loss: of TD errors.
@@ -74,7 +74,7 @@ class DQNTrainConfig(Config):
     """
 
     network: CandidateQConfig = CandidateQConfig()
-    total_steps: PositiveInt = 60_000
+    total_steps: PositiveInt = 150_000
     sessions: PositiveInt = 128
     env_runners: NonNegativeInt = 0
     steps_between_updates: PositiveInt = 4
@@ -87,7 +87,7 @@ class DQNTrainConfig(Config):
     loss: Literal["huber", "mse"] = "mse"
     target_every: NonNegativeInt = 0
     tau: Annotated[float, Field(gt=0, le=1)] = 0.03
-    exploration_steps: PositiveInt = 15_000
+    exploration_steps: PositiveInt = 20_000
     final_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     replay_capacity: PositiveInt = 50_000
     priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -127,7 +127,8 @@ class SessionDQN(DQN):
             self.replay.add(steps)
             self._owed += asked.training_intensity * len(steps)
         lifetime = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
-        if lifetime < asked.num_steps_sampled_before_learning_starts:
+        # Of what is in the replay, not of all that was played: after a resumption it is empty.
+        if len(self.replay) < min(asked.num_steps_sampled_before_learning_starts, self.replay.capacity):
             self._owed = 0.0
             return
         n = asked.total_train_batch_size
@@ -198,7 +199,7 @@ def dqn_config(rounds: Any, inputs: AgentInputs, config: DQNTrainConfig) -> DQNC
         )
         .rl_module(rl_module_spec=module)
         .training(
-            lr=config.learning_rate,
+            lr=[[0, config.learning_rate], [config.total_steps, config.learning_rate / 10]],
             gamma=config.discount,
             train_batch_size_per_learner=config.batch_size,
             training_intensity=config.training_intensity,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from gymnasium import spaces
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Fields = Mapping[str, NDArray[Any]]
 
 # What is known to be right is drawn now and then, too.
-_LEAST_PRIORITY = 1e-3
+_LEAST_PRIORITY: Final = 1e-3
 
 
 @final

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rl.replay import Transitions
 from rl.session_env import SessionVectorEnv
@@ -49,7 +50,7 @@ class SessionEnvRunner(SingleAgentEnvRunner):
             self._needs_initial_reset = False
         explores = bool(self.config.explore if explore is None else explore)
         parts = [self._step(env, explores, random_actions) for _ in range(self.config.get_rollout_fragment_length())]
-        self.metrics.log_value("weights_seq_no", self._weights_seq_no, window=1)
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         return parts
 
     def _step(self, env: SessionVectorEnv, explore: bool, random_actions: bool) -> Transitions:

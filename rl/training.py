@@ -9,6 +9,7 @@ from typing import Any, Final, final
 import plotly.graph_objects as go
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_LEN_MEAN,
@@ -104,7 +105,7 @@ def _module(algorithm: Algorithm) -> Any:
 def _row(result: dict[str, Any]) -> dict[str, float]:
     """One point of the curve; before the first session has ended, or the first update was made, some are missing."""
     played = result[ENV_RUNNER_RESULTS]
-    learnt = result.get(LEARNER_RESULTS, {}).get("default_policy", {})
+    learnt = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
     found = {
         "steps": played[NUM_ENV_STEPS_SAMPLED_LIFETIME],
         "reward": played.get(EPISODE_RETURN_MEAN),

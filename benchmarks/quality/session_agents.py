@@ -5,8 +5,8 @@ Data:   generated.
 Protocol: for each seed an agent is trained, and judged in sessions of that seed which no training has, over the
         recommender's 30 candidates; every policy has the same users and luck. `myopic` and `oracle` know the hidden
         watch probabilities: the best next reward, and the optimum by dynamic programming.
-Expect: about a minute of processor time a seed. In the notebook's dynamics at least 95% of the oracle's reward; with
-        fatigue more than myopic's by two standard errors.
+Expect: about two minutes of processor time a seed and dynamics. In the notebook's dynamics at least 95% of the oracle's
+        reward; with fatigue more than myopic's by two standard errors.
 Writes: benchmarks/results/session_agents.json
 """
 

@@ -1,6 +1,6 @@
 """What an agent is compared with: policies that choose one of the candidates InstaTok's sessions have."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from rl.session_env import Observation
 from rl.session_evaluation import SlotPolicy, best_by, drawn_at_random
 
 # Interactions of an average video, before anything was seen of one.
-_SHRINKAGE = 10.0
-_FAR_BELOW = 1e6
+_SHRINKAGE: Final = 10.0
+_FAR_BELOW: Final = 1e6
 
 
 def baselines(arena: Arena, seeds: NDArray[np.uint64]) -> dict[str, SlotPolicy]:
