@@ -40,13 +40,23 @@ def _manifest(home: str, version: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "workers"), [("mixed_negative", 0), ("ips", 0), ("dr", 0), ("mixed_negative", 2)]
+    ("objective", "workers"),
+    [("mixed_negative", 0), ("ips", 0), ("dr", 0), ("two_stage_ips", 0), ("mixed_negative", 2)],
 )
 def test_training_goes_on_from_the_model_that_serves(
     tandem: Any, home: str, logged: tuple[str, ...], parent: dict[str, Any], objective: str, workers: int
 ) -> None:
     tandem("models", "promote", "--version", parent["version"], "--home", home)
-    more = ("--objective", objective, "--workers", str(workers), "--incremental.replay", "0.2")
+    more = (
+        "--objective",
+        objective,
+        "--workers",
+        str(workers),
+        "--incremental.replay",
+        "0.2",
+        "--attribution-s",
+        "3600",
+    )
     done = tandem(*logged, *more, "--from", "CURRENT", "--incremental.expire-days", "10")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
