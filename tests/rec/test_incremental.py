@@ -13,6 +13,7 @@ from rec.features.snapshot import Snapshot
 from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.models.weights import put_weights
+from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval_data import NewPeriod, build_retrieval_data, build_validation
 from rec.retriever_task import RetrieverTask
 from rec.training import fit
@@ -88,3 +89,26 @@ def test_going_on_with_replay_is_as_good_as_beginning_anew_and_staying_is_not(tw
     assert _right(two_halves, fresh, _model(fresh, anew.weights)) > 0.95
     assert _right(two_halves, after, _model(after, on.weights)) > 0.95
     assert _right(two_halves, after, _model(after, weights)) < 0.85
+
+
+def test_an_expired_item_is_no_negative_no_history_and_no_candidate(checkerboard):
+    liked = checkerboard.dataset.interactions.before(checkerboard.cut_ms)
+    latest = np.zeros(liked.n_items, np.int64)
+    np.maximum.at(latest, liked.item, liked.timestamp)
+    cut_ms = int(np.sort(latest)[5])
+    expired = latest < cut_ms
+    encoders = grown(checkerboard.encoders, checkerboard.dataset, liked, expire_before_ms=cut_ms)
+    assert expired.sum() == 5 and (latest > 0).all()
+
+    new = NewPeriod(checkerboard.cut_ms * 9 // 10, 0.5, cut_ms)
+    data = build_retrieval_data(
+        checkerboard.dataset, encoders, liked, liked, CONFIG.queries, end_ms=checkerboard.cut_ms, new=new
+    )
+    np.testing.assert_array_equal(data.catalogue, np.flatnonzero(~expired))
+    assert np.isneginf(data.log_q[:, expired]).all(), "nothing drawn to be found is expired"
+    slots = data.tables.items["item_id"]
+    assert not np.isin(data.tables.log, slots[expired]).any() and (data.tables.log == 0).any()
+
+    snapshot = Snapshot.build(checkerboard.dataset, encoders, liked, checkerboard.cut_ms, 20)
+    source = TwoTowerSource.build(TwoTower(CONFIG, encoders.specs), snapshot)
+    np.testing.assert_array_equal(source.eligible, ~expired)
