@@ -163,7 +163,8 @@ def _check_arguments(
         raise ConfigError(f"expected {' or '.join(get_args(Kind))}; found {kind!r}", field="kind")
     if kind == "softmax" and context is None:
         raise DataError(
-            "a softmax policy needs the context it may have gone by; take popularity without", column="context"
+            'a softmax policy needs the context it may have gone by; without one take kind="popularity"',
+            column="context",
         )
     if kind == "popularity" and context is not None:
         raise ConfigError("popularity reads no context: leave it out, or take softmax", field="context")
@@ -175,7 +176,11 @@ def _check_arguments(
             raise DataError(f"expected {len(items)} rows, as there are items; found {len(values)}", column=name)
     for name, values in (("item", items), ("position", positions)):
         if values is not None and not np.issubdtype(np.asarray(values).dtype, np.integer):
-            raise DataError(f"expected whole numbers; found {np.asarray(values).dtype}", column=name)
+            raise DataError(
+                f"expected whole numbers from 0; found {np.asarray(values).dtype}: number them, as "
+                f"np.unique({name}s, return_inverse=True)[1] does",
+                column=name,
+            )
     if context is not None:
         wide = np.asarray(context).reshape(len(items), -1)
         usual = np.asarray((np.abs(wide) < _MAX_CONTEXT).all(axis=1))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from rec.data.events import open_events
 from rec.data.rounds import Rounds
 
 PAGE = Path(__file__).parents[1] / "docs" / "off-policy.md"
@@ -31,12 +30,6 @@ def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str
 def test_the_log_is_written_and_read_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (example,) = _examples(PAGE.parent / "data.md")
-    events = open_events("./log")
-    shown = {"request_id": "r-17", "position": 0, "item_id": "42", "source": "explore", "propensity": 0.5}
-    asked = {"request_id": "r-17", "timestamp": 1759999999000, "user_id": "u", "policy_version": "v"}
-    asked |= {"retriever_version": "v", "arm": "", "epsilon": 1.0, "temperature": 1.0, "k": 1, "degraded": False}
-    events.append("requests", [{**asked, "context": "{}", "history": []}])
-    events.append("impressions", [{**shown, "n_eligible": 2}])
     names: dict[str, object] = {}
     exec(compile(example, "docs/data.md", "exec"), names)
     rounds = names["rounds"]

@@ -201,7 +201,6 @@ def _log(
     from rec.storage import Home
 
     events = EventTables(Home(home))
-    _refuse_missing(events, allow_no_feedback=options.allow_no_feedback)
     since_ms = options.since_ms
     if recommender is not None:
         since_ms = first_fair_ms(recommender, since_ms)
@@ -219,6 +218,8 @@ def _log(
         since_ms=since_ms,
         until_ms=options.until_ms,
     )
+    if not options.allow_no_feedback:
+        _refuse_silence(events)
     if not len(rounds):
         raise DataError(
             f"the log holds no impression that is old enough to be judged{_asked(since_ms, options.until_ms)}"
@@ -267,22 +268,12 @@ def _range(low: float, high: float, *, as_logged: bool) -> str:
     return (f"{low:g}" if low == high else f"{low:g} to {high:g}") + (" (as logged)" if as_logged else "")
 
 
-def _refuse_missing(events: "EventTables", *, allow_no_feedback: bool) -> None:
-    """Refuses a log of which a table is missing.
+def _refuse_silence(events: "EventTables") -> None:
+    """Refuses a log without feedback.
 
     Raises: DataError: naming the table.
     """
-    versions = events.versions()
-    for table in ("requests", "impressions"):
-        if versions[table] is None:
-            raise DataError(
-                f"the log has no table of {table}; name the home whose service logs with --home, or take --table for "
-                "rounds of your own",
-                file=events.uri(table),
-            )
-    if allow_no_feedback:
-        return
-    found = "no table of feedback" if versions["feedback"] is None else "a table of feedback without a row"
+    found = "no table of feedback" if events.versions()["feedback"] is None else "a table of feedback without a row"
     if not len(events.read("feedback", columns=["event_id"])):
         raise DataError(
             f"the log has {found}, so every reward would be 0; collect feedback, or say --allow-no-feedback where "

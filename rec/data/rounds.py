@@ -138,9 +138,17 @@ def read_rounds(
     and are counted whatever is asked for.
 
     Args: versions: of the tables, as `EventTables.versions` records them; by default what is there now.
-    Raises: as `join_rounds`. ConfigError: when since_ms lies after until_ms.
+    Raises: as `join_rounds`. ConfigError: when since_ms lies after until_ms. DataError: for a log without a table of
+        requests, or without one of impressions; one without feedback has no reward but 0.
     """
     at = versions or {}
+    there = events.versions() | at
+    for table in ("requests", "impressions"):
+        if there[table] is None:
+            raise DataError(
+                f"the log has no table of {table}: name the home whose service logs, or whose log was generated",
+                file=events.uri(table),
+            )
     requests = events.read("requests", version=at.get("requests"), since_ms=since_ms, until_ms=until_ms)
     rest = [events.read(table, version=at.get(table)) for table in ("impressions", "feedback")]
     if since_ms is not None or until_ms is not None:

@@ -335,13 +335,19 @@ def _estimate(
 
 
 def _interval(bracket: Bracket, overlap: _Overlap, settings: IntervalSettings, rng: np.random.Generator) -> Interval:
-    """From the lower end of the interval around the bracket's low to the upper end of that around its high."""
+    """From the lower end of the interval around the bracket's low to the upper end of that around its high.
+
+    Where the shrunk weights have a mean above 1, by chance or because propensities are too small, the ends of the
+    bracket change places: then the interval around the estimate itself counts, too.
+    """
     (low, high), (of_low, of_high) = bracket.ends, bracket.bounds or (None, None)
     around = _interval_of(low, of_low, overlap, settings, rng)
     if bracket.is_unbiased:
         return around
-    above, value = _interval_of(high, of_high, overlap, settings, rng), bracket.value.value
-    return replace(around, low=min(around.low, value), high=max(above.high, value))
+    found, value = [around, _interval_of(high, of_high, overlap, settings, rng)], bracket.value.value
+    if not low.value <= value <= high.value:
+        found.append(_interval_of(bracket.value, None, overlap, settings, rng))
+    return replace(around, low=min(value, *(end.low for end in found)), high=max(value, *(end.high for end in found)))
 
 
 def _interval_of(

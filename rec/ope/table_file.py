@@ -72,8 +72,8 @@ def _optional(raw: RawTable, name: str | None) -> Floats | None:
 def _users(raw: RawTable, name: str) -> NDArray[np.object_]:
     if name not in raw.table.column_names:
         raise DataError(
-            f"no such column; the file has {', '.join(raw.table.column_names)}: map it with --columns.user-id NAME, or "
-            "--columns.user-id None where every row is a user of its own",
+            f"no such column; the file has {', '.join(raw.table.column_names)}: map it with --columns.user-id NAME (in "
+            "Python OpeColumns(user_id=NAME)), or to None where every row is a user of its own",
             file=raw.file,
             column=name,
         )

@@ -223,9 +223,14 @@ def test_what_contradicts_itself_is_named():
     assert (refused.value.file, refused.value.row, refused.value.column) == ("feedback", 1, "action")
 
 
-def test_an_empty_log_has_no_rounds(tmp_path):
-    rounds = read_rounds(open_events(str(tmp_path)), rewards=REWARDS, now_ms=NOW)
-    assert len(rounds) == 0 and len(rounds.requests) == 0 and rounds.dropped == {}
+def test_a_log_without_requests_or_impressions_is_refused(tmp_path):
+    events = open_events(str(tmp_path))
+    for table, row in (("requests", request()), ("impressions", impression())):
+        with pytest.raises(DataError, match=f"no table of {table}") as refused:
+            read_rounds(events, rewards=REWARDS, now_ms=NOW)
+        assert refused.value.file == events.uri(table)
+        events.append(table, [row])
+    assert read_rounds(events, rewards=REWARDS, now_ms=NOW).reward.tolist() == [0.0]
 
 
 def test_reading_by_time_splits_the_rounds(tmp_path):

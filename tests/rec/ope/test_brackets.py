@@ -7,6 +7,8 @@ from rec.errors import DataError
 from rec.ope.brackets import Bracket, shrunk_bracket
 from rec.ope.estimate import Terms
 from rec.ope.estimators import SHRINKAGES, SHRINKING_ESTIMATORS, dr
+from rec.ope.evaluation import IntervalSettings, evaluate
+from rec.ope.intervals import normal_interval
 from rec.ope.logged import LoggedActions
 
 PARAMETERS = (0.3, 1.0, 4.0, 1e9)
@@ -89,3 +91,17 @@ def test_rewards_outside_the_range_are_named(world):
     with pytest.raises(DataError, match=r"lie in \[0, 0.5\]; found 1") as refused:
         bracket_of(rounds, "dr_os", 1.0, reward_range=(0.0, 0.5))
     assert refused.value.row == int(np.argmax(rounds.rewards))
+
+
+@pytest.mark.parametrize("name", SHRINKING_ESTIMATORS)
+def test_weights_that_are_too_large_on_average_do_not_close_the_interval_at_the_estimate(world, name):
+    rounds = world.sample(2000, np.random.default_rng(5))
+    halved = LoggedActions(
+        rounds.rewards, rounds.propensities / 2, rounds.target_p, q_logged=rounds.q_logged, q_target=rounds.q_target
+    )
+    interval = IntervalSettings(reward_range=(0.0, 1.0))
+    parameters = {name: 1e9}
+    found = evaluate(halved, [name], parameters=parameters, interval=interval, rng=np.random.default_rng(0))[name]
+    assert found.interval is not None and found.std_error is not None
+    reach = normal_interval(found.value, found.std_error, found.n_clusters, level=0.95)
+    assert found.interval.low <= reach.low and found.interval.high >= reach.high
