@@ -142,7 +142,7 @@ def read_rounds(
         requests, or without one of impressions; one without feedback has no reward but 0.
     """
     at = versions or {}
-    there = events.versions() | at
+    there = {**events.versions(), **at}
     for table in ("requests", "impressions"):
         if there[table] is None:
             raise DataError(

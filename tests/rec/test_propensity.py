@@ -205,7 +205,7 @@ def test_what_is_no_item_or_has_no_context_is_refused():
         ({"context": np.zeros((9, 2))}, DataError, "expected 10 rows, as there are items; found 9"),
         ({"users": np.zeros(10)}, DataError, "rows of two users or more"),
         ({"users": np.arange(9)}, DataError, "expected 10 rows"),
-        ({"items": np.zeros(10)}, DataError, "expected whole numbers; found float64"),
+        ({"items": np.zeros(10)}, DataError, "expected whole numbers from 0; found float64"),
         ({"items": np.zeros(0, int), "users": np.zeros(0), "context": np.zeros((0, 2))}, DataError, "no rows"),
     ],
 )
