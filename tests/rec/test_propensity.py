@@ -191,7 +191,7 @@ def test_what_is_no_item_or_has_no_context_is_refused():
     with pytest.raises(DataError, match=r"0\.\.3") as refused:
         estimate_propensities(np.array([0, 1, 2, 9, 0, 0, 0, 0, 0, 0]), users, 4, kind="popularity")
     assert (refused.value.row, refused.value.column) == (3, "item")
-    with pytest.raises(DataError, match="take popularity"):
+    with pytest.raises(DataError, match="popularity"):
         estimate_propensities(np.zeros(10, int), users, 4)
 
 
