@@ -57,7 +57,7 @@ def test_training_goes_on_from_the_model_that_serves(
         "--attribution-s",
         "3600",
     )
-    done = tandem(*logged, *more, "--from", "CURRENT", "--incremental.expire-days", "10")
+    done = tandem(*logged, *more, "--from", "CURRENT", "--incremental.expire-days", "3")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["parent"]["version"] == parent["version"]
