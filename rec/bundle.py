@@ -194,10 +194,16 @@ def open_bundle(folder: str | Path, *, version: str | None = None, schema_sha256
 
 
 def git_sha() -> str | None:
-    """The commit of this code, with `-dirty` when files were changed; None where it is not in a git checkout."""
+    """The commit of this code, with `-dirty` when files were changed; None where it is not in a git checkout.
+
+    Results that a benchmark has stored are no change: so one benchmark may run after the other.
+    """
     here = Path(__file__)
     tracked = _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
-    return tracked and _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent)
+    sha = tracked and _git("rev-parse", "HEAD", folder=here.parent)
+    code = (":(top)", ":(top,exclude)benchmarks/results")
+    changed = sha and _git("status", "--porcelain", "--untracked-files=no", "--", *code, folder=here.parent)
+    return f"{sha}-dirty" if changed else sha
 
 
 def _verify(path: Path, expected: FileDigest) -> None:
