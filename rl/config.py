@@ -1,8 +1,8 @@
 """The configuration of everything in `rl`; it imports neither torch nor Ray."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from rec.config import BusinessScoreConfig, CandidateQConfig, Config, Seed
 from rec.config.drr import DRRNetworkConfig
@@ -146,7 +146,7 @@ class RatingEnvConfig(Config):
     noise: NonNegativeFloat = 0.0
 
 
-class DRRConfig(Config):
+class DRRTrainConfig(Config):
     """How DRR is trained; the defaults follow the paper, whose actor reads vectors of matrix factorisation.
 
     Attributes:
@@ -154,44 +154,39 @@ class DRRConfig(Config):
         critic_reads: what an action is to the critic: the ranking `vector`, as in the paper, or that of the `item`
             recommended. The critic is then asked about ranking vectors of the mean length of an item's.
         exploration: a random available `item` with probability epsilon, or `gaussian` noise on the ranking vector.
-        epsilon: probability of a random item at first and in the end. epsilon_steps: over how many it falls.
+        exploration_steps: played until the probability of a random item has gone from 1 to `final_epsilon`.
         noise: standard deviation of Gaussian noise.
         discount: gamma.
         actor_learning_rate, critic_learning_rate: of Adam.
         tau: share of the networks that goes into their targets with each update.
-        batch_size: transitions of an update. replay_size: transitions kept.
-        priority: exponent of |TD error|; 0 replays all alike. importance: exponent of the correction for it, beta.
-        first_steps: before the first update.
-        n_sessions: side by side.
-        steps_per_update: new transitions per update, a multiple of n_sessions.
-        n_steps: in all.
+        batch_size: transitions of an update.
+        replay_capacity: transitions.
+        priority_exponent: of |TD error|, alpha; 0 draws uniformly. weight_exponent: beta, of the correction for it.
+        warmup_steps: played before the first update.
+        sessions: side by side.
+        training_intensity: steps drawn from the replay for each step played.
+        total_steps: of sessions, played in all.
+        steps_per_report: steps played for each row of the learning curve.
         seed: of weights, sessions, exploration and replay.
     """
 
     network: DRRNetworkConfig = DRRNetworkConfig()
     critic_reads: Literal["vector", "item"] = "vector"
     exploration: Literal["item", "gaussian"] = "item"
-    epsilon: tuple[Probability, Probability] = (1.0, 0.1)
-    epsilon_steps: PositiveInt = 20_000
+    exploration_steps: PositiveInt = 20_000
+    final_epsilon: Probability = 0.1
     noise: NonNegativeFloat = 0.1
     discount: Probability = 0.9
     actor_learning_rate: PositiveFloat = 1e-4
     critic_learning_rate: PositiveFloat = 1e-3
     tau: Annotated[float, Field(gt=0, le=1)] = 0.01
     batch_size: PositiveInt = 64
-    replay_size: PositiveInt = 100_000
-    priority: NonNegativeFloat = 0.6
-    importance: NonNegativeFloat = 0.4
-    first_steps: PositiveInt = 1000
-    n_sessions: PositiveInt = 32
-    steps_per_update: PositiveInt = 32
-    n_steps: PositiveInt = 200_000
+    replay_capacity: PositiveInt = 100_000
+    priority_exponent: Probability = 0.6
+    weight_exponent: Probability = 0.4
+    warmup_steps: PositiveInt = 1000
+    sessions: PositiveInt = 32
+    training_intensity: PositiveFloat = 2.0
+    total_steps: PositiveInt = 200_000
+    steps_per_report: PositiveInt = 10_000
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _whole_rounds(self) -> Self:
-        if self.steps_per_update % self.n_sessions:
-            raise ValueError(
-                f"steps_per_update has to be a multiple of n_sessions, {self.n_sessions}; found {self.steps_per_update}"
-            )
-        return self

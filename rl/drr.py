@@ -1,9 +1,9 @@
-"""DRR as an algorithm of RLlib: deterministic policy gradient over sessions of ratings, on DQN's replay.
+"""DRR as an algorithm of RLlib: deterministic policy gradient over sessions of ratings, on the replay of `rl.dqn`.
 
     model = MatrixFactorisation.fit(known, PMFConfig())
     vectors = RatingVectors.of(model)
-    for trained in training(world, vectors, DRRConfig(network=DRRNetworkConfig(state="ave")), every=10_000):
-        ...  # trained.n_steps, trained.actor: a copy to judge or keep
+    for played, agent in training(world, vectors, DRRTrainConfig(network=DRRNetworkConfig(state="ave"))):
+        ...  # agent.actor: to judge or keep
 
 Source: Liu et al. (2018), arXiv:1810.12027, algorithm 1.
 """
@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
 import numpy as np
-from ray.rllib.algorithms.dqn import DQN, DQNConfig
-from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
+from gymnasium import VectorizeMode
+from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.tune.registry import register_env
 from torch import Tensor
 
-from rec.models.drr import DRRActor, balanced
-from rl.config import DRRConfig
-from rl.drr_learner import ACTOR_LOSS, DRRLearner
+from rec.models.drr import balanced
+from rec.models.drr_agent import DRRAgent
+from rl.config import DRRTrainConfig
+from rl.dqn import SessionDQN
+from rl.drr_learner import DRRLearner
 from rl.drr_module import DRRModule
 from rl.pmf import MatrixFactorisation
-from rl.pmf_env import RatingWorld
-from rl.ranking_env import RankingEnv
+from rl.pmf_env import RatingRound, RatingWorld
+from rl.session_env import SessionEnv, SessionVectorEnv
+from rl.session_runner import SessionEnvRunner
 
-LOSSES: Final = (ACTOR_LOSS, QF_LOSS_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY)
+ENVIRONMENT: Final = "tandem-ratings"
 
 
 @final
@@ -68,8 +73,8 @@ class DRRAlgorithmConfig(DQNConfig):
 
 
 @final
-class DRR(DQN):
-    """DQN's loop of sampling, prioritised replay and updates, with DRR's networks and losses."""
+class DRR(SessionDQN):
+    """The loop of playing, prioritised replay and updates of `rl.dqn`, with DRR's networks and losses."""
 
     @classmethod
     def get_default_config(cls) -> DRRAlgorithmConfig:
@@ -77,75 +82,68 @@ class DRR(DQN):
         return DRRAlgorithmConfig()
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """An agent after some steps. Attributes: n_steps: in sessions. actor: a copy. losses: latest, by name."""
+def drr_config(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig) -> DRRAlgorithmConfig:
+    """What RLlib is told: one process plays and learns in turn.
 
-    n_steps: int
-    actor: DRRActor
-    losses: dict[str, float]
+    Args: world: where it learns. vectors: of users and items. config: of networks and training.
+    """
 
+    def make(context: Any) -> SessionEnv | SessionVectorEnv:
+        n_sessions = context.get("num_envs")
+        sessions = RatingRound(world, n_sessions or 1, vectors.items.numpy())
+        return SessionVectorEnv(sessions) if n_sessions else SessionEnv(sessions)
 
-def algorithm_config(
-    world: RatingWorld, vectors: RatingVectors, config: DRRConfig, every: int = 1
-) -> DRRAlgorithmConfig:
-    """RLlib's settings for one process that samples and learns in turn, and reports every so many steps."""
-    first, last = config.epsilon
+    register_env(ENVIRONMENT, make)
     made = DRRAlgorithmConfig()
     made.actor_lr, made.critic_lr = config.actor_learning_rate, config.critic_learning_rate
-    made.environment(env=RankingEnv, env_config={"world": world, "vectors": vectors.items.numpy()})
+    made.environment(ENVIRONMENT)
     made.env_runners(
+        env_runner_cls=SessionEnvRunner,
         num_env_runners=0,
-        num_envs_per_env_runner=config.n_sessions,
-        gym_env_vectorize_mode="vector_entry_point",
-        rollout_fragment_length=config.steps_per_update // config.n_sessions,
+        num_envs_per_env_runner=config.sessions,
+        rollout_fragment_length=1,
+        gym_env_vectorize_mode=VectorizeMode.VECTOR_ENTRY_POINT,
     )
     made.training(
         gamma=config.discount,
         tau=config.tau,
         target_network_update_freq=0,
         train_batch_size_per_learner=config.batch_size,
-        num_steps_sampled_before_learning_starts=config.first_steps,
-        epsilon=[(0, first), (config.epsilon_steps, last)],
-        n_step=1,
+        training_intensity=config.training_intensity,
+        num_steps_sampled_before_learning_starts=config.warmup_steps,
+        epsilon=[(0, 1.0), (config.exploration_steps, config.final_epsilon)],
         replay_buffer_config={
             "type": "PrioritizedEpisodeReplayBuffer",
-            "capacity": config.replay_size,
-            "alpha": config.priority,
-            "beta": config.importance,
+            "no_local_replay_buffer": True,
+            "capacity": config.replay_capacity,
+            "alpha": config.priority_exponent,
+            "beta": config.weight_exponent,
         },
     )
     made.rl_module(
         model_config={"config": config, "user_vectors": vectors.users, "item_vectors": vectors.items},
     )
-    made.learners(num_learners=0)
     made.debugging(seed=config.seed, log_level="ERROR")
-    made.reporting(
-        min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=every, min_train_timesteps_per_iteration=0
-    )
+    made.reporting(min_sample_timesteps_per_iteration=config.steps_per_report, min_time_s_per_iteration=None)
     return made
 
 
-def training(world: RatingWorld, vectors: RatingVectors, config: DRRConfig, *, every: int) -> Iterator[Trained]:
-    """Trains an agent, and yields copies of it: before it has learned, and each time so many steps have been taken.
+def training(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig) -> Iterator[tuple[int, DRRAgent]]:
+    """Trains an agent, and yields steps played and a copy of it, untrained at first and then with each report.
 
-    Args: world: where it learns. vectors: of users and items. config: of networks and training. every: steps between
-        two copies.
+    Args: world: where it learns. vectors: of users and items. config: of networks and training.
     """
-    algorithm = algorithm_config(world, vectors, config, every).build_algo()
+    algorithm = drr_config(world, vectors, config).build_algo()
     try:
-        n_steps = 0
-        yield Trained(n_steps, _actor(algorithm), {})
-        while n_steps < config.n_steps:
-            result = algorithm.train()
-            n_steps = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
-            losses = result.get("learners", {}).get("default_policy", {})
-            yield Trained(n_steps, _actor(algorithm), {name: float(losses[name]) for name in LOSSES if name in losses})
+        played = 0
+        yield played, agent_of(algorithm.get_module())
+        while played < config.total_steps:
+            played = int(algorithm.train()[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
+            yield played, agent_of(algorithm.get_module())
     finally:
         algorithm.stop()
 
 
-def _actor(algorithm: Any) -> DRRActor:
-    module = algorithm.learner_group._learner.module["default_policy"].unwrapped()
-    return copy.deepcopy(module.actor).eval()
+def agent_of(module: Any) -> DRRAgent:
+    """A copy of the actor, without RLlib."""
+    return DRRAgent(copy.deepcopy(module.actor), module.settings.network)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rec.models.drr import DRRActor, DRRCritic
-from rl.config import DRRConfig
+from rl.config import DRRTrainConfig
 
 Batch = dict[str, Any]
 
@@ -23,15 +23,15 @@ ACTOR_Q = "actor_q"
 
 @final
 class DRRModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
-    """Actor and critic with their targets; `model_config` holds `config` (DRRConfig), `user_vectors`, `item_vectors`.
+    """Actor and critic with their targets; `model_config` holds `config` (DRRTrainConfig) and both kinds of vectors.
 
-    Observations are rows of user, history and last item, actions ranking vectors with a switch: see rl.ranking_env.
+    Observations and actions are those of rl.pmf_env.RatingRound: ranking vectors with a switch.
     """
 
     def setup(self) -> None:
         """Builds the networks; called by RLlib."""
         given = self.model_config
-        self.settings: DRRConfig = given["config"]
+        self.settings: DRRTrainConfig = given["config"]
         self.actor = DRRActor(given["user_vectors"], given["item_vectors"], self.settings.network)
         self.critic = DRRCritic(given["user_vectors"], given["item_vectors"], self.settings.network)
         self.action_length = given["item_vectors"].square().sum(dim=1).mean().sqrt()
@@ -52,13 +52,13 @@ class DRRModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
 
     def forward_target(self, batch: Batch) -> Batch:
         """Q'(s', pi'(s')) of the next observations, (B,), without gradient."""
-        user, history, _ = parts(batch[Columns.NEXT_OBS])
+        user, history = seen(batch[Columns.NEXT_OBS])
         with torch.no_grad():
             action = self._asked(self.target_actor(user, history))
             return {NEXT_Q: self.target_critic(user, history, action)}
 
     def _forward(self, batch: Batch, **kwargs: Any) -> Batch:
-        user, history, _ = parts(batch[Columns.OBS])
+        user, history = seen(batch[Columns.OBS])
         action = self.actor(user, history)
         return {Columns.ACTIONS: torch.cat([action, action.new_zeros(len(action), 1)], dim=1)}
 
@@ -75,9 +75,9 @@ class DRRModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
 
     def _forward_train(self, batch: Batch, **kwargs: Any) -> Batch:
         """Q(s, a) of what was done, Q(s, pi(s)) with a gradient for the actor alone, and the target; (B,) each."""
-        user, history, _ = parts(batch[Columns.OBS])
-        recommended = parts(batch[Columns.NEXT_OBS])[2]
-        done = self._done(batch[Columns.ACTIONS], recommended)
+        user, history = seen(batch[Columns.OBS])
+        none = len(self.actor.state.items) - 1
+        done = self._done(batch[Columns.ACTIONS], latest(batch[Columns.NEXT_OBS]["shown"], none))
         fixed = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         asked = self._asked(self.actor(user, history))
         return {
@@ -105,7 +105,12 @@ class DRRModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         return action * (self.action_length / action.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
-def parts(observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """User (B,), history (B, n) and last item (B,) of observations (B, 1 + n + 1)."""
-    whole = observation.long()
-    return whole[:, 0], whole[:, 1:-1], whole[:, -1]
+def seen(observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """User (B,) and history (B, n) of observations."""
+    return observation["user"].long(), observation["history"].long()
+
+
+def latest(shown: Tensor, none: int) -> Tensor:
+    """The item recommended last, where at least one was, (B, T) -> (B,)."""
+    last = (shown != none).sum(dim=1, keepdim=True) - 1
+    return shown.gather(1, last.long()).squeeze(1).long()

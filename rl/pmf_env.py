@@ -166,9 +166,9 @@ class RatingRound:
     """S sessions under way; each recommends items one after the other, none twice and none of its first history.
 
     An action is an item, or with item vectors a ranking vector: the item of the highest product with it is recommended,
-    among equals the first. A ranking vector may have a further entry: where it is above 0, any available item is
-    recommended instead, with equal probability. The user of a session is drawn by step 0 of its stream, the noise of
-    the n-th rating and the n-th such item by step n.
+    among equals the first. A ranking vector has a further entry, which may be left out: where it is above 0, any
+    available item is recommended instead, with equal probability. The user of a session is drawn by step 0 of its
+    stream, the noise of the n-th rating and the n-th such item by step n.
 
     Attributes:
         world: where they take place.
@@ -202,7 +202,7 @@ class RatingRound:
         )
         self.action_space: spaces.Space[Any] = spaces.Discrete(world.n_items)
         if self.vectors is not None:
-            self.action_space = spaces.Box(-1, 1, (self.vectors.shape[1],), np.float32)
+            self.action_space = spaces.Box(-1, 1, (self.vectors.shape[1] + 1,), np.float32)
 
     @property
     def seeded(self) -> bool:

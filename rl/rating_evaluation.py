@@ -98,6 +98,29 @@ def rerank_metrics(played: Played, world: RatingWorld, ks: Sequence[int]) -> dic
     return metrics
 
 
+def judge(
+    scorer: Scorer, offline: RatingWorld, online: RatingWorld, users: Integers, seed: int, ks: Sequence[int] = (5, 10)
+) -> dict[str, NDArray[np.float64]]:
+    """Both evaluations: metrics of the reranked sessions by user, and `online_reward`, per step, by session.
+
+    Args: scorer: what is judged. offline: logged sessions. online: the simulator. users: of its sessions, (S,). seed:
+        of their streams. ks: lengths of lists.
+    """
+    found = rerank_metrics(play(offline, scorer, offline.users, seed), offline, ks)
+    return found | {"online_reward": play(online, scorer, users, seed).reward_per_step}
+
+
+def scorers(known: Interactions, model: RatingModel, seed: int) -> dict[str, Scorer]:
+    """What an agent stands beside, by name."""
+    return {
+        "random": at_random(np.random.default_rng(seed)),
+        "popularity": by_popularity(known),
+        "item mean": by_item_mean(known),
+        "matrix factorisation": by_model(model),
+        "oracle": by_world,
+    }
+
+
 def at_random(rng: np.random.Generator) -> Scorer:
     """Any available item."""
     return lambda sessions: rng.random((len(sessions.users), sessions.world.n_items))

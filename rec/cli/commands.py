@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rec.registry import Registry
     from rl.cli import EvaluateAgentOptions, TrainDQNOptions
     from rl.instatok import InstaTok
+    from rl.rating_cli import EvaluateDRROptions, TrainDRROptions
     from serve.config import ServeConfig
 
 Answer = Mapping[str, Any]
@@ -415,6 +416,30 @@ def _rl_evaluate(options: "EvaluateAgentOptions") -> Answer:
     return evaluate_agent(options)
 
 
+def _drr_options() -> type[Config]:
+    from rl.rating_cli import TrainDRROptions
+
+    return TrainDRROptions
+
+
+def _rl_train_drr(options: "TrainDRROptions") -> Answer:
+    from rl.rating_cli import train_drr
+
+    return train_drr(options)
+
+
+def _evaluate_drr_options() -> type[Config]:
+    from rl.rating_cli import EvaluateDRROptions
+
+    return EvaluateDRROptions
+
+
+def _rl_evaluate_drr(options: "EvaluateDRROptions") -> Answer:
+    from rl.rating_cli import evaluate_drr
+
+    return evaluate_drr(options)
+
+
 COMMANDS: Final[dict[str, Command]] = {
     "demo": Command("see all of it work on a generated world, in a few minutes", lambda: DemoOptions, _demo),
     "doctor": Command("say what stands in the way on this machine, and what to do", lambda: ModelsOptions, _doctor),
@@ -440,6 +465,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "models promote": Command("make a model the one that serves", lambda: PromoteOptions, _models_promote),
     "models rollback": Command("go back to the model that served before", lambda: ModelsOptions, _models_rollback),
     "rl train dqn": Command("train an agent that chooses the next item of a session", _dqn_options, _rl_train_dqn),
+    "rl train drr": Command("train an agent that ranks items by a vector of its own", _drr_options, _rl_train_drr),
+    "rl evaluate drr": Command(
+        "rerank logged sessions, and play simulated ones, beside policies to beat",
+        _evaluate_drr_options,
+        _rl_evaluate_drr,
+    ),
     "rl evaluate": Command("play sessions with an agent beside policies it has to beat", _agent_options, _rl_evaluate),
     "report": Command("render a run's HTML report again", lambda: ReportOptions, _report),
 }

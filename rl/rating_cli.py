@@ -1,0 +1,146 @@
+"""What `tandem rl train drr` and `tandem rl evaluate drr` do: DRR on sessions of ratings."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
+
+from rec.config import Config, DataConfig, Fraction, HomePath, Seed
+from rec.errors import ConfigError
+from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig
+
+if TYPE_CHECKING:
+    from rec.data.splits import Split
+    from rl.pmf import MatrixFactorisation
+
+
+class RatingSessions(Config):
+    """Sessions of whose ratings, and the model that predicts what is not known.
+
+    The earliest `train_fraction` of each user's ratings are known; the later ones are a session to rerank.
+    """
+
+    data: DataConfig = DataConfig(name="movielens-1m")
+    train_fraction: Fraction = 0.8
+    pmf: PMFConfig = PMFConfig()
+    env: RatingEnvConfig = RatingEnvConfig()
+
+
+class TrainDRROptions(DRRTrainConfig):
+    """Deterministic policy gradient over which item to recommend next.
+
+    The run goes to HOME/runs/NAME. `resume` names a run there that was cut off; give it the same options.
+    """
+
+    ratings: RatingSessions = RatingSessions()
+    home: HomePath
+    resume: str | None = None
+
+
+class EvaluateDRROptions(Config):
+    """A DRR agent beside random, popularity, item mean, matrix factorisation and the oracle.
+
+    `agent`: the agent.safetensors of a run on the same ratings. Each user's later ratings are reranked, without
+    updates, and `sessions` sessions are played in the simulator of the known ones.
+    """
+
+    agent: str
+    ratings: RatingSessions = RatingSessions()
+    sessions: PositiveInt = 2000
+    seed: Seed = 0
+
+
+def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
+    """`tandem rl train drr`."""
+    from rec.ray_cluster import ensure_ray
+    from rec.storage import Home
+    from rl.cli import run_folder
+    from rl.drr import RatingVectors, agent_of, drr_config
+    from rl.pmf_env import RatingWorld
+    from rl.training import train_agent
+
+    began = time.perf_counter()
+    folder = run_folder(Home(options.home), options.resume)
+    split, model = _fitted(options.ratings)
+    world = RatingWorld.of(split.train, model, options.ratings.env)
+    ensure_ray(1)
+    asked = {name: getattr(options, name) for name in DRRTrainConfig.model_fields}
+    trained = train_agent(
+        drr_config(world, RatingVectors.of(model), DRRTrainConfig(**asked)),
+        agent_of,
+        total_steps=options.total_steps,
+        options=options.model_copy(update={"resume": None}),
+        folder=folder,
+        resume=options.resume is not None,
+    )
+    print(f"trained for {trained.steps} steps in {trained.folder}")
+    return {
+        "run_dir": str(trained.folder),
+        "agent": str(trained.folder / "agent.safetensors"),
+        "steps": trained.steps,
+        "seed": options.seed,
+        "seconds": round(time.perf_counter() - began, 1),
+        "last": trained.curve[-1],
+    }
+
+
+def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
+    """`tandem rl evaluate drr`."""
+    import numpy as np
+
+    from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
+    from rec.models.drr_agent import DRRAgent
+    from rec.models.session_agent import load_agent
+    from rl.pmf_env import RatingWorld
+    from rl.rating_evaluation import by_actor, judge, scorers
+
+    began = time.perf_counter()
+    agent = load_agent(Path(options.agent))
+    if not isinstance(agent, DRRAgent):
+        raise ConfigError(f"holds an agent of kind {agent.kind!r}; one of kind 'drr' is required", file=options.agent)
+    split, model = _fitted(options.ratings)
+    users, items = agent.actor.state.users, agent.actor.state.items
+    if (len(users), len(items) - 1) != (split.train.n_users, split.train.n_items):
+        raise ConfigError(
+            f"was trained on {len(users)} users and {len(items) - 1} items; these ratings have {split.train.n_users} "
+            f"and {split.train.n_items}: name the same data",
+            file=options.agent,
+        )
+    offline = RatingWorld.logged(split.train, split.test, model, options.ratings.env)
+    online = RatingWorld.of(split.train, model, options.ratings.env)
+    played_by = np.random.default_rng(options.seed).choice(online.users, options.sessions)
+    policies = {**scorers(split.train, model, options.seed), "agent": by_actor(agent.actor)}
+    found = {name: judge(policy, offline, online, played_by, options.seed) for name, policy in policies.items()}
+    models = {
+        name: {metric: mean_over_users(values).to_json() for metric, values in metrics.items()}
+        for name, metrics in found.items()
+    }
+    paired = [
+        {"a": "agent", "b": name, "metric": metric} | paired_difference(found["agent"][metric], values).to_json()
+        for name, metrics in found.items()
+        for metric, values in metrics.items()
+        if name != "agent"
+    ]
+    for name, metrics in models.items():
+        print(f"{name:<22}" + "  ".join(f"{metric} {format_estimate(told)}" for metric, told in metrics.items()))
+    for pair in paired:
+        print(f"agent - {pair['b']:<22}{pair['metric']:<14}{format_difference(pair)}")
+    return {
+        "agent": {"file": options.agent, "kind": agent.kind},
+        "sessions": {"offline": len(offline.users), "online": options.sessions, "seed": options.seed},
+        "models": models,
+        "paired": paired,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _fitted(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":
+    """Ratings divided, and the model of those that are known."""
+    from rec.data.source import read_dataset
+    from rec.data.splits import per_user_temporal
+    from rl.pmf import MatrixFactorisation
+
+    split = per_user_temporal(read_dataset(asked.data).interactions, asked.train_fraction)
+    return split, MatrixFactorisation.fit(split.train, asked.pmf)
