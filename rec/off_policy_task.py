@@ -196,10 +196,12 @@ class OffPolicyTask:
                 predicted = self._predicted(rows, batch.snapshot, device)
                 return dr(logits, actions, propensities, rewards, predicted, **capped)
             case "weighted_log_likelihood":
-                over = settings.normalize_over
-                return weighted_log_likelihood(
-                    logits, actions, propensities, rewards=rewards, normalize_over=over, **capped
-                )
+                options = {
+                    "n_eligible": (logits > NEVER).sum(dim=1),
+                    "normalize_over": settings.normalize_over,
+                    **capped,
+                }
+                return weighted_log_likelihood(logits, actions, propensities, rewards=rewards, **options)
             case "top_k_reinforce":
                 size = settings.slate_size
                 return top_k_reinforce(logits, actions, propensities, rewards=rewards, slate_size=size, **clipped)

@@ -3,7 +3,8 @@
 Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/two_stage_movielens.py [--reference]
         One run, to share the work: --objectives 2-ips --seeds 3 --logs 1. Finished runs are kept in the cache and never
         done again, so an interrupted benchmark goes on where it was; the table is of what the options name, and says
-        which commits did the runs: after a change to the code, name another --cache to do them again.
+        which commits did the runs: after a change to the code, name another --cache to do them again. Another choice
+        of objectives, seeds or logs than the main table's goes into a file of its own with --label.
 Data:   $TANDEM_DATA/ml-1m in its original files; for --reference also $TANDEM_DATA/two-stage-reference, the simulator,
         ranker and logging policy the authors released.
 World:  a simulator of who likes what, when (a perceptron fitted to rating > 3), is asked about all 23 million pairs;
@@ -13,8 +14,9 @@ Log:    the logging policy, a two-tower model fitted to 10,000 random pairs, dra
         probability of the item among the five, over five. Only clicked rounds train the generator.
 Judged: users 2000-6039; relevant is what the simulator likes at the user's mean time; items clicked in the log are left
         out; two-stage is the generator's top 30 in the ranker's order. Users 0-1999 choose the epoch.
-Expect: labels once, about a minute; a run of ce or 1-ips under half a minute, of 2-ips under 90 s on two cores.
-Writes: benchmarks/results/two_stage_movielens[_reference].json and .png
+Expect: labels once, about a minute; a run of 2-ips about a minute and a half on two cores that do nothing else
+        (benchmarks/speed/two_stage_run.py times one). The quickest stored runs of ce and 1-ips took 42 and 48 s.
+Writes: benchmarks/results/two_stage_movielens[_reference][_LABEL].json and .png
 """
 
 import argparse
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--propensity", choices=("draw", "conditional", "inclusion"), default="draw")
     parser.add_argument("--cache", type=Path, help="of labels and finished runs; by default in the home")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--label", help="of the file of results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     # Weight decay shrinks what no batch touches to denormal numbers, which a CPU computes with ten times slower.
@@ -69,7 +72,7 @@ def main() -> None:
         for seed in options.seeds
     ]
     run_missing(runs, wanted, options, cache)
-    report(name, runs, wanted, options)
+    report(name + (f"_{options.label}" if options.label else ""), runs, wanted, options)
 
 
 def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Namespace, cache: Path) -> None:

@@ -136,19 +136,22 @@ def weighted_log_likelihood(
     propensities: Tensor | None = None,
     *,
     rewards: Tensor | None = None,
+    n_eligible: Tensor | None = None,
     max_weight: float = math.inf,
     self_normalize: bool = False,
     normalize_over: NormalizeOver = "clicked",
     total: Total | None = None,
 ) -> Tensor:
-    """Likelihood of the logged actions, weighted by constants: -mean of r w log p(a), w = (1 / N) / propensity.
+    """Likelihood of the logged actions, weighted by constants: -mean of r w log p(a), w = (1 / |E|) / propensity.
 
+    E is what could have been shown, so w is the weight of the policy that shows all of it alike, and has the mean 1.
     Unlike in `ips`, the weight does not move with the policy, so the loss is convex in the logits. Its optimum shows
     items in proportion to their rewards; without propensities, w = 1, in proportion to reward times propensity.
     Source: Aouali and Sakhi (2025), arXiv:2509.03456; without propensities, reward-weighted regression of
     Peters and Schaal (2007), doi:10.1145/1273496.1273590.
 
-    Args: as of `ips`; propensities: (B,), or None. max_weight: cap on w.
+    Args: as of `ips`; propensities: (B,), or None. n_eligible: |E| of each row, (B,); by default all N items.
+        max_weight: cap on w.
     Returns: scalar.
     Raises: as `ips`; ValueError: for any negative reward, which no p(a) > 0 satisfies.
     """
@@ -159,7 +162,11 @@ def weighted_log_likelihood(
     if propensities is None:
         return -batch_mean(rewards * log_p, total)
     weighting = Weighting(0.0, max_weight, self_normalize, normalize_over, total)
-    weights = weighting.weights(log_p.new_full((len(logits),), 1 / logits.shape[1]), propensities, rewards)
+    if n_eligible is None:
+        n_eligible = actions.new_full(actions.shape, logits.shape[1])
+    check_shape("n_eligible", n_eligible, len(logits))
+    refuse(n_eligible < 1, "n_eligible counts the item that was shown, too, so it is at least 1", n_eligible)
+    weights = weighting.weights(1 / n_eligible.to(log_p.dtype), propensities, rewards)
     return -batch_mean(rewards * weights * log_p, total)
 
 

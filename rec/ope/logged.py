@@ -43,7 +43,7 @@ class LoggedActions:
         _require_clusters(self.clusters, n)
         _require_share(self.support)
         object.__setattr__(self, "weights", _ratio(self.target_p, self.propensities, ""))
-        _refuse_vast(self.weights, self.rewards, self.q_logged, self.q_target)
+        _refuse_vast_products(self.weights, self.rewards, self.q_logged, self.q_target)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -133,7 +133,7 @@ class LoggedSlates:
         with np.errstate(over="ignore"):
             object.__setattr__(self, "gains", self.rewards * counts)
             whole = self.weights.cumprod(axis=1)
-        _refuse_vast(whole, self.gains, self.q_logged, self.q_target)
+        _refuse_vast_products(whole, self.gains, self.q_logged, self.q_target)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -158,7 +158,7 @@ class LoggedSlates:
                 "marginal_propensities and marginal_target_p (rec.ope.marginals estimates them), or take cascade"
             )
         weights = _ratio(self.marginal_target_p, self.marginal_propensities, "marginal ")
-        _refuse_vast(weights, self.gains)
+        _refuse_vast_products(weights, self.gains)
         return weights
 
     def codes(self) -> tuple[NDArray[np.int64], int]:
@@ -265,7 +265,7 @@ def refuse_vast(values: Floats, name: str) -> None:
         )
 
 
-def _refuse_vast(weights: Floats, rewards: Floats, *predictions: Floats | None) -> None:
+def _refuse_vast_products(weights: Floats, rewards: Floats, *predictions: Floats | None) -> None:
     """Refuses rows, the first axis of all, whose weights times rewards or predictions are too large to compute with."""
     refuse_vast(rewards, "rewards")
     for name, values in zip(("q_logged", "q_target"), predictions, strict=False):
@@ -290,7 +290,7 @@ def _ratio(target_p: Floats, propensities: Floats, kind: str) -> Floats:
     """Importance weights of any shape, whose first axis is that of rows."""
     refuse_improbable(propensities, f"{kind}propensity", above_zero=True)
     refuse_improbable(target_p, f"{kind}target_p", above_zero=False)
-    with np.errstate(over="ignore"):  # `_refuse_vast` names the row
+    with np.errstate(over="ignore"):  # `_refuse_vast_products` names the row
         return target_p / propensities
 
 

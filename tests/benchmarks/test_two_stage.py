@@ -101,6 +101,16 @@ def test_p_values_of_few_logs_are_as_rare_as_they_say(by_seed, by_log):
         assert np.mean([abs(one.mean) > 2 * one.std_error for one in found]) > 0.12
 
 
+def test_a_verdict_says_the_side_and_no_p_value_where_the_error_is_hardly_known():
+    from two_stage.report import verdict
+    from two_stage.summary import CrossedMean
+
+    assert verdict(CrossedMean(-0.168, 0.058, 2.0)) == "below; 2.0 df, p 0.101"
+    assert verdict(CrossedMean(0.168, 0.058, 0.8)) == "above; too few logs for p"
+    assert verdict(CrossedMean(-0.1, 0.058, 0.8)) == "within two standard errors; too few logs for p"
+    assert verdict(CrossedMean(0.1, None, None)) == "one run"
+
+
 def test_degrees_of_freedom_are_those_of_the_factor_that_varies():
     """Where only logs differ, the mean over seeds is a plain sample of logs, and so is its t test."""
     from scipy import stats

@@ -164,6 +164,23 @@ def test_with_many_draws_the_gradient_is_that_of_the_whole_catalogue(objective):
     assert (found[1] - found[0]).norm() < 0.02 * found[0].norm()
 
 
+def test_the_likelihood_weighs_against_what_could_be_shown_at_the_position():
+    """Two items above the third of a slate leave N - 2 of N."""
+    task = _task(_world(slate=3), "weighted_log_likelihood", self_normalize=False, max_weight=1e6)
+    batch, data = task.plan(0)[0], task.data
+    torch.manual_seed(0)
+    model = task.build_model().eval()
+    rows, device = batch.rows, torch.device("cpu")
+    with torch.no_grad():
+        found = task.loss(model, batch, Worker()).item()
+        vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), batch.snapshot, device))
+        logits = task._logits(model.embed_users(task.inputs.users(rows, device)), vectors, rows)
+    log_p = logits.log_softmax(dim=1).double().numpy()[np.arange(len(rows)), data.item[rows]]
+    n_eligible = N_ITEMS - np.diff(data.banned_start)[rows]
+    assert set(n_eligible) == {N_ITEMS, N_ITEMS - 1, N_ITEMS - 2}
+    assert found == pytest.approx(-(data.reward[rows] / n_eligible / data.propensity[rows] * log_p).mean(), rel=1e-5)
+
+
 def test_what_could_not_be_shown_is_not_drawn_as_a_neighbour_and_excluded_otherwise():
     task = _task(_world(slate=3), **SAMPLED)
     batch, data = task.plan(0)[0], task.data

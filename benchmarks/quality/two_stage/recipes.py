@@ -38,19 +38,31 @@ def policy_gradient(
     return fit_generator(new_model(Generator, world.data, seed), clicks, objective, seed, valid, test, CHECKED)
 
 
-def weighted_likes(world: World, logged: Logged, seed: int, valid: Judge, test: Judge, *, rank: bool) -> Fitted:
+def weighted_likes(
+    world: World,
+    logged: Logged,
+    seed: int,
+    valid: Judge,
+    test: Judge,
+    *,
+    rank: bool = False,
+    power: float = GENERATOR_POWER,
+    n_members: int = N_MEMBERS,
+) -> Fitted:
     """A generator fitted to all rounds, liked or not, by weighted cross-entropy: the mean of several members.
 
     Weighted by 1 / propensity the error is that of a uniform policy, where items the log rarely shows count as much as
     others; a power below one and averaging keep the variance at bay. A sum of two-tower models is a wider one.
 
-    Args: rank: whether the ranker is replaced by one learned in the same way, too.
+    Args: rank: whether the ranker is replaced by one learned in the same way, too. power: of 1 / (N propensity), the
+        generator's weights; 0: all rounds alike. n_members: of the generator's mean.
     """
     start = time.perf_counter()
     scores = partial(_scores, world, logged, seed)
-    on_valid, on_test = scores(GENERATOR_POWER, GENERATOR_DECAY, (valid.users, test.users))
+    on_valid, on_test = scores(power, GENERATOR_DECAY, (valid.users, test.users), range(n_members))
     if rank:
-        ranked = scores(RANKER_POWER, RANKER_DECAY, (valid.users, test.users), first_member=N_MEMBERS)
+        others = range(N_MEMBERS, 2 * N_MEMBERS)
+        ranked = scores(RANKER_POWER, RANKER_DECAY, (valid.users, test.users), others)
         valid, test = (replace(judge, ranker_logits=part) for judge, part in zip((valid, test), ranked, strict=True))
     seconds = time.perf_counter() - start
     return Fitted(None, valid.two_stage(on_valid), test.one_stage(on_test), test.two_stage(on_test), seconds)
@@ -63,16 +75,15 @@ def _scores(
     power: float,
     decay: float,
     users: tuple[Tensor, ...],
-    *,
-    first_member: int = 0,
+    members: range,
 ) -> list[Tensor]:
-    """Mean logits of N_MEMBERS models for each group of users, (B, N) each."""
+    """Mean logits of some members for each group of users, (B, N) each."""
     log = logged.log
     weight = np.minimum((1 / (world.data.n_items * logged.propensity)) ** power, MAX_WEIGHT)
     inputs = (torch.from_numpy(log.context), torch.from_numpy(log.action))
     liked, weights = torch.from_numpy(log.reward).float(), torch.from_numpy(weight / weight.mean()).float()
     total = [torch.zeros(len(part), world.data.n_items) for part in users]
-    for member in range(first_member, first_member + N_MEMBERS):
+    for member in members:
         member_seed = 1000 * (seed + 1) + member
         model = new_model(Generator, world.data, member_seed)
         rng = np.random.default_rng(member_seed)
@@ -83,12 +94,15 @@ def _scores(
             pass
         with torch.no_grad():
             for mean, part in zip(total, users, strict=True):
-                mean += model(part) / N_MEMBERS
+                mean += model(part) / len(members)
     return total
 
 
 RECIPES: Final[dict[str, Recipe]] = {
     **{name: partial(policy_gradient, objective=objective) for name, objective in OBJECTIVES.items()},
-    "weighted likes": partial(weighted_likes, rank=False),
+    "weighted likes": weighted_likes,
+    "weighted likes, power 0": partial(weighted_likes, power=0.0),
+    "weighted likes, one member": partial(weighted_likes, n_members=1),
+    "weighted likes, power 0, one member": partial(weighted_likes, power=0.0, n_members=1),
     "weighted likes, ranker too": partial(weighted_likes, rank=True),
 }

@@ -176,12 +176,18 @@ def percent(cell: CrossedMean, sign: str = "") -> str:
 
 
 def verdict(difference: CrossedMean) -> str:
-    """Whether a difference is above 0 by two standard errors, and how likely one as large is where there is none."""
+    """Whether a difference is beyond two standard errors, and how likely one as large is where there is none.
+
+    Below one degree of freedom the standard error is itself hardly known, and p is not said.
+    """
     p = difference.p_value
     if p is None or difference.std_error is None:
         return "one run"
-    above = "above" if difference.mean > 2 * difference.std_error else "not above by two standard errors"
-    return f"{above}; {difference.df:.1f} df, p {'< .001' if p < 0.001 else f'{p:.3f}'}"
+    beyond = abs(difference.mean) > 2 * difference.std_error
+    side = ("above" if difference.mean > 0 else "below") if beyond else "within two standard errors"
+    if difference.df is None or difference.df < 1:
+        return f"{side}; too few logs for p"
+    return f"{side}; {difference.df:.1f} df, p {'< .001' if p < 0.001 else f'{p:.3f}'}"
 
 
 def _entry(

@@ -211,6 +211,25 @@ def test_the_weighted_likelihood_shows_items_in_proportion_to_their_rewards():
     torch.testing.assert_close(gradient_at(world[2] * logging, False), zero)
 
 
+def test_the_weighted_likelihood_expects_that_of_all_that_could_be_shown_alike():
+    """Item 2 of user 0 cannot be shown: there the average is over five of six, and weights have the mean 1."""
+    logits, logging, _ = _world(n_users=2)
+    eligible = torch.ones_like(logits, dtype=torch.bool)
+    eligible[0, 2] = False
+    logits = logits.masked_fill(~eligible, -1e4)
+    logging = logging * eligible / (logging * eligible).sum(1, keepdim=True)
+    users, items = eligible.nonzero().T
+    losses = [
+        weighted_log_likelihood(logits[one], item[None], logging[one, item[None]], n_eligible=eligible.sum(1)[one])
+        for one, item in zip(users[:, None], items, strict=True)
+    ]
+    found = (torch.stack(losses) * logging[users, items]).sum()
+    alike = -(logits.log_softmax(1) * eligible).sum(1) / eligible.sum(1)
+    torch.testing.assert_close(found, alike.sum())
+    with pytest.raises(ValueError, match=r"at least 1.*row 1: 0"):
+        weighted_log_likelihood(logits, torch.tensor([0, 0]), torch.tensor([0.5, 0.5]), n_eligible=torch.tensor([5, 0]))
+
+
 def test_the_weights_of_a_likelihood_do_not_move_with_the_policy():
     logits, actions, propensities, rewards = _log()
     losses = [
