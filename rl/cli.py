@@ -60,7 +60,7 @@ def train_dqn(options: TrainDQNOptions) -> Mapping[str, Any]:
         dqn_config(partial(VideoRound, arena), INPUTS, DQNTrainConfig(**asked)),
         agent_of,
         total_steps=options.total_steps,
-        options=options.model_copy(update={"resume": None}),
+        asked=options.model_dump(mode="json", exclude={"home", "resume", "export"}),
         folder=folder,
         resume=options.resume is not None,
     )

@@ -1,7 +1,7 @@
 """Training runs of session agents: curves, checkpoints, resuming, and the agent as a file."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -19,7 +19,6 @@ from ray.rllib.utils.metrics import (
 )
 from tensorboardX import SummaryWriter
 
-from rec.config import Config
 from rec.errors import ConfigError
 from rec.models.session_agent import AGENT_FILE, SessionAgent
 from rec.runs import say
@@ -51,7 +50,7 @@ def train_agent(
     agent_of: Callable[[Any], SessionAgent],
     *,
     total_steps: int,
-    options: Config,
+    asked: Mapping[str, Any],
     folder: Path,
     resume: bool = False,
 ) -> Trained:
@@ -64,17 +63,16 @@ def train_agent(
         algorithm_config: what RLlib is told.
         agent_of: makes the agent of RLlib's module.
         total_steps: of sessions.
-        options: what the run was asked for, which a resumption has to ask for, too.
+        asked: what for, as JSON; a resumption has to ask for the same.
         folder: of the run.
         resume: whether to go on from the checkpoint in it.
 
     Raises: ConfigError: for a run that cannot be resumed, or was asked for something else.
     """
-    asked = options.model_dump_json(indent=1) + "\n"
     if resume:
         _require_same(folder, asked)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / CONFIG_FILE, asked.encode())
+    replace_file(folder / CONFIG_FILE, (json.dumps(asked, indent=1) + "\n").encode())
     algorithm = algorithm_config.build_algo()
     try:
         if resume:
@@ -120,10 +118,10 @@ def _rows(file: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _require_same(folder: Path, asked: str) -> None:
+def _require_same(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (folder / CHECKPOINT).is_dir() or not (folder / CONFIG_FILE).is_file():
         raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
-    if (folder / CONFIG_FILE).read_text(encoding="utf-8") != asked:
+    if json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) != asked:
         raise ConfigError(
             f"the run was asked for something else, see {CONFIG_FILE}; give it the same options",
             file=str(folder),

@@ -84,7 +84,7 @@ def one_seed(arena: Arena, seed: int, steps: int, n_sessions: int) -> dict[str, 
             dqn_config(partial(VideoRound, arena), INPUTS, config),
             agent_of,
             total_steps=steps,
-            options=config,
+            asked=config.model_dump(mode="json"),
             folder=Path(folder),
         )
     return compare(arena, {**baselines(arena, seeds), "dqn": by_agent(trained.agent)}, seeds)

@@ -89,6 +89,7 @@ CONFIG = DQNTrainConfig(
     weight_exponent=0.4,
     steps_per_report=1000,
 )
+ASKED = CONFIG.model_dump(mode="json")
 
 
 def chosen_at(score, stage, n=200):
@@ -107,7 +108,7 @@ def trained(ray_session, tmp_path_factory):
 
     config = dqn_config(Marshmallow, INPUTS, CONFIG)
     folder = tmp_path_factory.mktemp("run")
-    return config, train_agent(config, agent_of, total_steps=3000, options=CONFIG, folder=folder)
+    return config, train_agent(config, agent_of, total_steps=3000, asked=ASKED, folder=folder)
 
 
 def test_it_learns_to_wait_for_more(trained):
@@ -142,9 +143,9 @@ def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
 
     run, longer = trained[1], dqn_config(Marshmallow, INPUTS, CONFIG)
     again = partial(train_agent, longer, agent_of, folder=run.folder, resume=True)
-    resumed = again(total_steps=run.steps + 500, options=CONFIG)
+    resumed = again(total_steps=run.steps + 500, asked=ASKED)
     assert resumed.steps > run.steps and resumed.curve[: len(run.curve)] == run.curve
     assert chosen_at(resumed.agent.score, 0) == {PATIENT}
     assert {"agent.safetensors", "curve.html", "curve.jsonl"} <= {file.name for file in run.folder.iterdir()}
     with pytest.raises(ConfigError, match="asked for something else"):
-        again(total_steps=10, options=CONFIG.model_copy(update={"seed": 1}))
+        again(total_steps=10, asked=ASKED | {"seed": 1})

@@ -1,0 +1,39 @@
+"""`tandem rl`: an agent is trained, gone on with, and judged beside others."""
+
+import json
+
+import pytest
+
+from rec.cli import main
+
+WORLD = ["--env.world.n-users", "40", "--env.world.n-videos", "400", "--env.world.max-steps", "12"]
+SHORT = ["--sessions", "32", "--batch-size", "32", "--warmup-steps", "100", "--steps-per-report", "200"]
+
+
+def answer(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_an_agent_from_the_command_line(ray_session, tmp_path, capsys):
+    train = ["rl", "train", "dqn", "--home", str(tmp_path), *WORLD, *SHORT, "--total-steps", "400", "--json"]
+    assert main(train) == 0
+    trained = answer(capsys)
+    assert trained["steps"] >= 400 and trained["version"] is None
+    run = trained["run_dir"].rsplit("/", 1)[1]
+    assert main([*train, "--resume", run]) == 0 and answer(capsys)["run_dir"] == trained["run_dir"]
+    assert main([*train, "--resume", run, "--seed", "1"]) == 2
+    assert "asked for something else" in answer(capsys)["error"]["message"]
+    assert main(["rl", "evaluate", "--agent", trained["agent"], *WORLD, "--sessions", "300", "--json"]) == 0
+    told = answer(capsys)
+    assert told["command"] == "rl evaluate" and told["agent"]["kind"] == "dqn"
+    policies = {"random", "popularity", "greedy", "item_mean", "myopic", "oracle", "agent"}
+    assert set(told["models"]) == policies and {pair["b"] for pair in told["paired"]} == policies - {"agent"}
+    assert set(told["models"]["agent"]) == {"reward", "videos", "repeats", "quit"}
+
+
+def test_what_is_not_there_is_named(tmp_path, capsys):
+    assert main(["rl", "train", "dqn", "--home", str(tmp_path), "--resume", "nothing", "--json"]) == 2
+    assert "no run 'nothing'" in answer(capsys)["error"]["message"]
+    assert main(["rl", "evaluate", "--home", str(tmp_path), "--json"]) == 2
+    assert "no model was promoted yet" in answer(capsys)["error"]["message"]
