@@ -11,8 +11,8 @@ Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% 
         by the networks as training left them.
 Seeds:  of matrix factorisation, and of the agent that reads its vectors. Choices are made with `--validate`, which
         takes the latest 20% of each user's training ratings in place of the test, and never sees that.
-Variants: `paper`; `item`: the critic reads the vector of the item that was recommended; `user`: that, and actor and
-        critic start from matrix factorisation's vector of the user.
+Variants: `paper`; `item`: the critic reads the vector of the item that was recommended, and looks at the next reward
+        alone; `user`: that, and actor and critic start from matrix factorisation's vector of the user.
 Beside: `best linear correction` of matrix factorisation by the history, fitted to the training ratings: how much there
         is to gain from what DRR sees.
 Expect: two minutes a seed for the factorisations and one or two for each agent, on one core.
@@ -61,8 +61,8 @@ PUBLISHED: Final = {
 }
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "paper": {},
-    "item": {"critic_reads": "item"},
-    "user": {"critic_reads": "item", "network": {"start": "user"}},
+    "item": {"critic_reads": "item", "discount": 0.0},
+    "user": {"critic_reads": "item", "discount": 0.0, "network": {"start": "user"}},
 }
 
 Metrics = dict[str, NDArray[np.float64]]
