@@ -66,12 +66,12 @@ def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     split, model = _fitted(options.ratings)
     world = RatingWorld.of(split.train, model, options.ratings.env)
     ensure_ray(1)
-    asked = {name: getattr(options, name) for name in DRRTrainConfig.model_fields}
+    settings = {name: getattr(options, name) for name in DRRTrainConfig.model_fields}
     trained = train_agent(
-        drr_config(world, RatingVectors.of(model), DRRTrainConfig(**asked)),
+        drr_config(world, RatingVectors.of(model), DRRTrainConfig(**settings)),
         agent_of,
         total_steps=options.total_steps,
-        options=options.model_copy(update={"resume": None}),
+        asked=options.model_dump(mode="json", exclude={"home", "resume"}),
         folder=folder,
         resume=options.resume is not None,
     )

@@ -79,3 +79,5 @@ def test_what_was_trained_is_a_file_to_evaluate(ratings, tmp_path):
     assert told["steps"] >= 200 and "loss" in told["last"]
     assert isinstance(load_agent(tmp_path / "runs" / told["run_dir"].split("/")[-1] / "agent.safetensors"), DRRAgent)
     assert evaluate_drr(EvaluateDRROptions(agent=told["agent"], ratings=ratings, sessions=30))["models"]["agent"]
+    resumed = train_drr(options.model_copy(update={"resume": told["run_dir"].split("/")[-1]}))
+    assert resumed["steps"] == told["steps"]
