@@ -15,7 +15,8 @@ Beware: that a small cap on DR's weights does well in the published world was kn
         share of importance weight that it leaves, and `direct method` what the reward model is worth alone; `dr
         uncapped` is the DR gradient without a cap.
 Judged: exact value on the test contexts, of the softmax policy and of its argmax.
-Expect: some ten minutes for the table and more for the sweep, which is nearly all 5,000 actions; 5 GB of memory there.
+Expect: a minute and a half for the table (one core) and more for the sweep, which is nearly all 5,000 actions; 5 GB of
+        memory there.
 Writes: benchmarks/results/obp_synthetic.json, obp_synthetic_sweep.json and obp_synthetic_sweep.png
 """
 
