@@ -3,6 +3,7 @@
 import time
 from typing import Any, Final
 
+from rec.catalogue import UPDATE_OF
 from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError, DataError
@@ -42,6 +43,11 @@ def evaluate_bundle(
         raise DataError(
             f"these are not the data that model {bundle.version} was trained on: {dataset.name} has sha256 "
             f"{dataset.sha256}, the model says {trained}; give the same data, or train again"
+        )
+    if UPDATE_OF in trained:
+        raise DataError(
+            f"model {bundle.version} has another catalogue than the data: it is an update of {trained[UPDATE_OF]}, of "
+            "the same weights; evaluate that"
         )
     recommender = Recommender.from_bundle(bundle)
     if recommender.config.split.kind == "none":

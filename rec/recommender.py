@@ -100,7 +100,7 @@ class Recommender:
         Raises: BundleError: naming the file that is missing, damaged, or of another format or schema.
         """
         recommender = cls.from_bundle(Registry(Home(home)).open(version))
-        recommender.top_k(recommender.hydrate([recommender.snapshot.user_ids[recommender.snapshot.best_known_user]]), 1)
+        recommender.answer_once()
         return recommender
 
     @classmethod
@@ -143,9 +143,13 @@ class Recommender:
         self.popularity.save(folder)
         self.ranker.model.save(folder)
 
+    def answer_once(self) -> None:
+        """Goes through all stages for the user of whom most is known; raises whatever they raise."""
+        self.top_k(self.hydrate([self.snapshot.user_ids[self.snapshot.best_known_user]]), 1)
+
     @property
     def n_items(self) -> int:
-        """Size of the catalogue."""
+        """Size of the catalogue, with items withdrawn since."""
         return len(self.snapshot.item_ids)
 
     @property
@@ -181,8 +185,9 @@ class Recommender:
         return int(self.snapshot.user_positions([user_id])[0]) >= 0
 
     def position_of(self, item_id: str) -> int:
-        """Catalogue position of an item, -1 for one that is not in the catalogue."""
-        return int(self.snapshot.item_positions([item_id])[0])
+        """Catalogue position of an item, -1 for one that is not in the catalogue, or not any more."""
+        position = int(self.snapshot.item_positions([item_id])[0])
+        return -1 if position >= 0 and self.snapshot.withdrawn[position] else position
 
     def item(self, item_id: str) -> dict[str, Any]:
         """What is known about an item: its id, title and features as plain values.

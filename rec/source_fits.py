@@ -1,6 +1,6 @@
 """Sources as a config names them: fitted on what was known at a time, blended, saved and loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from rec.retrieval.fresh import Fresh
 from rec.retrieval.item_knn import ItemKNN
 from rec.retrieval.item_neighbors import CosineSource, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
-from rec.retrieval.protocol import CandidateSource
+from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource
 
 SourceFit = Callable[[Interactions, Interactions, Snapshot, TrainConfig], CandidateSource]
@@ -103,6 +103,23 @@ def fit_sources(
     if not answering:
         fits.pop(BatchSource.name, None)
     return {name: fit(known, everything, snapshot, config) for name, fit in fits.items()}
+
+
+def extend_sources(
+    sources: Mapping[str, CandidateSource], snapshot: Snapshot, config: TrainConfig, *, until_ms: int
+) -> dict[str, CandidateSource]:
+    """The same sources for a catalogue to which items were added at the end, of which they have counted nothing.
+
+    Args: snapshot: with the new catalogue. until_ms: when it is; `fresh_column` is read anew as of then.
+    """
+    extended: dict[str, CandidateSource] = {}
+    for name, source in sources.items():
+        if not isinstance(source, ExtensibleSource):
+            raise TypeError(f"a source of a bundle can be extended; {name} cannot")
+        extended[name] = source.extended(len(snapshot.item_ids))
+    if (column := config.sources.fresh_column) is not None:
+        extended[Fresh.name] = Fresh.of(snapshot.item_table[column].to_numpy(np.float64), until=until_ms)
+    return extended
 
 
 def load_sources(folder: Path, config: TrainConfig) -> dict[str, CandidateSource]:

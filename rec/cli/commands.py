@@ -122,6 +122,22 @@ class PromoteOptions(ModelsOptions):
     version: str
 
 
+class UpdateOptions(ModelsOptions):
+    """What changes of the catalogue of a published model, without training.
+
+    `items` is a .csv or .parquet file of items to add or change: `item_id`, and any of `title` and the features. What
+    is not a column stays as it is. `withdraw` names items that must not be shown any more, and `withdraw_file` is a
+    text file with one id a line. The model is the one that serves, unless `version` names another, and what is made of
+    it is to serve, unless `no_promote` says not yet.
+    """
+
+    items: str | None = None
+    withdraw: tuple[str, ...] = ()
+    withdraw_file: str | None = None
+    version: str | None = None
+    no_promote: bool = False
+
+
 class DemoOptions(Config):
     """Where models, runs and the report go, how many sessions are served, on how many workers it trains."""
 
@@ -343,6 +359,27 @@ def _models_rollback(options: ModelsOptions) -> Answer:
     return {"current": version}
 
 
+def _models_update(options: UpdateOptions) -> Answer:
+    from rec.catalogue import update_bundle
+
+    withdraw = list(options.withdraw)
+    if options.withdraw_file is not None:
+        withdraw += Path(options.withdraw_file).read_text(encoding="utf-8").splitlines()
+    answer = update_bundle(
+        options.home,
+        items=options.items,
+        withdraw=withdraw,
+        version=options.version,
+        promote=not options.no_promote,
+    )
+    told = ", ".join(f"{answer[name]} {name}" for name in ("added", "changed", "withdrawn", "returned"))
+    print(f"{answer['version']}, an update of {answer['update_of']}: {told}; {answer['n_items']:,} items")
+    for warning in answer["warnings"]:
+        print(f"warning: {warning}")
+    print(f"CURRENT is {answer['version']}" if answer["promoted"] else "it does not serve yet: promote it")
+    return answer
+
+
 def _registry(home: str) -> "Registry":
     from rec.registry import Registry
     from rec.storage import Home
@@ -463,6 +500,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "models list": Command("list the published models", lambda: ModelsOptions, _models_list),
     "models show": Command("show what one model is made of", lambda: ShowOptions, _models_show),
     "models promote": Command("make a model the one that serves", lambda: PromoteOptions, _models_promote),
+    "models update": Command(
+        "add, change and withdraw items of a published model, without training", lambda: UpdateOptions, _models_update
+    ),
     "models rollback": Command("go back to the model that served before", lambda: ModelsOptions, _models_rollback),
     "rl train dqn": Command("train an agent that chooses the next item of a session", _dqn_options, _rl_train_dqn),
     "rl train drr": Command("train an agent that ranks items by a vector of its own", _drr_options, _rl_train_drr),

@@ -28,7 +28,7 @@ from rec.data.dataset import Dataset
 from rec.data.delimited import read_delimited
 from rec.data.side_tables import TEXT_SUFFIX, SideTable, side_table
 from rec.errors import DataError
-from rec.schema import Kind, Side
+from rec.schema import FeatureSchema, Kind, Side
 from rec.storage import replace_file
 
 LIST_SEPARATOR: Final = "|"
@@ -64,7 +64,7 @@ def read_csv(config: DataConfig) -> Dataset:
 
     Raises: DataError: naming file, row (the line) and column.
     """
-    return _read(config, ".csv", lambda path: read_delimited(path, delimiter=",", quoted=True), _csv_kind)
+    return _read(config, ".csv", _read_csv_table, _csv_kind)
 
 
 def read_side_tables(folder: Path, config: DataConfig) -> tuple[SideTable, SideTable]:
@@ -75,6 +75,31 @@ def read_side_tables(folder: Path, config: DataConfig) -> tuple[SideTable, SideT
     users = _side(folder / "users.parquet", "user", config.columns.user_id, read_parquet_table, _parquet_kind)
     items = _side(folder / "items.parquet", "item", config.columns.item_id, read_parquet_table, _parquet_kind)
     return users, items
+
+
+def read_items(file: str | Path, schema: FeatureSchema, *, id_column: str = "item_id") -> pd.DataFrame:
+    """Items in a CSV or Parquet file, each column read as the feature a schema says it is; not all need be there.
+
+    Args: id_column: what the ids are called, unless the file calls them `item_id`.
+    Returns: columns item_id, `title` where there is one, and features.
+    Raises: DataError: naming file, row and column.
+    """
+    path = Path(file)
+    if path.suffix not in (".csv", ".parquet"):
+        raise DataError("must be a .csv or a .parquet file; convert it", file=str(file))
+    raw = read_parquet_table(path) if path.suffix == ".parquet" else _read_csv_table(path)
+    id_column = id_column if id_column in raw.table.column_names else "item_id"
+    kinds: dict[str, Kind] = {feature.name: feature.kind for feature in schema.of_side("item")}
+    for name in raw.table.column_names:
+        if name not in (id_column, "title", *kinds):
+            raise DataError(
+                f"no feature of the items; there are {', '.join(['title', *kinds])}. Rename it, or leave it out",
+                file=raw.file,
+                column=name,
+            )
+    side = side_table(raw, "item", id_column, kinds, separator=LIST_SEPARATOR)
+    columns = {name: pd.Series(list(values), dtype=object) for name, values in side.columns.items()}
+    return pd.DataFrame({"item_id": side.ids, **columns})
 
 
 def write_side_tables(dataset: Dataset, folder: str | Path) -> None:
@@ -105,6 +130,10 @@ def write_parquet(dataset: Dataset, folder: str | Path) -> None:
     notes = Notes(name=dataset.name, actions=log.actions, dropped=dataset.dropped)
     _write_table(pa.table(columns), notes, target / "interactions.parquet")
     write_side_tables(dataset, target)
+
+
+def _read_csv_table(path: Path) -> RawTable:
+    return read_delimited(path, delimiter=",", quoted=True)
 
 
 def _read(

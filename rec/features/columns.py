@@ -12,7 +12,7 @@ from rec.features.as_of import EntitySide
 from rec.schema import Feature, FeatureSchema
 
 ID_COLUMN: Final[dict[EntitySide, str]] = {"user": "user_id", "item": "item_id"}
-SNAPSHOT_COLUMNS: Final = ("as_of_ms", "history_length", "n_events")
+SNAPSHOT_COLUMNS: Final = ("as_of_ms", "history_length", "n_events", "added_ms", "withdrawn")
 
 
 def normalise(schema: FeatureSchema, side: EntitySide, frame: pd.DataFrame) -> pd.DataFrame:

@@ -119,12 +119,13 @@ def _of_neighbors(neighbors: ItemNeighbors | None) -> tuple[NDArray[np.int64], N
 
 
 def _percentiles(snapshot: Snapshot) -> dict[str, NDArray[np.float32]]:
-    """For each count, the share of the catalogue below it, ties counted half, (N,)."""
+    """For each count, the share of the catalogue as it was at that time below it, ties counted half, (N,)."""
     columns: dict[str, NDArray[np.float32]] = {}
+    was_there = snapshot.added_ms <= snapshot.at_ms
     for name in COUNTS:
         counts = snapshot.item_as_of[name]
-        ordered = np.sort(counts)
+        ordered = np.sort(counts[was_there])
         below, up_to = np.searchsorted(ordered, counts, "left"), np.searchsorted(ordered, counts, "right")
-        percentile = (below + up_to) / (2 * len(counts))
+        percentile = (below + up_to) / (2 * len(ordered))
         columns[name.replace("item_count", "item_percentile")] = percentile.astype(np.float32)
     return columns

@@ -31,6 +31,8 @@ class Snapshot:
         item_counts: events of each item, int64, (N,).
         history: last H items of each user, oldest first, padded on the left with -1, int32, (U, H).
         seen_indptr, seen: all items of each user, ascending, (U + 1,) and (nnz,).
+        added_ms: when each item came into the catalogue: at_ms, or later where the catalogue was updated, int64, (N,).
+        withdrawn: items that must not be shown to anybody any more; histories still hold them, bool, (N,).
     """
 
     at_ms: int
@@ -43,6 +45,8 @@ class Snapshot:
     history: NDArray[np.int32]
     seen_indptr: NDArray[np.int64]
     seen: NDArray[np.int32]
+    added_ms: NDArray[np.int64]
+    withdrawn: NDArray[np.bool_]
 
     @classmethod
     def build(
@@ -67,6 +71,8 @@ class Snapshot:
             index.history(users, at_ms, history_length),
             seen_indptr,
             seen,
+            np.full(len(items), at_ms, np.int64),
+            np.zeros(len(items), np.bool_),
         )
 
     @cached_property
@@ -118,10 +124,13 @@ class Snapshot:
         """What is known about users; one never seen has missing features and an empty history.
 
         Args: users: positions, -1 for a user never seen, (B,). excluded: for each user, catalogue positions that must
-            not be shown, besides those the user has seen.
+            not be shown, besides those the user has seen and those withdrawn.
         """
         where = np.asarray(users, dtype=np.int32)
         indptr, seen = _runs(self.seen_indptr, self.seen, where)
+        if len(self._withdrawn_items):
+            others = [()] * len(where) if excluded is None else excluded
+            excluded = [np.append(self._withdrawn_items, np.asarray(other, np.int32)) for other in others]
         if excluded is not None:
             indptr, seen = _with_others(indptr, seen, excluded)
         history = np.full((len(where), self.history.shape[1]), -1, dtype=np.int32)
@@ -157,7 +166,8 @@ class Snapshot:
         """Users and items as tables with plain columns, to be written as users.parquet and items.parquet.
 
         Users: user_id, features, as-of features as measured, `history` and `seen` (lists of item ids), `as_of_ms`,
-        `history_length`. Items: item_id, title, features, as-of features as measured, `n_events`, `as_of_ms`.
+        `history_length`. Items: item_id, title, features, as-of features as measured, `n_events`, `as_of_ms`,
+        `added_ms`, `withdrawn`.
         """
         known = self.history >= 0
         starts = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
@@ -168,7 +178,13 @@ class Snapshot:
             as_of_ms=np.int64(self.at_ms),
             history_length=np.int32(self.history.shape[1]),
         )
-        items = self.item_table.assign(**self.item_as_of, n_events=self.item_counts, as_of_ms=np.int64(self.at_ms))
+        items = self.item_table.assign(
+            **self.item_as_of,
+            n_events=self.item_counts,
+            as_of_ms=np.int64(self.at_ms),
+            added_ms=self.added_ms,
+            withdrawn=self.withdrawn,
+        )
         return users, items
 
     @classmethod
@@ -180,12 +196,17 @@ class Snapshot:
         """
         try:
             item_lookup = {item_id: row for row, item_id in enumerate(items["item_id"])}
+            at_ms = int(items["as_of_ms"].iloc[0])
+            # Bundles from before catalogues could be updated do not have these two.
+            items = items.assign(**{"added_ms": at_ms, "withdrawn": False, **items})
             return cls(
-                at_ms=int(items["as_of_ms"].iloc[0]),
+                at_ms=at_ms,
                 encoders=encoders,
                 item_table=normalise(encoders.schema, "item", items),
                 item_as_of=_as_of_columns("item", items),
                 item_counts=items["n_events"].to_numpy(dtype=np.int64),
+                added_ms=items["added_ms"].to_numpy(dtype=np.int64),
+                withdrawn=items["withdrawn"].to_numpy(dtype=np.bool_),
                 **_user_fields(users, encoders, item_lookup),
             )
         except _NOT_OF_THIS_SCHEMA as error:
@@ -200,6 +221,10 @@ class Snapshot:
             return replace(self, **_user_fields(users, self.encoders, self._item_lookup))
         except _NOT_OF_THIS_SCHEMA as error:
             raise BundleError(_OTHER_SCHEMA.format(error)) from error
+
+    @cached_property
+    def _withdrawn_items(self) -> NDArray[np.int32]:
+        return np.flatnonzero(self.withdrawn).astype(np.int32)
 
     @cached_property
     def _known_slots(self) -> NDArray[np.int32]:

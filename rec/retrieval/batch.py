@@ -1,6 +1,6 @@
 """Candidates that were found overnight, as a source: each user's list is looked up in a table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
 
@@ -13,7 +13,7 @@ from rec.candidate_tables import CandidateRows
 from rec.errors import BundleError, DataError
 from rec.features.snapshot import Snapshot
 from rec.retrieval.arrays import arrays_file, map_arrays, write_arrays
-from rec.retrieval.protocol import CandidateSource
+from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.top_k import blocks
 from rec.state import Candidates, UserStates
 
@@ -97,6 +97,12 @@ class BatchSource:
             np.concatenate([kept.items, fresh.items], axis=1), np.concatenate([kept.scores, scores], axis=1), self.name
         )
         return _first(both, k)
+
+    def extended(self, n_items: int) -> Self:
+        """The same lists for a catalogue to which items were added at the end, which none of them holds."""
+        if not isinstance(self.fallback, ExtensibleSource):
+            raise TypeError(f"the other source has to be extended, too; {self.fallback.name} cannot be")
+        return replace(self, n_items=n_items, fallback=self.fallback.extended(n_items))
 
     def save(self, folder: Path) -> list[str]:
         """Writes batch.safetensors; the fallback is saved by itself."""

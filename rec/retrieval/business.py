@@ -45,6 +45,10 @@ class Business:
         """The items of the list that are not excluded; a shorter row than k where the list is shorter."""
         return same_for_all(self.scores, states, k, self.name)
 
+    def extended(self, n_items: int) -> Self:
+        """The same list for a catalogue to which items were added at the end."""
+        return type(self)(np.pad(self.scores, (0, n_items - len(self.scores)), constant_values=-np.inf))
+
     def save(self, folder: Path) -> list[str]:
         """Writes business.safetensors."""
         return write_arrays(folder, self.name, {"scores": self.scores})

@@ -70,6 +70,11 @@ class EASE:
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: no weight leads to them, or from them."""
+        added = n_items - len(self.weights)
+        return type(self)(np.pad(self.weights, (0, added)), self.liked.extended(n_items))
+
     def save(self, folder: Path) -> list[str]:
         """Writes ease.safetensors."""
         arrays = {"weights": self.weights, "indptr": self.liked.indptr, "items": self.liked.items}

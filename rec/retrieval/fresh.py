@@ -38,6 +38,10 @@ class Fresh:
         """The newest items that are not excluded."""
         return same_for_all(self.times, states, k, self.name)
 
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: they are newer than all others."""
+        return type(self)(np.pad(self.times, (0, n_items - len(self.times)), constant_values=self.times.max() + 1.0))
+
     def save(self, folder: Path) -> list[str]:
         """Writes fresh.safetensors."""
         return write_arrays(folder, self.name, {"times": self.times})

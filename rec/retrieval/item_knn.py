@@ -10,7 +10,7 @@ from scipy import sparse
 
 from rec.data.dataset import Interactions
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, popularity_for_the_unknown
+from rec.retrieval.liked import LikedItems, extended_similarity, popularity_for_the_unknown
 from rec.retrieval.top_k import BLOCK_SCORES, best_of_catalogue, blocks
 from rec.state import Candidates, UserStates
 
@@ -59,6 +59,10 @@ class ItemKNN:
             return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
+
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: they are near nothing."""
+        return type(self)(extended_similarity(self.similarity, n_items), self.liked.extended(n_items))
 
     def save(self, folder: Path) -> list[str]:
         """Writes item_knn.safetensors."""

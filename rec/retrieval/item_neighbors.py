@@ -14,7 +14,7 @@ from rec.i2i.cosine import CosineSums
 from rec.i2i.neighbors import ItemNeighbors
 from rec.i2i.swing import SwingSums
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, popularity_for_the_unknown
+from rec.retrieval.liked import LikedItems, extended_similarity, popularity_for_the_unknown
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -52,6 +52,10 @@ class NeighborSource:
             return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
+
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: they are near nothing."""
+        return type(self)(extended_similarity(self.similarity, n_items), self.liked.extended(n_items))
 
     def save(self, folder: Path) -> list[str]:
         """Writes NAME.safetensors."""

@@ -1,6 +1,6 @@
 """Who liked what, as a sparse matrix: what the counted sources are fitted on and score from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -40,6 +40,10 @@ class LikedItems:
         indptr = np.searchsorted(pairs, np.arange(interactions.n_users + 1) * n_items)
         return cls(indptr, (pairs % n_items).astype(np.int32), n_items)
 
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end, which nobody has liked."""
+        return replace(self, n_items=n_items)
+
     def matrix(self) -> sparse.csr_array:
         """1 where a user liked an item, float32, (U, N)."""
         ones = np.ones(len(self.items), np.float32)
@@ -69,6 +73,13 @@ class LikedItems:
         indptr = np.searchsorted(pairs, np.arange(len(states) + 1) * self.n_items)
         ones = np.ones(len(pairs), np.float32)
         return sparse.csr_array((ones, pairs % self.n_items, indptr), shape=(len(states), self.n_items))
+
+
+def extended_similarity(similarity: sparse.csr_array, n_items: int) -> sparse.csr_array:
+    """Similarities of items (N, N) for a catalogue to which others were added at the end, which are like nothing."""
+    extended = similarity.copy()
+    extended.resize((n_items, n_items))
+    return extended
 
 
 def popularity_for_the_unknown(

@@ -31,6 +31,10 @@ class Popularity:
         """The most popular items that are not excluded."""
         return same_for_all(self.counts, states, k, self.name)
 
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: nobody has taken them."""
+        return type(self)(_padded(self.counts, n_items))
+
     def save(self, folder: Path) -> list[str]:
         """Writes popularity.safetensors."""
         return write_arrays(folder, self.name, {"counts": self.counts})
@@ -65,6 +69,10 @@ class RecentPopularity:
         """The items most popular of late that are not excluded."""
         return same_for_all(self.scores, states, k, self.name)
 
+    def extended(self, n_items: int) -> Self:
+        """The same for a catalogue to which items were added at the end: nobody has taken them."""
+        return type(self)(_padded(self.scores, n_items))
+
     def save(self, folder: Path) -> list[str]:
         """Writes recent_popularity.safetensors."""
         return write_arrays(folder, self.name, {"scores": self.scores})
@@ -79,3 +87,7 @@ def _counts(interactions: Interactions) -> NDArray[np.float64]:
     if not len(interactions):
         raise TrainingError("there are no interactions to count; check min_rating and positive_actions")
     return np.bincount(interactions.item, minlength=interactions.n_items).astype(np.float64)
+
+
+def _padded(scores: NDArray[np.float64], n_items: int) -> NDArray[np.float64]:
+    return np.pad(scores, (0, n_items - len(scores)))

@@ -1,7 +1,7 @@
 """What finds candidates: one interface for learned and counted sources."""
 
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from rec.state import Candidates, UserStates
 
@@ -26,4 +26,16 @@ class CandidateSource(Protocol):
 
     def save(self, folder: Path) -> list[str]:
         """Writes the source into files that bear its name, and returns what they are called."""
+        ...
+
+
+@runtime_checkable
+class ExtensibleSource(CandidateSource, Protocol):
+    """A source whose catalogue can grow without fitting it anew."""
+
+    def extended(self, n_items: int) -> Self:
+        """The same source for a catalogue of n_items, of which those at the end were added.
+
+        The others keep their places, and what is found among them does not change.
+        """
         ...

@@ -25,7 +25,8 @@ class TwoTowerSource:
     """Finds the items whose embeddings are nearest to the user's; scores are cosines.
 
     Unless the item tower learned to do without ids (`id_dropout`), an item that nobody has taken yet is no candidate:
-    the embedding of its id is untrained. It is shown by exploration, until it has an event.
+    the embedding of its id is untrained. It is shown by exploration, until it has an event. Items
+    withdrawn are never found.
 
     Attributes:
         model: embeds users.
@@ -54,13 +55,30 @@ class TwoTowerSource:
             model, snapshot, ItemIndex.build(item_vectors(model, snapshot.items), config), _offered(model, snapshot)
         )
 
+    def over(self, snapshot: Snapshot, changed: NDArray[np.integer]) -> Self:
+        """The same model over a changed catalogue: items added at its end, others with other features.
+
+        Args: snapshot: with the new catalogue. changed: positions that are embedded anew, those of all that were added
+            among them; all others keep their embeddings bit for bit.
+        """
+        index = self.index
+        if len(changed):
+            embeddings = np.zeros((len(snapshot.item_ids), index.embeddings.shape[1]), np.float32)
+            embeddings[: len(index)] = index.embeddings
+            rows = {name: values[changed] for name, values in snapshot.items.items()}
+            embeddings[changed] = item_vectors(self.model, rows)
+            index = ItemIndex.build(embeddings, index.config)
+        return type(self)(self.model, snapshot, index, _offered(self.model, snapshot))
+
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The k nearest items of each user that are not excluded."""
+        # What nobody may be shown is left out by `eligible`: an approximate index fetches more for each one excluded.
+        kept = self.eligible[states.excluded]
         items, scores = self.index.search(
             self._queries(states),
             k,
-            excluded_indptr=states.excluded_indptr,
-            excluded=states.excluded,
+            excluded_indptr=np.append(0, np.cumsum(kept))[states.excluded_indptr],
+            excluded=states.excluded[kept],
             eligible=self.eligible,
         )
         return Candidates(items, scores, self.name)
@@ -109,6 +127,9 @@ class TwoTowerSource:
 
 
 def _offered(model: TwoTower, snapshot: Snapshot) -> NDArray[np.bool_]:
-    """Items that somebody has taken and whose ids have a row of their own, or all where ids are done without, (N,)."""
+    """Items that somebody has taken and whose ids have a row of their own, or all where ids are done without, (N,).
+
+    None of them was withdrawn.
+    """
     own = snapshot.item_slots < snapshot.encoders.first_unknown("item_id")
-    return (own & (snapshot.item_counts > 0)) | (model.item_tower.id_dropout > 0)
+    return ((own & (snapshot.item_counts > 0)) | (model.item_tower.id_dropout > 0)) & ~snapshot.withdrawn

@@ -40,7 +40,7 @@ from rec.retrieval.ials import IALS
 from rec.retrieval.item_knn import ItemKNN
 from rec.retrieval.item_neighbors import CosineSource, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
-from rec.retrieval.protocol import CandidateSource
+from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval_data import build_retrieval_data
 from rec.retriever_task import RetrieverTask
@@ -342,3 +342,19 @@ def test_repeated_interactions_are_accepted(fit: Fit):
         assert (found.items >= 0).all() and np.isfinite(found.scores).all()
     else:
         np.testing.assert_array_equal(found.items, fit(interactions).candidates(states, 8).items)
+
+
+def test_a_source_of_a_bundle_that_is_extended_finds_the_same_among_the_others(source: CandidateSource, tmp_path: Path):
+    if source.name not in SOURCE_LOADS:
+        return
+    assert isinstance(source, ExtensibleSource)
+    states, added = _everybody(), 3
+    extended = source.extended(N_ITEMS + added)
+    found, before = extended.candidates(states, N_ITEMS + added).items, source.candidates(states, N_ITEMS).items
+    for row, expected in zip(found, before, strict=True):
+        np.testing.assert_array_equal(row[(row >= 0) & (row < N_ITEMS)], expected[expected >= 0])
+    newest = _states([0, -1], history=[[N_ITEMS + 1], []], excluded=[[N_ITEMS + 2], [N_ITEMS]])
+    assert not (extended.candidates(newest, N_ITEMS + added).items == [[N_ITEMS + 2], [N_ITEMS]]).any()
+    extended.save(tmp_path)
+    again = _load(extended, tmp_path).candidates(newest, N_ITEMS + added)
+    np.testing.assert_array_equal(again.items, extended.candidates(newest, N_ITEMS + added).items)
