@@ -77,8 +77,8 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     starts = ready.period_starts
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
     # What of the config this catalogue does not have is said before anything is begun.
-    for rule in (cap_of, boosts_of):
-        rule(config.rules, snapshots[-1].item_table)
+    cap_of(config.rules, snapshots[-1].item_table)
+    boosts_of(config.rules, snapshots[-1])
     counted = [
         fit_sources(ready.split.train, snapshot, config, log=ready.log, answering=snapshot is snapshots[-1])
         for snapshot in snapshots

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from rec.config import TrainConfig
 from rec.eligibility import GroupCap
 from rec.errors import ConfigError, DataError
 from rec.features.encoders import Encoders
+from rec.features.new_users import new_user_states
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
@@ -170,7 +171,7 @@ class Recommender:
     @cached_property
     def boosts(self) -> NDArray[np.float64] | None:
         """What the rules add to the score of each item, and 0 for no item, (N + 1,); None where they add nothing."""
-        return boosts_of(self.config.rules, self.snapshot.item_table)
+        return boosts_of(self.config.rules, self.snapshot)
 
     @cached_property
     def titles(self) -> list[str | None]:
@@ -251,7 +252,25 @@ class Recommender:
         Raises: ConfigError: when n is no positive number. DataError: for ids that are not strings.
         """
         _require_count(n)
-        states = self.hydrate([user_id], exclude=[exclude])
+        return self._answer(user_id, self.hydrate([user_id], exclude=[exclude]), n)
+
+    def recommend_new(
+        self, features: Mapping[str, Any] | None = None, history: Sequence[str] = (), n: int = 10
+    ) -> Recommendations:
+        """The n best items for somebody the bundle has no row for, from features and what was just taken.
+
+        Args: features: by name, any of those of the users. history: item ids, oldest first, which are not recommended.
+        Raises: ConfigError: when n is no positive number. DataError: for ids that are not strings, and features that
+            users do not have, or of another kind.
+        """
+        _require_count(n)
+        _require_strings(history, "history")
+        given = {"user_id": "", **(features or {})}
+        # One cell each, also where a value is a list.
+        user = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in given.items()})
+        return self._answer("", new_user_states(self.snapshot, user, [history]), n)
+
+    def _answer(self, user_id: str, states: UserStates, n: int) -> Recommendations:
         candidates = self.retrieve(states, max(min(n, self.n_items), self.config.ranker.n_candidates))
         scores = self.rank(states, candidates)
         best = self.best_columns(candidates, scores, n)

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, model_validator
 
 from rec.config.base import Config
 
@@ -12,14 +12,17 @@ class RulesConfig(Config):
 
     A slate holds at most `cap_limit` items of one value of `cap_column`; items without a value are not limited.
     `boosts` maps values of `boost_column` to what is added to the ranker's score, in its units: at temperature T a
-    boost b multiplies an item's odds by exp(b / T). Both are part of the bundle, so that its version says under which
-    rules its propensities came about.
+    boost b multiplies an item's odds by exp(b / T). `fresh_boost` is added to an item without events, and half as much
+    with every `fresh_half_life_days` since its first event, or since it was added to a published model. All are part of
+    the bundle, so that its version says under which rules its propensities came about.
     """
 
     cap_column: str | None = None
     cap_limit: PositiveInt = 2
     boost_column: str | None = None
     boosts: dict[str, FiniteFloat] = Field(default_factory=dict)
+    fresh_boost: FiniteFloat = 0.0
+    fresh_half_life_days: PositiveFloat = 7.0
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -27,4 +30,9 @@ class RulesConfig(Config):
             raise ValueError(
                 f"boost_column and boosts need each other; found {self.boost_column!r} and {self.boosts}: give both"
             )
+        if (
+            not self.fresh_boost
+            and self.fresh_half_life_days != type(self).model_fields["fresh_half_life_days"].default
+        ):
+            raise ValueError("fresh_half_life_days has no effect without fresh_boost: set it, or leave both out")
         return self

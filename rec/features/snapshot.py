@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError, DataError
-from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features, without_events
+from rec.features.as_of import AS_OF_FEATURES, DAY_MS, EntitySide, EventIndex, as_of_features, without_events
 from rec.features.columns import normalise
 from rec.features.encoders import Encoders
 from rec.state import UserStates
@@ -104,6 +104,15 @@ class Snapshot:
     def item_slots(self) -> NDArray[np.int32]:
         """The item_id slot of each catalogue position, (N,)."""
         return self.items["item_id"]
+
+    @property
+    def item_age_days(self) -> NDArray[np.float64]:
+        """Days from an item's first event, or from when it was added, until the catalogue's latest change, (N,).
+
+        An item without events is as old as its place in the catalogue: 0 days where it was there from the beginning.
+        """
+        since_first = np.expm1(self.item_as_of["item_age_days"].astype(np.float64))
+        return np.nan_to_num(since_first, nan=0.0) + (self.added_ms.max() - self.added_ms) / DAY_MS
 
     def history_slots(self, history: NDArray[np.integer]) -> NDArray[np.int32]:
         """item_id slots of catalogue positions, 0 where it is -1 or the encoders do not know the id; any shape.

@@ -1,5 +1,6 @@
 """A catalogue changes without training: what did not change stays as it was, and what did is answered for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from rec.errors import ConfigError, DataError
 from rec.models.lambdamart import fit_lambdamart
 from rec.models.two_tower import TwoTower
 from rec.pipeline import assemble
-from rec.policy import sample_slate
+from rec.policy import position_probabilities, sample_slate, slate_propensities
 from rec.preparation import prepare, snapshot_at
 from rec.ranker_fits import RankingPeriods
 from rec.recommender import Recommender
@@ -220,6 +221,61 @@ def test_a_version_of_another_catalogue_is_published_and_loaded_as_it_was_made(
     assert Registry(Home(home)).current() == answer["version"]
     with pytest.raises(DataError, match=f"update of {base.version}"):
         evaluate_bundle(dataset, EvaluationConfig(), home)
+
+
+def test_the_fresh_boost_acts_before_the_draw_so_that_propensities_are_those_of_the_boosted_scores(
+    base: Recommender,
+) -> None:
+    """Odds of a new item against an old one grow by exp(boost / temperature); what is logged is what is drawn."""
+    boost, temperature = 0.7, 0.5
+    rules = RulesConfig(fresh_boost=boost, fresh_half_life_days=1e-3)
+    plain, fresh = (
+        replace(_changed(base, NEW), config=base.config.model_copy(update={"rules": chosen}))
+        for chosen in (RulesConfig(), rules)
+    )
+    states = plain.hydrate([str(base.snapshot.user_ids[0])])
+    candidates = plain.retrieve(states, 20)
+    assert (candidates.items >= 0).all()
+    is_new = candidates.items[0] >= N_ITEMS
+    assert 0 < is_new.sum() < is_new.size
+    before, after = plain.rank(states, candidates), fresh.rank(states, candidates)
+    eligible = Eligible(plain.n_items, states.excluded_indptr, states.excluded)
+    np.testing.assert_allclose(after - before, boost * is_new[None], atol=1e-6)
+
+    odds = []
+    for scores in (before, after):
+        p, _ = position_probabilities(
+            scores, candidates.items >= 0, np.array([plain.n_items]), epsilon=0.0, temperature=temperature
+        )
+        odds.append(p[0, is_new].sum() / p[0, ~is_new].sum())
+    assert odds[1] / odds[0] == pytest.approx(np.exp(boost / temperature), rel=1e-4)
+    slate = sample_slate(
+        after, candidates.items, eligible, 5, epsilon=0.1, temperature=temperature, rng=np.random.default_rng(0)
+    )
+    expected = slate_propensities(
+        after, candidates.items, slate.item_ids, slate.n_eligible, epsilon=0.1, temperature=temperature
+    )
+    np.testing.assert_allclose(slate.propensity, expected, rtol=1e-12)
+
+
+def test_items_added_later_are_fresher(base: Recommender) -> None:
+    first = _changed(base, NEW.iloc[:1])
+    day_later = CatalogueChange(NEW.iloc[1:])
+    second = with_catalogue(first, day_later, at_ms=AT_MS + 86_400_000)
+    age = second.snapshot.item_age_days
+    assert age[N_ITEMS + 1] == 0 and age[N_ITEMS] == pytest.approx(1) and (age[:N_ITEMS] > 1).all()
+
+
+def test_somebody_new_is_answered_by_features_and_history(base: Recommender) -> None:
+    """Not by what is popular, and not with what was just taken; of nobody at all there is only what is popular."""
+    young, old = (base.recommend_new({"age": age, "region": "west"}, n=5) for age in (18.0, 29.0))
+    assert not young.user_known and {item.source for item in young.items} != {"recent_popularity"}
+    assert [item.score for item in young.items] != [item.score for item in old.items]
+    taken = base.recommend_new(history=["video-1", "video-2"], n=N_ITEMS)
+    assert not {"video-1", "video-2"} & {item.item_id for item in taken.items}
+    assert base.recommend_new(n=5).items == base.recommend("nobody", 5).items
+    with pytest.raises(DataError, match="no feature of the users"):
+        base.recommend_new({"shoe_size": 43})
 
 
 def _items(**columns: list) -> CatalogueChange:
