@@ -56,8 +56,8 @@ def update_bundle(
 ) -> dict[str, Any]:
     """Publishes a version of a model that knows another catalogue; the JSON of `tandem models update`.
 
-    Its weights and what it knows of users are those of the version it is made from, so what that says of items which
-    did not change stays the same, bit for bit.
+    Its weights and what it knows of users are those of the version it is made from; items that did not change keep
+    their embeddings and features, bit for bit.
 
     Args: items: to add or change, as in `CatalogueChange`, or a .csv or .parquet file of them. withdraw: ids. version:
         to be updated, the CURRENT one where None. promote: whether the new one is to serve. now_ms: UTC milliseconds.
