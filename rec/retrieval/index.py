@@ -199,7 +199,7 @@ class ItemIndex:
         rows: Rows,
         k: int,
         blocked: "_Blocked",
-        approximate: NDArray[np.float32],
+        approximate: NDArray[np.floating],
         compared: Rows | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """The best k of the items compared (ascending; all where None), given their float32 products (len(rows), M)."""
