@@ -6,12 +6,12 @@ Agarwal et al. (2014), doi:10.48550/arXiv.1402.0555, section 5; Ma et al. (2020)
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 
 FloatArray = NDArray[np.float64]
 PropensityKind = Literal["draw", "conditional", "inclusion"]
@@ -104,12 +104,26 @@ def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: Propen
     single actions it leaves out the part of the target on those above.
 
     Args: log: rounds. logits: of the logging policy, (C, N).
+    Raises: ConfigError: for a kind there is none of. DataError: for logits that the log was not drawn with, and as
+        `inclusion_probabilities`.
     """
+    if kind not in get_args(PropensityKind):
+        raise ConfigError(f"expected {', '.join(get_args(PropensityKind))}; found {kind!r}", field="kind")
     if kind == "draw":
         return log.draw_p
     if kind == "conditional":
         return log.conditional_p
-    return inclusion_probabilities(logits, log.context, log.action, log.k) / log.k
+    included = inclusion_probabilities(logits, log.context, log.action, log.k)
+    for block in _blocks(*logits.shape):
+        rows = slice(*np.searchsorted(log.context, (block.start, block.stop)))
+        p = softmax(np.asarray(logits[block], dtype=np.float64))[log.context[rows] - block.start, log.action[rows]]
+        other = ~np.isclose(p, log.draw_p[rows], rtol=1e-6, atol=0.0)
+        if other.any():
+            raise DataError(
+                "these are not the logits that the log was drawn with: give those of the logging policy",
+                row=rows.start + int(other.argmax()),
+            )
+    return included / log.k
 
 
 def inclusion_probabilities(
@@ -126,9 +140,17 @@ def inclusion_probabilities(
     error falls exponentially; times below 1e-7 are left out, and with them at most 1e-7 of the answer.
 
     Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,).
-    Raises: DataError: naming the round, for an action whose probability is too small to be represented.
+    Raises: DataError: naming the round, for an action whose probability is too small to be represented, and for a
+        context or an action that the logits do not have.
     """
-    answer = np.empty(len(action))
+    n_contexts, n_actions = logits.shape
+    unknown = (context < 0) | (context >= n_contexts) | (action < 0) | (action >= n_actions)
+    if unknown.any() or not np.isfinite(logits).all() or (np.diff(context) < 0).any():
+        raise DataError(
+            f"logits must be finite, of every context and action, and contexts ascend; found logits {logits.shape}",
+            row=int(unknown.argmax()) if unknown.any() else None,
+        )
+    answer = np.full(len(action), np.nan)
     for block in _blocks(len(logits), logits.shape[1]):
         rows = slice(*np.searchsorted(context, (block.start, block.stop)))
         p = softmax(np.asarray(logits[block], dtype=np.float64))

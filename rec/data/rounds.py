@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rec.data.events import EventTables, rows_of
 from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 
 Strings = NDArray[np.object_]
 Floats = NDArray[np.float64]
@@ -189,8 +189,16 @@ def join_rounds(
 
     Args: requests, impressions, feedback: tables as `EventTables.read` returns them. rewards: of each action.
     Raises: DataError: naming table, rows and column, for an action that `rewards` does not hold, for rows of one key
-        that contradict each other, and for an item that stands twice in a slate.
+        that contradict each other, and for an item that stands twice in a slate. ConfigError: for rewards that are not
+        finite, an attribution that is not above 0, and a time that is not in whole milliseconds.
     """
+    for action, reward in rewards.items():
+        if not isinstance(reward, int | float | np.number) or not np.isfinite(reward):
+            raise ConfigError(f"a finite number is required for {action!r}; found {reward!r}", field="rewards")
+    if attribution_s <= 0:
+        raise ConfigError(f"must be above 0 seconds; found {attribution_s}", field="attribution_s")
+    if not isinstance(now_ms, int | np.integer):
+        raise ConfigError(f"whole milliseconds are required; found {now_ms!r}", field="now_ms")
     first, repeated_requests = distinct_rows("requests", requests, ["request_id"])
     requests = requests.take(first)
     first, repeated_impressions = distinct_rows("impressions", impressions, ["request_id", "position"])

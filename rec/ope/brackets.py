@@ -78,18 +78,10 @@ def shrunk_bracket(
         reward_range: [a, b].
         weight_bound: largest w possible.
 
-    Raises: DataError: naming the first row whose reward lies outside the range.
+    Raises: as `refuse_beyond`.
     """
     least, greatest = reward_range
-    outside = (rounds.rewards < least) | (rounds.rewards > greatest)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise DataError(
-            f"reward_range says that rewards lie in [{least:.12g}, {greatest:.12g}]; found {rounds.rewards[row]:.12g}: "
-            "give the least and the greatest reward possible",
-            row=row,
-            column="rewards",
-        )
+    refuse_beyond(rounds, reward_range, weight_bound)
     weights = SHRINKAGES[name](rounds.weights, parameter)
     bounds = None
     largest = min(weight_bound, largest_weight(name, parameter))
@@ -102,6 +94,32 @@ def shrunk_bracket(
         high=Terms.mean(greatest + weights * (rounds.rewards - greatest)),
         bounds=bounds,
     )
+
+
+def refuse_beyond(rounds: LoggedActions, reward_range: tuple[float, float], weight_bound: float) -> None:
+    """Refuses rewards and weights beyond what is said to be possible.
+
+    Raises: DataError: naming the first row whose reward lies outside the range, or whose weight above the bound.
+    """
+    least, greatest = reward_range
+    outside = (rounds.rewards < least) | (rounds.rewards > greatest)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(
+            f"reward_range says that rewards lie in [{least:.12g}, {greatest:.12g}]; found {rounds.rewards[row]:.12g}: "
+            "give the least and the greatest reward possible",
+            row=row,
+            column="rewards",
+        )
+    above = rounds.weights > weight_bound * (1 + 1e-9)
+    if above.any():
+        row = int(np.argmax(above))
+        raise DataError(
+            f"weight_bound says that weights are at most {weight_bound:.12g}; found {rounds.weights[row]:.12g}: give "
+            "the largest target_p / propensity possible",
+            row=row,
+            column="target_p",
+        )
 
 
 def largest_weight(name: str, parameter: float | Floats) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.errors import ConfigError, DataError
-from rec.ope.brackets import Bracket, shrunk_bracket
+from rec.ope.brackets import Bracket, refuse_beyond, shrunk_bracket
 from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
 from rec.ope.estimators import BOUNDED, ESTIMATORS, NEED_PREDICTIONS, SHRINKING_ESTIMATORS, contribution_bounds
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
@@ -155,6 +155,7 @@ def _bracket(rounds: LoggedActions, name: str, parameter: float | None, settings
     if name in ESTIMATORS:
         bounds = None
         if settings.reward_range is not None and settings.weight_bound is not None:
+            refuse_beyond(rounds, settings.reward_range, settings.weight_bound)
             bounds = contribution_bounds(name, reward_range=settings.reward_range, weight_bound=settings.weight_bound)
         return Bracket.unbiased(ESTIMATORS[name](rounds), bounds)
     reward_range = settings.reward_range or (float(rounds.rewards.min()), float(rounds.rewards.max()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rec.data.bandit import bandit_log, inclusion_probabilities, propensities, softmax
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 
 N_ACTIONS, K, N_DRAWS = 5, 3, 40_000
 
@@ -136,3 +136,19 @@ def test_a_label_that_is_not_finite_is_refused_by_its_row():
     with pytest.raises(DataError, match="finite number") as refused:
         bandit_log(np.zeros((3, 2)), labels, k=1, rng=np.random.default_rng(0))
     assert refused.value.row == 1
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [np.zeros((1, 4)), np.zeros((5, 9)), np.zeros((2, 3)), np.full((2, 4), np.nan), np.arange(8.0).reshape(2, 4)],
+)
+def test_inclusion_needs_the_logits_that_the_log_was_drawn_with(logits):
+    drawn = bandit_log(np.zeros((2, 4)), np.ones((2, 4)), k=2, rng=np.random.default_rng(0))
+    assert propensities(drawn, np.zeros((2, 4)), "inclusion") == pytest.approx(0.25, abs=1e-6)
+    with pytest.raises(DataError, match="logits"):
+        propensities(drawn, logits, "inclusion")
+
+
+def test_kinds_of_propensities_that_there_are_not_are_refused(log):
+    with pytest.raises(ConfigError, match="draw, conditional, inclusion"):
+        propensities(log[0] if isinstance(log, tuple) else log, np.zeros((1, 1)), "incl")

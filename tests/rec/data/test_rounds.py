@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rec.data.event_rows import validated
 from rec.data.events import open_events
 from rec.data.rounds import join_rounds, read_rounds
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}
 DAY_S = 86_400
@@ -301,3 +301,25 @@ def test_the_join_is_what_the_contract_says(log, now):
     assert n_used == len(impressions), "every impression is a round or is counted"
     n_events = sum(count for reason, count in rounds.dropped.items() if "feedback" in reason) + len(answered)
     assert n_events == len(feedback), "every event decides or is counted, once"
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("rewards", {"rewards": {"liked": float("nan")}}),
+        ("rewards", {"rewards": {"liked": float("inf")}}),
+        ("rewards", {"rewards": {"liked": None}}),
+        ("rewards", {"rewards": {"liked": "1"}}),
+        ("attribution_s", {"attribution_s": 0}),
+        ("attribution_s", {"attribution_s": -1}),
+        ("now_ms", {"now_ms": float("nan")}),
+        ("now_ms", {"now_ms": None}),
+    ],
+)
+def test_settings_that_would_make_rewards_wrong_are_refused(tmp_path, field, given):
+    events = open_events(str(tmp_path))
+    events.append("requests", [request()])
+    events.append("impressions", [impression()])
+    with pytest.raises(ConfigError) as refused:
+        read_rounds(events, **{"rewards": REWARDS, "now_ms": NOW, **given})
+    assert refused.value.field == field

@@ -105,3 +105,20 @@ def test_weights_that_are_too_large_on_average_do_not_close_the_interval_at_the_
     assert found.interval is not None and found.std_error is not None
     reach = normal_interval(found.value, found.std_error, found.n_clusters, level=0.95)
     assert found.interval.low <= reach.low and found.interval.high >= reach.high
+
+
+@pytest.mark.parametrize(("column", "bounds"), [("rewards", ((0.2, 1.0), 1e3)), ("target_p", ((0.0, 1.0), 0.01))])
+@pytest.mark.parametrize("name", ["ips", "dm", "dr"])
+def test_bounds_that_the_log_contradicts_are_refused(world, name, column, bounds):
+    rounds = world.sample(500, np.random.default_rng(0))
+    interval = IntervalSettings(method="empirical_bernstein", reward_range=bounds[0], weight_bound=bounds[1])
+    silent = LoggedActions(
+        rounds.rewards * (column == "rewards"),
+        rounds.propensities,
+        rounds.target_p,
+        q_logged=0 * rounds.rewards,
+        q_target=0 * rounds.rewards,
+    )
+    with pytest.raises(DataError) as refused:
+        evaluate(silent, [name], interval=interval, rng=np.random.default_rng(0))
+    assert refused.value.column == column
