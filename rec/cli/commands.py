@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from rec.cli.events import CompactOptions, ExpireOptions, ForgetOptions, run_compact, run_expire, run_forget
 from rec.config import BatchConfig, Config, DataConfig, EvaluationConfig, HomePath, OpeConfig, Seed, TrainConfig
 from rec.errors import ConfigError, DataError
 
@@ -497,6 +498,9 @@ COMMANDS: Final[dict[str, Command]] = {
         "find candidates for many users and write them as a table", lambda: CandidatesOptions, _candidates
     ),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
+    "events compact": Command("make few files of a log's many small ones", lambda: CompactOptions, run_compact),
+    "events expire": Command("remove old requests from a log", lambda: ExpireOptions, run_expire),
+    "events forget": Command("remove a user's requests from a log", lambda: ForgetOptions, run_forget),
     "models list": Command("list the published models", lambda: ModelsOptions, _models_list),
     "models show": Command("show what one model is made of", lambda: ShowOptions, _models_show),
     "models promote": Command("make a model the one that serves", lambda: PromoteOptions, _models_promote),

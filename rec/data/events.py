@@ -56,6 +56,14 @@ class EventTables:
         opened = self._open(table, None)
         return None if opened is None else opened.version()
 
+    def delta(self, table: TableName) -> DeltaTable | None:
+        """A table as Delta Lake has it now, None for one that was never written.
+
+        Raises: DataError: naming the table, when it cannot be read.
+        """
+        refuse_unknown_table(table)
+        return self._open(table, None)
+
     def versions(self) -> dict[str, int | None]:
         """The version of each table, as a training run records what it read."""
         return {table: self.version(table) for table in SCHEMAS}

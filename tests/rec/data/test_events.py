@@ -1,16 +1,19 @@
 """The log tables: what is appended is read again, by version and time; what is wrong is refused by its place."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from moto.server import ThreadedMotoServer
 
 import rec.data.events
 from rec.data.event_rows import SCHEMAS, is_time_ms, validated
-from rec.data.events import Batch, open_events
+from rec.data.events import Batch, EventTables, open_events
 from rec.errors import ConfigError, DataError
+from rec.storage import Home
 
 
 def request(request_id="r1", **values):
@@ -190,14 +193,52 @@ def test_batches_handed_over_again_are_there_once(tmp_path):
     assert events.append_once("requests", [Batch("one", 5, [request()])]) == 1, "each table has positions of its own"
 
 
-def test_of_two_that_hand_over_the_same_at_once_one_fails(tmp_path, monkeypatch):
-    events = open_events(str(tmp_path))
+@pytest.fixture(scope="module")
+def object_store():
+    """A server of S3 on the loopback interface, as Delta Lake's options and as a URL with a bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+    options |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    query = f"scheme=http&endpoint_override={host}:{port}&region=us-east-1&allow_bucket_creation=true"
+    Home(f"s3://key:secret@bucket/base?{query}")._filesystem.create_dir("bucket")
+    yield options, f"s3://key:secret@bucket/base?{query}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "object store"])
+def opened(request, tmp_path):
+    """Opens the same log again at every call."""
+    if request.param == "local":
+        return lambda: open_events(str(tmp_path))
+    options, url = request.getfixturevalue("object_store")
+    return lambda: EventTables(Home(url.replace("/base", f"/{tmp_path.name}")), options)
+
+
+def test_writers_at_once_lose_nothing_wherever_the_log_is(opened):
+    """In an object store by conditional puts."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: opened().append("feedback", [feedback(f"e{number}")]), range(8)))
+    assert event_ids(opened()) == [f"e{number}" for number in range(8)]
+
+
+def test_an_object_store_without_conditional_puts_is_refused(object_store, tmp_path):
+    options, url = object_store
+    events = EventTables(Home(url.replace("/base", f"/{tmp_path.name}")), options | {"AWS_CONDITIONAL_PUT": "disabled"})
+    with pytest.raises(DataError, match="could not be written"):
+        events.append("feedback", [feedback()])
+
+
+def test_of_two_that_hand_over_the_same_at_once_one_fails(opened, monkeypatch):
+    events = opened()
     events.append_once("feedback", [batch("one", 10, "a")])
     write = rec.data.events.write_deltalake
 
     def overtaken(*args, **options):
         monkeypatch.setattr(rec.data.events, "write_deltalake", write)
-        assert open_events(str(tmp_path)).append_once("feedback", [batch("one", 20, "b")]) == 1
+        assert opened().append_once("feedback", [batch("one", 20, "b")]) == 1
         write(*args, **options)
 
     monkeypatch.setattr(rec.data.events, "write_deltalake", overtaken)
