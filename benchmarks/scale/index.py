@@ -2,8 +2,8 @@
 
 Run: python benchmarks/scale/index.py [--items 1000000] [--queries 1000] [--threads 1]
 Expect: twenty minutes at a million items on two quiet cores; a flat index that is exact and takes time in proportion to
-the items, approximate ones that are many times as quick at a recall near 1, and all alike and exact where a filter leaves
-1% of the items, as those are compared then. Kept in benchmarks/results/index_scale_ITEMS.json.
+the items, approximate ones that are many times as quick at a recall near 1, and all alike and exact where a filter
+leaves 1% of the items, as those are compared then. Kept in benchmarks/results/index_scale_ITEMS.json.
 
 Everything goes through `rec.retrieval.index`, one query at a time, as serving asks; `batch_per_s` is of 64 at a time.
 Each index is built in a process of its own, so that its memory can be told: `memory_mib` is what is resident after
