@@ -117,7 +117,7 @@ def test_one_user_is_too_few(tandem: Any, tables: LogTables, tmp_path: Path) -> 
     file = tmp_path / "rounds.csv"
     file.write_text(ROUNDS + "me,1,0.5,0.5\nme,0,0.5,0.25\n")
     error = refused(tandem("ope", "--table", str(file), *NO_PLOT))
-    assert "--columns.user-id NAME" in error["message"] and (error["file"], error["column"]) == (str(file), "user_id")
+    assert "--columns.user-id None" in error["message"] and (error["file"], error["column"]) == (str(file), "user_id")
     done = tandem("ope", "--table", str(file), "--columns.user-id", "None", "--estimators", "ips", *NO_PLOT)
     assert json.loads(done.stdout)["estimates"]["ips"]["n_clusters"] == 2
     error = refused(tandem("ope", "--table", str(file), "--columns.user-id", "None", *NO_PLOT))
