@@ -65,7 +65,7 @@ def _read(
     path: Path, low: float, high: float, *, whole: bool = False, shape: tuple[int, int | None] | None = None
 ) -> NDArray[np.float64]:
     """A table of numbers separated by blanks, one row a line, all from low to high."""
-    lines = read_bytes(path, encodings=("utf-8",)).decode().splitlines()
+    lines = [line.decode() for line in read_bytes(path, encodings=("utf-8",)).splitlines()]
     rows: list[NDArray[np.float64]] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -193,14 +193,14 @@ def _from_records(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Tab
     for name in names:
         values = [row.get(name) for row in rows]
         kind = SCHEMAS[table].field(name).type
-        row = next((place for place, value in enumerate(values) if not _fits(value, kind)), None)
+        row = next((place for place, value in enumerate(values) if not fits(value, kind)), None)
         if row is not None:
             raise DataError(f"{kind} is required; found {values[row]!r}", file=table, row=row, column=name)
         columns.append(pa.array(values, type=kind))
     return pa.table(columns, names=names)
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
+def fits(value: Any, kind: pa.DataType) -> bool:
     """Whether a value has a column's type; Arrow by itself would cut 1.9 to 1, and take True for it."""
     if value is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         number = int | np.integer if pa.types.is_integer(kind) else int | float | np.number

@@ -4,14 +4,23 @@ Rows are checked before they are written, so that a log that can be read can be 
 one table: it is seen whole or not at all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, final
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from rec.data.event_rows import SCHEMAS, Rows, TableName, checked_rows, first_line, refuse_unknown_table, validated
+from rec.data.event_rows import (
+    SCHEMAS,
+    Rows,
+    TableName,
+    checked_rows,
+    first_line,
+    fits,
+    refuse_unknown_table,
+    validated,
+)
 from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
@@ -23,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
-    """Rows that a source hands over, and how much of it that source has handed over with them: more in later ones."""
+    """Rows that a source hands over, and how much of it that source has handed over with them, from 1 upwards."""
 
     source: str
     position: int
@@ -88,9 +97,16 @@ class EventTables:
         Whoever does not know whether an append succeeded may hand over the same batches again. The positions are Delta
         transaction identifiers, so that of two appends from one source at a time one fails.
 
-        Returns: how many rows were added. Raises: as `append`.
+        Returns: how many rows were added. Raises: as `append`, and for a position that is no whole number above 0.
         """
         given = [batch for batch in batches if batch.rows]
+        for batch in given:
+            if not fits(batch.position, pa.int64()) or (batch.position or 0) < 1:
+                raise DataError(
+                    f"how much {batch.source!r} has handed over is a whole number, 1 or more; found {batch.position!r}",
+                    file=table,
+                    field="position",
+                )
         if not given:
             return 0
         return self._write(table, lambda: self._commit_once(table, given))
@@ -155,15 +171,22 @@ class EventTables:
             without reading files that cannot hold them.
         Raises: DataError: naming the table, for a version that does not exist and for files that cannot be read; and
             naming row (from 0, of those read) and column, for values that `append` would have refused. ConfigError: for
-            a table or column there is none of, a version below 0, and since_ms after until_ms.
+            a table or column there is none of, a version below 0, since_ms after until_ms, and what is no whole number
+            or no list of texts.
         """
         refuse_unknown_table(table)
-        names = list(columns or SCHEMAS[table].names)
+        names = SCHEMAS[table].names if columns is None else _texts(columns, "columns")
+        if not names:
+            raise ConfigError("name a column at least, or give None for all", field="columns")
         unknown = [name for name in names if name not in SCHEMAS[table].names]
         if unknown:
             raise ConfigError(
                 f"no such column; there are {', '.join(SCHEMAS[table].names)}: found {unknown[0]!r}", field="columns"
             )
+        for field, number in (("version", version), ("since_ms", since_ms), ("until_ms", until_ms)):
+            if not fits(number, pa.int64()):
+                raise ConfigError(f"a whole number of 64 bits is required, or None; found {number!r}", field=field)
+        request_ids = None if request_ids is None else _texts(request_ids, "request_ids")
         if version is not None and version < 0:
             raise ConfigError(f"versions count from 0; found {version}: None is what is there now", field="version")
         if since_ms is not None and until_ms is not None and since_ms > until_ms:
@@ -186,7 +209,7 @@ class EventTables:
         filters += [("timestamp", "<", until_ms)] if until_ms is not None else []
         if request_ids is not None:
             filters += [("request_id", ">=", min(request_ids)), ("request_id", "<=", max(request_ids))]
-            filters += [("request_id", "in", list(request_ids))]
+            filters += [("request_id", "in", request_ids)]
         present = [name for name in names if name in opened.schema().to_arrow().names]
         try:
             rows = opened.to_pyarrow_table(columns=present, filters=filters or None)
@@ -213,6 +236,14 @@ class EventTables:
 def open_events(home: Home | str | None = None) -> EventTables:
     """The log of a home: a path, a URL, or by default TANDEM_HOME."""
     return EventTables(home if isinstance(home, Home) else Home(home))
+
+
+def _texts(given: Sequence[str], name: str) -> list[str]:
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = [text for text in texts if text is given or not isinstance(text, str) or not fits(text, pa.string())]
+    if wrong:
+        raise ConfigError(f"a list of texts is required; found {wrong[0]!r}", field=name)
+    return texts
 
 
 def rows_of(rows: pa.Table, requests: pa.Table, *, inverted: bool = False) -> pa.Table:

@@ -43,10 +43,11 @@ def read_extreme(path: str | Path) -> MultiLabel:
     """One file of points.
 
     Raises: DataError: naming file and line, for a header or a line that cannot be read, an index out of the header's
-        range or given twice, a value that float32 does not hold, and another number of points than the header says.
+        range or given twice, a value beyond the largest of float32, and another number of points than the header says.
+        Values are rounded to float32, those too near to 0 for it to 0.
     """
     name = str(path)
-    lines = read_bytes(Path(path), encodings=("utf-8",)).decode().splitlines()
+    lines = [line.decode() for line in read_bytes(Path(path), encodings=("utf-8",)).splitlines()]
     header = _HEADER.fullmatch(lines[0])
     if header is None:
         raise DataError("three numbers are required: points, features, labels", file=name, row=1)
@@ -108,7 +109,7 @@ def _rows(
     point = np.repeat(np.arange(len(counts)), counts)
     for wrong, message in (
         (column >= n_columns, f"a {what} must be below the header's {n_columns}"),
-        (_repeated(point * max(n_columns, 1) + column), f"a {what} may stand once in a line"),
+        (_repeated(point, column), f"a {what} may stand once in a line"),
     ):
         if wrong.any():
             place = int(wrong.argmax())
@@ -117,7 +118,8 @@ def _rows(
     return sparse.csr_array((value.astype(np.float32), column, indptr), shape=(len(counts), n_columns))
 
 
-def _repeated(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    repeated = np.ones(len(keys), np.bool_)
-    repeated[np.unique(keys, return_index=True)[1]] = False
+def _repeated(point: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.bool_]:
+    distinct, code = np.unique(column, return_inverse=True)
+    repeated = np.ones(len(column), np.bool_)
+    repeated[np.unique(point * len(distinct) + code, return_index=True)[1]] = False
     return repeated

@@ -39,6 +39,7 @@ WRONG = [
     ("propensities", "0.1 0.2 0.3\n0.4 0 0.6\n", 2, "1"),
     ("propensities", "0.1 0.2 nan\n0.4 1 0.6\n", 1, "2"),
     ("item_features", "1\n0\n", None, None),
+    ("train", "0 5\x1c0\n1 6 2\n", 2, "1"),
 ]
 
 

@@ -255,6 +255,12 @@ def test_a_wrong_row_keeps_its_batches_out(tmp_path):
     assert events.append_once("feedback", [batch("one", 10, "a")]) == 1
 
 
+@pytest.mark.parametrize("position", [0, -1, 1.5, None])
+def test_a_position_before_which_all_would_be_held_is_refused(tmp_path, position):
+    with pytest.raises(DataError, match=f"'one' has handed over is a whole number, 1 or more; found {position}"):
+        open_events(str(tmp_path)).append_once("feedback", [batch("one", position, "a")])
+
+
 def test_rows_of_some_requests_are_read(tmp_path):
     events = open_events(str(tmp_path))
     for number in range(4):
@@ -344,6 +350,28 @@ def test_tables_and_columns_that_there_are_not_are_named(tmp_path):
     with pytest.raises(ConfigError, match="found 'clicks'") as refused:
         events.read("feedback", columns=["event_id", "clicks"])
     assert refused.value.field == "columns"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("request_ids", "r1"),
+        ("request_ids", 1),
+        ("request_ids", ["r1", None]),
+        ("request_ids", ["r\ud800"]),
+        ("columns", []),
+        ("columns", "event_id"),
+        ("version", 0.5),
+        ("since_ms", float("nan")),
+        ("since_ms", 1.5),
+        ("until_ms", 2**63),
+        ("until_ms", "9"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(tmp_path, argument, value):
+    with pytest.raises(ConfigError) as refused:
+        open_events(str(tmp_path)).read("feedback", **{argument: value})
+    assert refused.value.field == argument
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,16 @@ def test_a_worked_example(tmp_path):
 
 
 def test_any_blank_separates(tmp_path):
-    data = read_extreme(write(tmp_path, "3 3 5\n0,4\t0:1.5\t2:2\n\t1:1\n3 \t 0:1  1:2\n"))
+    data = read_extreme(write(tmp_path, "3 3 5\n0,4\t0:1.5\t2:2\n\t1:1\n3 \x0b 0:1  1:2\n"))
     np.testing.assert_allclose(data.features.toarray(), [[1.5, 0, 2], [0, 1, 0], [1, 2, 0]])
     np.testing.assert_array_equal(data.labels.toarray(), [[1, 0, 0, 0, 1], [0] * 5, [0, 0, 0, 1, 0]])
+
+
+def test_labels_are_told_apart_however_many_there_may_be(tmp_path):
+    text = "33 1 576460752303423488\n" + "3 0:1\n" * 32 + "3,4 0:1e-60\n"
+    data = read_extreme(write(tmp_path, text))
+    assert data.labels.indices.tolist() == [3] * 33 + [4]
+    assert data.features.sum() == 32, "rounded to float32"
 
 
 WRONG = [
@@ -47,6 +54,8 @@ WRONG = [
     ("2 3 5\n0 0:1\n\u0661 0:1\n", 3),
     ("2 3 99999999999999999999\n0 0:1\n0 0:1\n", 1),
     ("\u0661 3 5\n0 0:1\n", 1),
+    ("2 3 5\n0 0:1\x1c\n1 0:1\n", 2),
+    ("2 3 5\n0 0:1\x0b\n9 0:1\n", 3),
 ]
 
 
