@@ -13,7 +13,7 @@ from rec.ope.brackets import Bracket, refuse_beyond, shrunk_bracket
 from rec.ope.estimate import Estimate, Floats, Interval, Method, Terms, std_error
 from rec.ope.estimators import BOUNDED, ESTIMATORS, NEED_PREDICTIONS, SHRINKING_ESTIMATORS, contribution_bounds
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
-from rec.ope.logged import LARGEST, LoggedActions, LoggedSlates
+from rec.ope.logged import LARGEST, LoggedActions, LoggedSlates, is_real
 from rec.ope.slates import SLATE_ESTIMATORS, cascade_weights
 from rec.ope.support import MIN_ESS, refuse_low_support, warn_of_overlap
 from rec.ope.tuning import chosen_by_others
@@ -52,8 +52,8 @@ class IntervalSettings:
             raise ConfigError(
                 f"no interval {self.method!r} here; there are {', '.join(get_args(Method))}", field="method"
             )
-        if not 0 < self.level < 1:
-            raise ConfigError(f"level must lie between 0 and 1; found {self.level}", field="level")
+        if not (is_real(self.level) and self.level > 0 and 0.5 + self.level / 2 < 1):
+            raise ConfigError(f"level must lie between 0 and 1; found {self.level!r}", field="level")
         self._refuse_few_resamples()
         self._refuse_impossible_bounds()
         bounded = self.reward_range is not None and self.weight_bound is not None
@@ -76,17 +76,24 @@ class IntervalSettings:
 
     def _refuse_impossible_bounds(self) -> None:
         if self.reward_range is not None:
-            low, high = self.reward_range
+            pair = self.reward_range
+            if not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2 or not all(map(is_real, pair)):
+                raise ConfigError(
+                    f"the least reward possible and the greatest are required, two numbers; found {pair!r}",
+                    field="reward_range",
+                )
+            low, high = pair
             if not -LARGEST <= low <= high <= LARGEST:
                 raise ConfigError(
                     "the least reward possible is required, then the greatest, neither beyond "
                     f"{LARGEST:g}; found {low} and {high}" + (": exchange them" if low > high else ""),
                     field="reward_range",
                 )
-        if self.weight_bound is not None and not 0 < self.weight_bound <= LARGEST:
+        bound = self.weight_bound
+        if bound is not None and not (is_real(bound) and 0 < bound <= LARGEST):
             raise ConfigError(
                 "the largest target_p / propensity possible is required, a number above 0 and not beyond "
-                f"{LARGEST:g}; found {self.weight_bound}",
+                f"{LARGEST:g}; found {bound!r}",
                 field="weight_bound",
             )
 
@@ -122,6 +129,7 @@ def evaluate(
         needs predictions and there are none. ConfigError: for a name that is none or stands there twice, and for a
         parameter that is no number of 0 or more, or of an estimator not asked for.
     """
+    _refuse_other_rows(LoggedActions, rounds)
     settings = interval or IntervalSettings()
     given = parameters or {}
     estimators = possible_estimators(rounds, settings) if estimators is None else estimators
@@ -181,6 +189,7 @@ def evaluate_slates(
     position-wise forms of choices at single positions. By default the cascade forms: `cascade_dr` where there are
     predictions, and no position-wise form, which assumes more.
     """
+    _refuse_other_rows(LoggedSlates, slates)
     settings = interval or IntervalSettings()
     if estimators is None:
         estimators = ["cascade", "sn_cascade", *(["cascade_dr"] if slates.q_logged is not None else [])]
@@ -221,6 +230,7 @@ def evaluate_difference(
 
     Raises: DataError: when rows, rewards, propensities or users are not the same on both sides.
     """
+    _refuse_other_rows(LoggedActions, challenger, champion)
     settings = interval or IntervalSettings()
     refuse_unknown([estimator], (*ESTIMATORS, *SHRINKING_ESTIMATORS))
     _refuse_wrong_parameters({} if parameter is None else {estimator: parameter}, [estimator])
@@ -241,6 +251,7 @@ def evaluate_slate_difference(
     min_ess: float = MIN_ESS,
 ) -> Estimate:
     """How much more the challenger is worth a slate than the champion; as `evaluate_difference`."""
+    _refuse_other_rows(LoggedSlates, challenger, champion)
     settings = interval or IntervalSettings()
     refuse_unknown([estimator], SLATE_ESTIMATORS)
     _refuse_bernstein(settings)
@@ -284,6 +295,8 @@ class _Overlap:
         instead: str | None,
     ) -> "_Overlap":
         """Of weights (n, J), of which the worst column counts."""
+        if not is_real(min_ess) or math.isnan(min_ess):
+            raise ConfigError(f"a number is required, below which it warns; found {min_ess!r}", field="min_ess")
         refuse_low_support(support)
         columns = weights.T
         sizes = [diagnose(column).ess for column in columns]
@@ -384,17 +397,21 @@ def refuse_unknown(names: Sequence[str], known: Collection[str]) -> None:
     """
     if isinstance(names, str):
         raise ConfigError(f"a list of estimators is required, such as [{names!r}]; found a string", field="estimators")
+    if not isinstance(names, Sequence):
+        raise ConfigError(f"a list of estimators is required; found {type(names).__name__}", field="estimators")
     there_are = f"there are {', '.join(known)}"
     if not names:
         raise ConfigError(f"name an estimator at least; {there_are}", field="estimators")
     for place, name in enumerate(names):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(f"no estimator {name!r} here; {there_are}", field="estimators")
         if name in names[:place]:
             raise ConfigError(f"{name} is asked for twice: leave one out", field="estimators")
 
 
 def _refuse_wrong_parameters(parameters: Mapping[str, float], estimators: Sequence[str]) -> None:
+    if not isinstance(parameters, Mapping):
+        raise ConfigError(f"a dict by estimator is required; found {parameters!r}", field="parameters")
     for name, value in parameters.items():
         if name not in SHRINKING_ESTIMATORS:
             raise ConfigError(
@@ -407,10 +424,19 @@ def _refuse_wrong_parameters(parameters: Mapping[str, float], estimators: Sequen
                 "parameter out",
                 field="parameters",
             )
-        if not isinstance(value, int | float | np.number) or math.isnan(value) or value < 0:
+        if not (is_real(value) and value >= 0):
             raise ConfigError(
                 f"the parameter of {name} is a number, 0 or more (inf shrinks nothing); found {value!r}",
                 field="parameters",
+            )
+
+
+def _refuse_other_rows(kind: type[LoggedActions | LoggedSlates], *given: object) -> None:
+    for logged in given:
+        if not isinstance(logged, kind):
+            raise DataError(
+                f"{kind.__name__} are required; found {type(logged).__name__}: evaluate and evaluate_difference take "
+                "LoggedActions, evaluate_slates and evaluate_slate_difference LoggedSlates"
             )
 
 

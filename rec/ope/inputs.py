@@ -12,13 +12,15 @@ from rec.config import OpeColumns
 from rec.data.columns import RawTable
 from rec.errors import DataError
 from rec.ope.estimate import Floats
-from rec.ope.logged import LoggedActions
+from rec.ope.logged import LoggedActions, is_real, real_numbers
 from rec.ope.support import support_share
 from rec.ope.table_file import from_table
 
 
 def from_frame(frame: pd.DataFrame, columns: OpeColumns | None = None) -> LoggedActions:
     """Rounds of a DataFrame, one row each, counted from 0; as `rec.ope.table_file.from_file` reads those of a file."""
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"a DataFrame is required; found {type(frame).__name__}")
     arrays = [_arrow(frame.iloc[:, place]) for place in range(frame.shape[1])]
     table = pa.Table.from_arrays(arrays, names=[str(name) for name in frame.columns])
     return from_table(RawTable("the DataFrame", table, int), columns or OpeColumns())
@@ -44,7 +46,9 @@ def from_obp(
         a pscore that is no probability or missing, or too large a share of the target's choices that `pi_b` never
         makes.
     """
-    n = int(_whole(np.atleast_1d(_key(bandit_feedback, "n_rounds")), "n_rounds")[0])
+    if not isinstance(bandit_feedback, Mapping):
+        raise DataError(f"a dict is required; found {type(bandit_feedback).__name__}", column="bandit_feedback")
+    n = _n_rounds(bandit_feedback)
     action = _whole(_per_round(bandit_feedback, "action", n), "action")
     reward = _per_round(bandit_feedback, "reward", n)
     if bandit_feedback.get("pscore") is None:
@@ -100,12 +104,20 @@ def from_obp(
 
 
 def _arrow(values: pd.Series) -> pa.Array:
-    """A column; one of several types as text, whose values are refused by row where they are no numbers."""
+    """A column; one that Arrow has no type for as text, whose values are refused by row where they are no numbers."""
     try:
         return pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        missing = values.isna()
-        return pa.array([None if gone else str(value) for value, gone in zip(values, missing, strict=True)])
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        texts = [None if gone else str(value) for value, gone in zip(values, values.isna(), strict=True)]
+    for row, text in enumerate(texts):
+        if text is not None and text != text.encode(errors="ignore").decode():
+            raise DataError(
+                f"text that UTF-8 can hold is required; found {text!r}",
+                file="the DataFrame",
+                row=row,
+                column=str(values.name),
+            )
+    return pa.array(texts, pa.string())
 
 
 def _key(feedback: Mapping[str, Any], name: str) -> Any:
@@ -114,19 +126,22 @@ def _key(feedback: Mapping[str, Any], name: str) -> Any:
     return feedback[name]
 
 
+def _n_rounds(feedback: Mapping[str, Any]) -> int:
+    given = _key(feedback, "n_rounds")
+    if not is_real(given):
+        raise DataError(f"one whole number is required; found {given!r}", column="n_rounds")
+    return int(_whole(np.array([given], np.float64), "n_rounds")[0])
+
+
 def _per_round(feedback: Mapping[str, Any], name: str, n: int) -> Floats:
-    values = np.asarray(_key(feedback, name))
-    if values.shape != (n,) or values.dtype.kind not in "biuf":
-        raise DataError(
-            f"expected one number per round, ({n},); found {values.dtype} of shape {values.shape}", column=name
-        )
-    return values.astype(np.float64)
+    values = real_numbers(_key(feedback, name), name)
+    if values.shape != (n,):
+        raise DataError(f"expected one number per round, ({n},); found shape {values.shape}", column=name)
+    return values
 
 
-def _whole(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+def _whole(values: Floats, name: str) -> NDArray[np.int64]:
     """Numbers of actions, positions or rounds, which are not to be cut off to whole ones."""
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"a whole number is required; found {values[0]!r}", column=name)
     wrong = ~(np.isfinite(values) & (values == np.round(values)))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -140,7 +155,7 @@ def _whole(values: NDArray[Any], name: str) -> NDArray[np.int64]:
 
 
 def _distribution(values: ArrayLike, n: int, name: str) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
+    array = real_numbers(values, name)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim != 3 or len(array) != n:
         raise DataError(f"expected ({n}, n_actions, len_list); found {array.shape}", column=name)

@@ -38,7 +38,7 @@ class LoggedActions:
     weights: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        n = _numbers(self.rewards, "rewards").size
+        n = real_numbers(self.rewards, "rewards").size
         _require(self, ("rewards", "propensities", "target_p", "q_logged", "q_target"), (n,))
         _require_clusters(self.clusters, n)
         _require_share(self.support)
@@ -109,9 +109,11 @@ class LoggedSlates:
     gains: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        propensities = _numbers(self.propensities, "propensities")
-        if propensities.ndim != 2:
-            raise DataError(f"slates need arrays of (n, K); found shape {propensities.shape}", column="propensities")
+        propensities = real_numbers(self.propensities, "propensities")
+        if propensities.ndim != 2 or not propensities.shape[1]:
+            raise DataError(
+                f"slates need arrays of (n, K), K from 1; found shape {propensities.shape}", column="propensities"
+            )
         shown = ~np.isnan(propensities)
         resumed = (shown[:, 1:] & ~shown[:, :-1]).any(axis=1)
         if resumed.any():
@@ -120,7 +122,7 @@ class LoggedSlates:
         arrays |= {"marginal_propensities": 1.0, "marginal_target_p": 1.0}
         for name, after_the_end in arrays.items():
             given = getattr(self, name)
-            values = None if given is None else _numbers(given, name)
+            values = None if given is None else real_numbers(given, name)
             if values is not None and values.shape == shown.shape:
                 object.__setattr__(self, name, np.where(shown, values, after_the_end))
         _require(self, tuple(arrays), shown.shape)
@@ -180,14 +182,25 @@ def _rows(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | Non
     return None if values is None else values[rows]
 
 
-def _numbers(given: Any, name: str) -> Floats:
-    """Values as float64, which neither cuts off an imaginary part nor reads texts."""
+def is_real(value: object) -> bool:
+    """Whether it is one real number, NaN and infinity among them."""
+    return isinstance(value, int | float | np.integer | np.floating)
+
+
+def real_numbers(given: Any, name: str) -> Floats:
+    """Values as float64, which neither cuts off an imaginary part nor reads texts.
+
+    Raises: DataError: naming the column.
+    """
     try:
         values = np.asarray(given)
-        if values.dtype.kind in "biufO":
+        if values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values.flat):
+            found = "texts"
+        elif values.dtype.kind in "biufO":
             return values.astype(np.float64)
-        found = f"values of type {values.dtype}"
-    except (TypeError, ValueError) as error:
+        else:
+            found = f"values of type {values.dtype}"
+    except (TypeError, ValueError, OverflowError) as error:
         found = str(error)
     raise DataError(f"an array of real numbers is required; found {found}", column=name)
 
@@ -198,7 +211,7 @@ def _require(logged: object, names: tuple[str, ...], shape: tuple[int, ...]) -> 
         given = getattr(logged, name)
         if given is None:
             continue
-        values = _numbers(given, name)
+        values = real_numbers(given, name)
         if values.shape != shape:
             raise DataError(f"expected shape {shape}, as the rewards have; found {values.shape}", column=name)
         wrong = ~np.isfinite(values)
@@ -215,7 +228,8 @@ def _require_clusters(clusters: NDArray[Any] | None, n: int) -> None:
         return
     if np.shape(clusters) != (n,):
         raise DataError(f"expected one user per row, ({n},); found {np.shape(clusters)}", column="clusters")
-    missing = pd.isna(np.asarray(clusters))
+    users = np.asarray(clusters)
+    missing = pd.isna(users)
     if missing.any():
         raise DataError(
             f"every row needs its user, as rows of one user depend on each other; {missing.sum()} of {n} have none: "
@@ -223,12 +237,17 @@ def _require_clusters(clusters: NDArray[Any] | None, n: int) -> None:
             row=int(np.argmax(missing)),
             column="clusters",
         )
+    if users.dtype == object and not all(isinstance(user, str) for user in users):
+        try:
+            cluster_codes(users)
+        except TypeError as error:
+            raise DataError(f"users must be of one type; {error}: make texts of all", column="clusters") from error
 
 
 def _require_share(support: float | None, name: str = "support") -> None:
-    if support is not None and not 0 <= support <= 1:
+    if support is not None and not (is_real(support) and 0 <= support <= 1):
         raise DataError(
-            f"{name} is a share of the target policy's choices, from 0 to 1, or None where unknown; found {support}",
+            f"{name} is a share of the target policy's choices, from 0 to 1, or None where unknown; found {support!r}",
             column=name,
         )
 

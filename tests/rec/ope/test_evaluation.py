@@ -211,6 +211,11 @@ def test_the_empirical_bernstein_interval_is_refused_before_anything_is_chosen(w
     [
         ({"method": "normale"}, "method", "there are normal, bootstrap, empirical_bernstein"),
         ({"level": float("nan")}, "level", "between 0 and 1"),
+        ({"level": ".95"}, "level", "found '.95'"),
+        ({"level": 1 - 1e-16}, "level", "between 0 and 1"),
+        ({"reward_range": (0, 1, 2)}, "reward_range", "two numbers"),
+        ({"reward_range": ("0", "1")}, "reward_range", "two numbers"),
+        ({"weight_bound": "5"}, "weight_bound", "found '5'"),
         ({"method": "bootstrap", "level": 0.9999, "n_resamples": 100}, "n_resamples", "100000 resamples or more"),
         ({"method": "bootstrap", "n_resamples": 199}, "n_resamples", "200 resamples or more; found 199"),
         ({"method": "bootstrap", "n_resamples": 500.5}, "n_resamples", "found 500.5"),
@@ -259,6 +264,10 @@ def test_an_endless_parameter_shrinks_nothing(world):
         ("ips", {}, r"such as \['ips'\]; found a string"),
         ([], {}, "name an estimator at least; there are dm"),
         (["ips"], {"dr_os": 5.0}, r"dr_os is not among the estimators asked for \(ips\)"),
+        ({"ips"}, {}, "a list of estimators is required; found set"),
+        (np.array(["ips"]), {}, "found ndarray"),
+        ([["ips"]], {}, "no estimator"),
+        (["ips"], [1], r"a dict by estimator is required; found \[1\]"),
         (["ips"], {"ips": 5.0}, "ips has no parameter; those that have one are clipped_ips"),
     ],
 )
@@ -266,6 +275,24 @@ def test_what_is_asked_for_has_to_have_an_effect(world, estimators, parameters, 
     rounds = world.sample(100, np.random.default_rng(0))
     with pytest.raises(ConfigError, match=told):
         evaluate(rounds, estimators, rng=np.random.default_rng(0), parameters=parameters)
+
+
+def test_rows_of_the_other_kind_are_refused(world):
+    rounds, rng = world.sample(100, np.random.default_rng(0)), np.random.default_rng(0)
+    slates = LoggedSlates(np.ones((4, 2)), np.full((4, 2), 0.5), np.full((4, 2), 0.5))
+    for use in (lambda: evaluate(slates, rng=rng), lambda: evaluate_difference(rounds, slates, rng=rng)):
+        with pytest.raises(DataError, match="LoggedActions are required; found LoggedSlates"):
+            use()
+    with pytest.raises(DataError, match="LoggedSlates are required; found LoggedActions"):
+        evaluate_slates(rounds, rng=rng)
+
+
+@pytest.mark.parametrize("min_ess", [float("nan"), "100", None])
+def test_the_least_effective_sample_size_is_a_number(world, min_ess):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ConfigError) as refused:
+        evaluate(world.sample(100, rng), ["ips"], rng=rng, min_ess=min_ess)
+    assert refused.value.field == "min_ess"
 
 
 def test_by_default_there_is_every_estimator_that_can_be(world):

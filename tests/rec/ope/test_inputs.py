@@ -96,6 +96,8 @@ def test_what_the_logging_distribution_never_shows_is_refused(feedback, action_d
         ("action", np.full(N, ACTIONS), "action", 0),
         ("reward", np.zeros(N - 1), "reward", None),
         ("reward", np.array(["x"] * N), "reward", None),
+        ("reward", [[1.0], [1.0, 2.0]], "reward", None),
+        ("pi_b", [[1.0], [1.0, 2.0]], "pi_b", None),
     ],
 )
 def test_a_wrong_dict_names_the_key(feedback, action_dist, key, value, column, row):
@@ -118,7 +120,23 @@ def test_numbers_of_actions_are_not_cut_to_whole_ones(feedback, action_dist, key
     assert (refused.value.row, refused.value.column) == (4, key)
 
 
-@pytest.mark.parametrize("n_rounds", [N + 0.5, "many"])
+@pytest.mark.parametrize("values", [np.full((N, ACTIONS), "0.5"), np.full((N, ACTIONS), 0.5j), [[0.5], [0.5, 0.5]]])
+def test_distributions_and_predictions_are_real_numbers(feedback, action_dist, values):
+    for column, given in (("action_dist", (values, None)), ("q_hat", (action_dist, values))):
+        with pytest.raises(DataError, match="real numbers") as refused:
+            from_obp(feedback, given[0], q_hat=given[1])
+        assert refused.value.column == column
+
+
+@pytest.mark.parametrize("given", [None, [1.0], pd.DataFrame().to_numpy(), "log"])
+def test_what_is_no_log_is_refused(action_dist, given):
+    with pytest.raises(DataError, match="a dict is required"):
+        from_obp(given, action_dist)
+    with pytest.raises(DataError, match="a DataFrame is required"):
+        from_frame(given)
+
+
+@pytest.mark.parametrize("n_rounds", [N + 0.5, "many", [], [N, N]])
 def test_the_number_of_rounds_is_whole(feedback, action_dist, n_rounds):
     with pytest.raises(DataError, match="whole") as refused:
         from_obp({**feedback, "n_rounds": n_rounds}, action_dist)
@@ -172,7 +190,13 @@ def test_a_tables_rows(frame):
 
 @pytest.mark.parametrize(
     ("column", "row", "value", "told"),
-    [("r", 4, None, "a number is required"), ("p", 5, "often", "'often'"), ("who", 6, None, "needs an id")],
+    [
+        ("r", 4, None, "a number is required"),
+        ("p", 5, "often", "'often'"),
+        ("who", 6, None, "needs an id"),
+        ("r", 4, 1j, "found '1j'"),
+        ("who", 3, "a\ud800", "UTF-8"),
+    ],
 )
 def test_a_wrong_value_names_row_and_column(frame, column, row, value, told):
     frame = frame.astype({column: object})
@@ -180,6 +204,14 @@ def test_a_wrong_value_names_row_and_column(frame, column, row, value, told):
     with pytest.raises(DataError, match=told) as refused:
         from_frame(frame, COLUMNS)
     assert (refused.value.row, refused.value.column) == (row, column)
+
+
+def test_whole_numbers_of_any_size_are_ids_and_rewards(frame):
+    large = frame.astype({"who": object, "r": object})
+    large["who"], large["r"] = [2**64 + who for who in frame.who], [r * 2**70 for r in frame.r]
+    rounds, small = from_frame(large, COLUMNS), from_frame(frame, COLUMNS)
+    assert rounds.codes()[1] == small.codes()[1]
+    np.testing.assert_array_equal(rounds.rewards, small.rewards * 2.0**70)
 
 
 def test_rewards_too_large_to_compute_with_are_named_by_the_tables_column(frame):

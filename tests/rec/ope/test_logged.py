@@ -21,7 +21,7 @@ def slates(**given: Any) -> LoggedSlates:
 
 
 @pytest.mark.parametrize("logged", [actions, slates])
-@pytest.mark.parametrize("support", [7.0, -0.1, float("nan")])
+@pytest.mark.parametrize("support", [7.0, -0.1, float("nan"), "1"])
 def test_support_is_a_share(logged: Any, support: float) -> None:
     assert logged(support=1.0).support == 1.0
     with pytest.raises(DataError, match="from 0 to 1") as refused:
@@ -43,12 +43,34 @@ def test_a_row_without_its_user_is_named(logged: Any, users: np.ndarray) -> None
 @pytest.mark.parametrize("logged", [actions, slates])
 @pytest.mark.parametrize("column", ["rewards", "propensities", "q_logged"])
 @pytest.mark.parametrize(
-    "values", [np.full(6, 0.5 + 2j), ["0.5"] * 6, [0.5, "often"], [[0.5], [0.5, 0.5]], 0.5, [None] * 6]
+    "values",
+    [
+        np.full(6, 0.5 + 2j),
+        ["0.5"] * 6,
+        [0.5, "often"],
+        [[0.5], [0.5, 0.5]],
+        0.5,
+        [None] * 6,
+        np.array(["0.5"] * 6, object),
+    ],
 )
 def test_what_is_no_array_of_real_numbers_is_refused(logged: Any, column: str, values: Any) -> None:
     with pytest.raises(DataError) as refused:
         logged(**{column: values})
     assert column in (refused.value.column, "rewards")  # other columns have the shape that the rewards have
+
+
+@pytest.mark.parametrize("logged", [actions, slates])
+def test_users_that_cannot_be_told_apart_are_refused(logged: Any) -> None:
+    assert logged(clusters=np.array([1, 2.5, 1, 3, 3, 2], dtype=object)).codes()[1] == 4
+    with pytest.raises(DataError, match="of one type") as refused:
+        logged(clusters=np.array(["a", 1, "b", 2, "c", 3], dtype=object))
+    assert refused.value.column == "clusters"
+
+
+def test_slates_have_a_position() -> None:
+    with pytest.raises(DataError, match=r"K from 1; found shape \(6, 0\)"):
+        slates(rewards=np.ones((6, 0)), propensities=np.ones((6, 0)), target_p=np.ones((6, 0)))
 
 
 def test_a_reward_counts_nothing_or_something_at_a_position() -> None:
