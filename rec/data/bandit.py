@@ -60,8 +60,13 @@ def bandit_log(
     and whose next the softmax's over what remains. Source: Yellott (1977), doi:10.1016/0022-2496(77)90026-8.
 
     Args: logits: of the logging policy, finite, (C, N). labels: reward of every action, (C, N). k: 1 to N.
-    Raises: DataError: naming the row, for a logit or a label that is not finite.
+    Raises: DataError: naming the row, for a logit or a label that is not finite, and for a drawn action whose
+        probability is too small to be represented; for a k or labels that are no numbers.
     """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise DataError(f"k must be a whole number; found {k!r}")
+    if not np.issubdtype(labels.dtype, np.number) and labels.dtype != np.bool_:
+        raise DataError(f"labels must be numbers; found {labels.dtype}")
     if logits.shape != labels.shape or logits.ndim != 2:
         raise DataError(f"logits and labels must both be (contexts, actions); found {logits.shape} and {labels.shape}")
     n_contexts, n_actions = logits.shape
@@ -80,6 +85,13 @@ def bandit_log(
         action[block] = np.take_along_axis(top, order, axis=1)
         draw_p[block] = np.take_along_axis(softmax(scores), action[block], axis=1)
         conditional_p[block] = _conditional(scores, action[block])
+    never = (draw_p == 0.0).any(axis=1)
+    if never.any():
+        raise DataError(
+            "an action was drawn whose softmax probability is too small to be represented: log with a policy that is "
+            "less peaked, or draw fewer actions",
+            row=int(never.argmax()),
+        )
     wrong = ~np.isfinite(labels).all(axis=1)
     if wrong.any():
         raise DataError("every label must be a finite number; fix or leave out the row", row=int(wrong.argmax()))

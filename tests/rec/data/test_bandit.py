@@ -152,3 +152,17 @@ def test_inclusion_needs_the_logits_that_the_log_was_drawn_with(logits):
 def test_kinds_of_propensities_that_there_are_not_are_refused(log):
     with pytest.raises(ConfigError, match="draw, conditional, inclusion"):
         propensities(log[0] if isinstance(log, tuple) else log, np.zeros((1, 1)), "incl")
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "k", "told"),
+    [
+        (np.zeros((2, 4)), np.ones((2, 4)), 1.5, "k must be a whole number"),
+        (np.zeros((2, 4)), np.ones((2, 4)), True, "k must be a whole number"),
+        (np.zeros((2, 4)), np.full((2, 4), "1"), 2, "labels must be numbers"),
+        (np.array([[0.0, -2000.0, -3000.0]]), np.ones((1, 3)), 2, "less peaked"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused(logits, labels, k, told):
+    with pytest.raises(DataError, match=told):
+        bandit_log(logits, labels, k=k, rng=np.random.default_rng(0))
