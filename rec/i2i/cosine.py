@@ -92,6 +92,7 @@ class CosineSums:
         log = moved.log.with_pairs(PairLog.of(interactions.user, interactions.item, values, combine), combine)
         changed = moved.log.changed_users(log, interactions.n_users)
         before, after = (rows.take(changed[rows.user]) for rows in (moved.log, log))
+        _refuse_overflow(moved.norms + _squares(after, interactions.n_items) - _squares(before, interactions.n_items))
         norms = moved.norms + _norms(after, interactions.n_items) - _norms(before, interactions.n_items)
         change = PairSums.total([_products(after, interactions.n_items), -_products(before, interactions.n_items)])
         pairs = PairSums.total([moved.pairs, change])
@@ -129,12 +130,20 @@ def _thousandths(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _norms(log: PairLog, n_items: int) -> NDArray[np.int64]:
     """Sum of squares of each item, (N,), which bounds every sum of products."""
-    largest = np.bincount(log.item, log.values.astype(np.float64) ** 2, minlength=n_items).max(initial=0.0)
-    if largest > 2**62:
-        raise DataError("scores add up to more than 64 bits hold; scale them down")
+    _refuse_overflow(_squares(log, n_items))
     norms = np.zeros(n_items, np.int64)
     np.add.at(norms, log.item, log.values**2)
     return norms
+
+
+def _squares(log: PairLog, n_items: int) -> NDArray[np.float64]:
+    """`_norms`, rounded, where they may be too large for whole numbers."""
+    return np.bincount(log.item, log.values.astype(np.float64) ** 2, minlength=n_items)
+
+
+def _refuse_overflow(norms: NDArray[np.float64]) -> None:
+    if norms.max(initial=0.0) > 2**62:
+        raise DataError("scores add up to more than 64 bits hold; scale them down")
 
 
 def _products(log: PairLog, n_items: int) -> PairSums:

@@ -71,7 +71,7 @@ def test_it_is_unbiased_once_the_gaps_are_many(p):
     assert found.mean() == pytest.approx(p * (1 + spread), rel=4 * np.sqrt(spread / streams) + spread)
 
 
-def test_the_mean_gap_is_unbiased_from_the_first_gap_on():
+def test_the_mean_gap_is_near_after_a_dozen_gaps():
     p, means = 0.2, []
     for seed in range(60):
         frequency = _frequency(alpha=0.01)

@@ -145,3 +145,24 @@ def test_scores_that_cannot_be_had_are_named(make_log):
         CosineSums.build(log, CosineConfig(scores={**INSTATOK_SCORES, "liked": 1 / 3}))
     with pytest.raises(DataError, match="no"):
         CosineSums.build(replace(log, action=None, actions=()), SCORED)
+
+
+def test_an_update_refuses_sums_that_a_build_refuses():
+    ids = {name: np.array([f"{name}{k}" for k in range(12)], dtype=object) for name in ("user", "item")}
+    log = Interactions(
+        ids["user"],
+        ids["item"],
+        np.repeat(np.arange(12), 2).astype(np.int32),
+        np.tile([0, 1], 12).astype(np.int32),
+        np.arange(24),
+        action=np.zeros(24, np.int16),
+        actions=("bought",),
+    )
+    config = CosineConfig(scores={"bought": 1e6})
+    with pytest.raises(DataError, match="64 bits"):
+        CosineSums.build(log, config)
+    sums = CosineSums.build(log.take(log.user < 4), config)
+    with pytest.raises(DataError, match="64 bits"):
+        sums.update(log.take(log.user >= 4))
+    with pytest.raises(DataError, match="64 bits"):
+        sums.update(log.take((log.user >= 4) & (log.user < 8))).update(log.take(log.user >= 8))
