@@ -38,9 +38,9 @@ class StreamingFrequency:
     Differs from it in how B begins: as the mean of a bucket's first gaps, a = 1 / (gaps so far) until that falls to
     alpha, so that an estimate is near from the first gaps on and not 1 / alpha gaps later. The first ones are too
     short, as only gaps that are over count: of the ids with a gap, in one of 50 batches, 1 / B is on average 3.5, 1.8
-    and 1.1 times the probability after 100, 200 and 500 batches. What passes before an id is first seen is no gap, for the id
-    may be new; but as long as it was seen once, nothing else is known. Ids of one batch that share a bucket count once,
-    so that B >= 1.
+    and 1.1 times the probability after 100, 200 and 500 batches. What passes before an id is first seen is no gap, for
+    the id may be new; but as long as it was seen once, nothing else is known. Ids of one batch that share a bucket
+    count once, so that B >= 1.
 
     Attributes:
         alpha: learning rate of gaps, in (0, 1].

@@ -1,12 +1,7 @@
 """The synthetic catalogue of the index benchmark, and what it calls recall."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.scale.index import SIZE, Filter, asked, cheapest, recall, vectors
 from rec.config import IndexConfig
