@@ -138,7 +138,7 @@ def _norms(log: PairLog, n_items: int) -> NDArray[np.int64]:
 
 def _squares(log: PairLog, n_items: int) -> NDArray[np.float64]:
     """`_norms`, rounded, where they may be too large for whole numbers."""
-    return np.bincount(log.item, log.values.astype(np.float64) ** 2, minlength=n_items)
+    return np.bincount(log.item, log.values.astype(np.float64) ** 2, minlength=n_items).astype(np.float64)
 
 
 def _refuse_overflow(norms: NDArray[np.float64]) -> None:
