@@ -151,7 +151,7 @@ def test_inclusion_needs_the_logits_that_the_log_was_drawn_with(logits):
 
 def test_kinds_of_propensities_that_there_are_not_are_refused(log):
     with pytest.raises(ConfigError, match="draw, conditional, inclusion"):
-        propensities(log[0] if isinstance(log, tuple) else log, np.zeros((1, 1)), "incl")
+        propensities(log[2], log[0], "incl")
 
 
 @pytest.mark.parametrize(
