@@ -5,6 +5,7 @@ one table: it is seen whole or not at all.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar, final
 
 import pyarrow as pa
@@ -88,14 +89,15 @@ class EventTables:
         checked = validated(table, rows)
         if not len(checked):
             return self.version(table)
-        self._write(table, lambda: self._commit(self.uri(table), checked))
+        uri = self.uri(table)
+        self._write(table, lambda: write_deltalake(uri, checked, mode="append", storage_options=self._options))
         return self.version(table)
 
     def append_once(self, table: TableName, batches: Sequence[Batch]) -> int:
         """Adds, in one commit, the rows of those batches that the table does not hold yet; it keeps the positions.
 
-        Whoever does not know whether an append succeeded may hand over the same batches again. The positions are Delta
-        transaction identifiers, so that of two appends from one source at a time one fails.
+        Whoever does not know whether an append succeeded may hand over the same batches again, also while the first
+        append goes on: the positions are Delta transaction identifiers, and what they show to be there is left out.
 
         Returns: how many rows were added. Raises: as `append`, and for a position that is no whole number above 0.
         """
@@ -124,25 +126,19 @@ class EventTables:
         return len(rows)
 
     def _write(self, table: TableName, commit: Callable[[], Result]) -> Result:
-        """What a commit to a table returns; there is one by then, if only an empty one."""
+        """What a commit to a table returns, done again where another writer was faster; the table is there by then."""
         if self._home.folder is not None:
             (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
         try:
             self._create(table)
+            for _ in range(COMMITS - 1):
+                with suppress(CommitFailedError):
+                    return commit()
             return commit()
         except (DeltaError, OSError) as error:
             raise DataError(
                 f"the table could not be written: {error}; check path, permissions and disk", file=self.uri(table)
             ) from error
-
-    def _commit(self, uri: str, rows: pa.Table) -> None:
-        """One commit of rows; done again where another writer created the table anew meanwhile, so that it failed."""
-        for attempt in range(COMMITS):
-            try:
-                return write_deltalake(uri, rows, mode="append", storage_options=self._options)
-            except CommitFailedError:
-                if attempt + 1 == COMMITS:
-                    raise
 
     def _create(self, table: TableName) -> None:
         """An empty table, unless there is one; of several writers that create it at once one succeeds."""
