@@ -8,6 +8,7 @@ from rec.config.base import Config, Fraction, Seed
 from rec.config.batch import BatchConfig, TableFormat
 from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
+from rec.config.gate import GateConfig
 from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
 from rec.config.i2i import BusinessScoreConfig, CosineConfig, SwingConfig
 from rec.config.incremental import IncrementalConfig
@@ -64,6 +65,7 @@ __all__ = [
     "FirstSource",
     "Fraction",
     "FrequenciesConfig",
+    "GateConfig",
     "HardNegativesConfig",
     "HomePath",
     "IncrementalConfig",
