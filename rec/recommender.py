@@ -20,6 +20,7 @@ from rec.features.encoders import Encoders
 from rec.features.new_users import new_user_states
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
+from rec.golden import GOLDEN_FILE, GoldenQueries, refuse_other_answers
 from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
 from rec.rankers import RANKING_MODELS, FeatureRanker
 from rec.ranking_data import FeatureLayout
@@ -96,12 +97,17 @@ class Recommender:
     def load(cls, home: str | Path | None = None, version: str | None = None) -> Self:
         """The CURRENT bundle of a registry, or a version of it, verified before any file is opened.
 
-        It has answered once: what cannot, fails here, and what is compiled at first use does not wait for a request.
+        It has answered its golden queries: what cannot, or answers otherwise than when it was published, fails here,
+        and what is compiled at first use does not wait for a request.
 
         Raises: BundleError: naming the file that is missing, damaged, or of another format or schema.
         """
-        recommender = cls.from_bundle(Registry(Home(home)).open(version))
-        recommender.answer_once()
+        bundle = Registry(Home(home)).open(version)
+        recommender = cls.from_bundle(bundle)
+        if GOLDEN_FILE in bundle.manifest.files:  # bundles of before have none
+            refuse_other_answers(recommender, bundle.path(GOLDEN_FILE))
+        else:
+            recommender.answer_once()
         return recommender
 
     @classmethod
@@ -143,6 +149,7 @@ class Recommender:
         self.source.save(folder)
         self.popularity.save(folder)
         self.ranker.model.save(folder)
+        GoldenQueries.of(self).save(folder)
 
     def answer_once(self) -> None:
         """Goes through all stages for the user of whom most is known; raises whatever they raise."""
