@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from rec.cli.commands import COMMANDS, Command
+from rec.cli.command import Command
+from rec.cli.commands import COMMANDS
 from rec.config import Config, config_error, load_config
 from rec.errors import ConfigError, DataError, ScoreError, TandemError
 

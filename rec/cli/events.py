@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
 
+from rec.cli.command import Answer
 from rec.config import Config, HomePath
 
-Answer = Mapping[str, Any]
 _DAY_MS = 86_400_000
 
 

@@ -93,8 +93,9 @@ class _Evaluated:
 
 def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
     from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate
+    from rec.ope.arguments import refuse_unknown
     from rec.ope.estimators import NEED_PREDICTIONS
-    from rec.ope.evaluation import possible_estimators, refuse_unknown
+    from rec.ope.evaluation import possible_estimators
     from rec.ope.table_file import from_file
     from rec.weights import diagnose
 
@@ -136,7 +137,7 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
 
 def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _Evaluated:
     from rec.ope import SLATE_ESTIMATORS, evaluate_slates
-    from rec.ope.evaluation import refuse_unknown
+    from rec.ope.arguments import refuse_unknown
     from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates
     from rec.ope.slates import cascade_weights

@@ -7,7 +7,8 @@ from rec.errors import DataError
 from rec.ope.brackets import Bracket, shrunk_bracket
 from rec.ope.estimate import Terms
 from rec.ope.estimators import SHRINKAGES, SHRINKING_ESTIMATORS, dr
-from rec.ope.evaluation import IntervalSettings, evaluate
+from rec.ope.evaluation import evaluate
+from rec.ope.interval_settings import IntervalSettings
 from rec.ope.intervals import normal_interval
 from rec.ope.logged import LoggedActions
 
