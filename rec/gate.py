@@ -8,8 +8,7 @@ import numpy as np
 
 from rec.config import GateConfig
 from rec.errors import ConfigError
-from rec.ope.estimate import Estimate
-from rec.ope.evaluation import IntervalSettings, evaluate_slate_difference, evaluate_slates
+from rec.ope import Estimate, IntervalSettings, evaluate_slate_difference, evaluate_slates
 from rec.ope.slate_log import SlateLog, logged_slates
 from rec.ope.slate_policy import SlatePolicy
 
