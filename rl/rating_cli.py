@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from rec.config import Config, DataConfig, Fraction, HomePath, Seed
+from rec.config import Config, DataConfig, Fraction, Seed
 from rec.errors import ConfigError
 from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig
+from rl.run_cli import RunOptions, start_run
 
 if TYPE_CHECKING:
     from rec.data.splits import Split
@@ -28,15 +29,14 @@ class RatingSessions(Config):
     env: RatingEnvConfig = RatingEnvConfig()
 
 
-class TrainDRROptions(DRRTrainConfig):
+class TrainDRROptions(DRRTrainConfig, RunOptions):
     """Deterministic policy gradient over which item to recommend next.
 
-    The run goes to HOME/runs/NAME. `resume` names a run there that was cut off; give it the same options.
+    The run goes to HOME/runs/NAME. `resume` names a run there that was cut off; give it the same options. `export`
+    publishes the CURRENT bundle of that home with the agent in it, as a new version.
     """
 
     ratings: RatingSessions = RatingSessions()
-    home: HomePath
-    resume: str | None = None
 
 
 class EvaluateDRROptions(Config):
@@ -54,36 +54,15 @@ class EvaluateDRROptions(Config):
 
 def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     """`tandem rl train drr`."""
-    from rec.ray_cluster import ensure_ray
-    from rec.storage import Home
-    from rl.cli import run_folder
     from rl.drr import RatingVectors, agent_of, drr_config
     from rl.pmf_env import RatingWorld
-    from rl.training import train_agent
 
-    began = time.perf_counter()
-    folder = run_folder(Home(options.home), options.resume)
-    split, model = _fitted(options.ratings)
-    world = RatingWorld.of(split.train, model, options.ratings.env)
-    ensure_ray(1)
-    settings = {name: getattr(options, name) for name in DRRTrainConfig.model_fields}
-    trained = train_agent(
-        drr_config(world, RatingVectors.of(model), DRRTrainConfig(**settings)),
-        agent_of,
-        total_steps=options.total_steps,
-        asked=options.model_dump(mode="json", exclude={"home", "resume"}),
-        folder=folder,
-        resume=options.resume is not None,
-    )
-    print(f"trained for {trained.steps} steps in {trained.folder}")
-    return {
-        "run_dir": str(trained.folder),
-        "agent": str(trained.folder / "agent.safetensors"),
-        "steps": trained.steps,
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - began, 1),
-        "last": trained.curve[-1],
-    }
+    def algorithm() -> Any:
+        split, model = _fitted(options.ratings)
+        world = RatingWorld.of(split.train, model, options.ratings.env)
+        return drr_config(world, RatingVectors.of(model), options.settings(DRRTrainConfig))
+
+    return start_run(options, algorithm, agent_of)
 
 
 def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:

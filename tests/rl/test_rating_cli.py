@@ -1,4 +1,4 @@
-"""`tandem rl train drr` and `rl evaluate drr` on a small table of ratings."""
+"""`tandem rl evaluate drr` on a small table of ratings."""
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,8 @@ from rec.config.drr import DRRNetworkConfig
 from rec.errors import ConfigError
 from rec.models.drr import DRRActor
 from rec.models.drr_agent import DRRAgent
-from rec.models.session_agent import load_agent
 from rl.config import PMFConfig, RatingEnvConfig
-from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, train_drr
+from rl.rating_cli import EvaluateDRROptions, RatingSessions, evaluate_drr
 
 N_USERS, N_ITEMS, EACH = 12, 40, 20
 NETWORK = DRRNetworkConfig(history_length=3, hidden=8)
@@ -60,24 +59,3 @@ def test_an_agent_of_other_ratings_is_refused(ratings, tmp_path):
     file = agent_file(tmp_path, n_users=N_USERS + 1)
     with pytest.raises(ConfigError, match=f"trained on {N_USERS + 1} users"):
         evaluate_drr(EvaluateDRROptions(agent=file, ratings=ratings))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_what_was_trained_is_a_file_to_evaluate(ratings, tmp_path):
-    options = TrainDRROptions(
-        ratings=ratings,
-        home=str(tmp_path),
-        network=NETWORK,
-        sessions=4,
-        warmup_steps=20,
-        exploration_steps=100,
-        total_steps=200,
-        steps_per_report=100,
-    )
-    told = train_drr(options)
-    assert told["steps"] >= 200 and "loss" in told["last"]
-    assert isinstance(load_agent(tmp_path / "runs" / told["run_dir"].split("/")[-1] / "agent.safetensors"), DRRAgent)
-    assert evaluate_drr(EvaluateDRROptions(agent=told["agent"], ratings=ratings, sessions=30))["models"]["agent"]
-    resumed = train_drr(options.model_copy(update={"resume": told["run_dir"].split("/")[-1]}))
-    assert resumed["steps"] == told["steps"]

@@ -1,0 +1,92 @@
+"""What starting a training from the command line takes, whichever agent learns."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import PositiveInt
+
+from rec.config import Config, HomePath, Seed
+from rec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    from rec.models.session_agent import SessionAgent
+    from rec.storage import Home
+
+TrainConfig = TypeVar("TrainConfig", bound=Config)
+
+
+class RunOptions(Config):
+    """Where a run goes, and what becomes of it; beside what is trained."""
+
+    home: HomePath
+    resume: str | None = None
+    export: bool = False
+    total_steps: PositiveInt
+    seed: Seed
+
+    def settings(self, kind: type[TrainConfig]) -> TrainConfig:
+        """The part of the options that is a training config."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+
+def start_run(
+    options: RunOptions,
+    algorithm: "Callable[[], AlgorithmConfig]",
+    agent_of: "Callable[[Any], SessionAgent]",
+    *,
+    processes: int = 1,
+) -> Mapping[str, Any]:
+    """Trains in HOME/runs/NAME, or goes on there, and tells what came of it.
+
+    Args: options: of the run; all but where it goes has to be the same when it is resumed. algorithm: makes what RLlib
+        is told. agent_of: makes the agent of RLlib's module. processes: that Ray needs CPUs for.
+    Raises: ConfigError: for a run that is not there, or was asked for something else.
+    """
+    from rec.ray_cluster import ensure_ray
+    from rec.registry import Registry
+    from rec.storage import Home
+    from rl.export import publish_with_agent
+    from rl.training import train_agent
+
+    began = time.perf_counter()
+    home = Home(options.home)
+    folder = run_folder(home, options.resume)
+    ensure_ray(processes)
+    trained = train_agent(
+        algorithm(),
+        agent_of,
+        total_steps=options.total_steps,
+        asked=options.model_dump(mode="json", exclude={"home", "resume", "export"}),
+        folder=folder,
+        resume=options.resume is not None,
+    )
+    version = publish_with_agent(Registry(home), trained.agent) if options.export else None
+    print(f"trained for {trained.steps} steps in {trained.folder}" + (f"; published {version}" if version else ""))
+    return {
+        "run_dir": str(trained.folder),
+        "agent": str(trained.folder / "agent.safetensors"),
+        "steps": trained.steps,
+        "version": version,
+        "seed": options.seed,
+        "seconds": round(time.perf_counter() - began, 1),
+        "last": trained.curve[-1],
+    }
+
+
+def run_folder(home: "Home", resume: str | None) -> Path:
+    """Of a new run, or of one to go on with.
+
+    Raises: ConfigError: for a run that is not there.
+    """
+    runs = ((home.folder or home.cache) / "runs").resolve()
+    if resume is None:
+        return runs / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
+    if not resume or not (runs / resume).is_dir():
+        raise ConfigError(f"there is no run {resume!r} to resume in {runs}", field="resume")
+    return runs / resume
