@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from rec.cli.ab import AbOptions, run_ab
 from rec.cli.agents import (
     evaluate_agent_options,
     evaluate_drr_options,
@@ -122,6 +123,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "find candidates for many users and write them as a table", lambda: CandidatesOptions, run_candidates
     ),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
+    "ab": Command("compare the arms of an experiment by the log of the service", lambda: AbOptions, run_ab),
     "events compact": Command("make few files of a log's many small ones", lambda: CompactOptions, run_compact),
     "events expire": Command("remove old requests from a log", lambda: ExpireOptions, run_expire),
     "events forget": Command("remove a user's requests from a log", lambda: ForgetOptions, run_forget),

@@ -56,6 +56,8 @@ class Requests:
         has_candidates: whether the candidates were logged, (Q,).
         candidates: item ids of the ranked candidates; empty where they were not logged.
         candidate_scores: of each candidate.
+        arm: of the experiment that answered, (Q,).
+        degraded: whether a stage had to be left out, (Q,).
     """
 
     request_id: Strings
@@ -68,6 +70,8 @@ class Requests:
     has_candidates: NDArray[np.bool_]
     candidates: Lists
     candidate_scores: Lists
+    arm: Strings
+    degraded: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -335,6 +339,8 @@ def _requests(requests: pa.Table) -> Requests:
         has_candidates=candidates.is_valid().to_numpy(),
         candidates=_lists(candidates),
         candidate_scores=_lists(requests["candidate_scores"]),
+        arm=_strings(requests["arm"]),
+        degraded=np.asarray(requests["degraded"].to_numpy(), dtype=bool),
     )
 
 
