@@ -177,6 +177,29 @@ def test_calibration_worked_example():
     assert sum(one.observed * one.n for one in found.bins) == pytest.approx(2)
 
 
+def test_bins_expect_equally_many_shows_and_the_error_is_what_they_miss_a_row():
+    # Sorted .05 .1 .15 .3 | .6 .8, of which .6 and 1.4 shows are expected; one is seen in each half.
+    p = np.array([[0.05, 0.15, 0.8], [0.1, 0.3, 0.6]])
+    found = calibrate(p, np.array([2, 1]), np.array([0.5, 0.5]), n_bins=2)
+    rare, likely = found.bins
+    assert (rare.predicted, rare.observed, rare.n) == (pytest.approx(0.15), 1 / 4, 4)
+    assert (likely.predicted, likely.observed, likely.n) == (pytest.approx(0.7), 1 / 2, 2)
+    assert found.ece == pytest.approx((0.4 + 0.4) / 2)
+
+
+def test_shares_of_few_rows_are_shrunk_towards_equal_ones():
+    """Half a show of each item more; and at a position, half as many shows as items by the shares of all positions."""
+    items, positions, users = np.array([0, 0, 1, 2] * 5), np.array([0, 0, 0, 1] * 5), np.arange(20)
+    with pytest.warns(PropensityWarning):
+        found = estimate_propensities(items, users, 4, positions=positions, kind="popularity").propensities
+    folds = user_folds(users, 5)
+    for row in range(20):
+        others = folds != folds[row]
+        overall = ((items[others] == items[row]).sum() + 1 / 2) / (others.sum() + 4 / 2)
+        there = others & (positions == positions[row])
+        assert found[row] == pytest.approx(((items[there] == items[row]).sum() + 2 * overall) / (there.sum() + 2))
+
+
 def test_right_probabilities_have_no_calibration_error_but_noise(log):
     _, _, p, items = log
     found = calibrate(p, items, p[np.arange(N), items])

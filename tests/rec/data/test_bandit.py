@@ -58,6 +58,7 @@ def test_inclusion_probabilities_against_enumeration(scale, n, k):
     context, action = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
     found = inclusion_probabilities(logits, context, action, k).reshape(2, n)
     np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-7)
+    assert (found <= 1).all()
 
 
 def test_inclusion_probabilities_sum_to_k_in_a_large_catalogue():
@@ -147,6 +148,20 @@ def test_inclusion_needs_the_logits_that_the_log_was_drawn_with(logits):
     assert propensities(drawn, np.zeros((2, 4)), "inclusion") == pytest.approx(0.25, abs=1e-6)
     with pytest.raises(DataError, match="logits"):
         propensities(drawn, logits, "inclusion")
+
+
+def test_rows_are_named_as_they_stand_in_the_log_however_many_are_taken_at_once(monkeypatch):
+    monkeypatch.setattr("rec.data.bandit._BLOCK_NUMBERS", 2 * 4)
+    logits, labels = np.zeros((5, 4)), np.ones((5, 4))
+    wrong, others = logits.copy(), logits.copy()
+    wrong[4, 1], others[3] = np.nan, np.arange(4)
+    with pytest.raises(DataError, match="finite") as refused:
+        bandit_log(wrong, labels, k=2, rng=np.random.default_rng(0))
+    assert refused.value.row == 4
+    drawn = bandit_log(logits, labels, k=2, rng=np.random.default_rng(0))
+    with pytest.raises(DataError, match="drawn with") as refused:
+        propensities(drawn, others, "inclusion")
+    assert refused.value.row == 3 * 2
 
 
 def test_kinds_of_propensities_that_there_are_not_are_refused(log):

@@ -60,13 +60,16 @@ def test_a_shift_and_a_stretch_of_rewards_shift_and_stretch_the_bracket(world):
 
 @pytest.mark.parametrize("name", SHRINKING_ESTIMATORS)
 @pytest.mark.parametrize("reward_range", [(0.0, 1.0), (-2.0, 2.0), (1.0, 3.0)])
-def test_rows_stay_within_their_bounds_and_reach_them(name, reward_range):
+@pytest.mark.parametrize("weight_bound", [5.0, np.inf])
+def test_rows_stay_within_their_bounds_and_reach_them(name, reward_range, weight_bound):
+    """Whatever weights are possible: shrunk ones are at most 3, or 3/2. A row of weight 0 may shrink more strongly."""
     # Every corner of weight and reward, and the weights at which the shrunk weight is largest.
     corners = np.array([[w, r] for w in (0, 3, 5) for r in reward_range])
     rounds = LoggedActions(
         corners[:, 1], np.full(6, 0.1), corners[:, 0] / 10, q_logged=np.zeros(6), q_target=np.zeros(6)
     )
-    bracket = bracket_of(rounds, name, 9.0 if name == "dr_os" else 3.0, reward_range=reward_range, weight_bound=5.0)
+    parameter = (9.0 if name == "dr_os" else 3.0) / np.array([3, 3, 1, 1, 1, 1])
+    bracket = bracket_of(rounds, name, parameter, reward_range=reward_range, weight_bound=weight_bound)
     for terms, bounds in zip(bracket.ends, bracket.bounds, strict=True):
         np.testing.assert_allclose((terms.numerator.min(), terms.numerator.max()), bounds, atol=1e-12)
 

@@ -96,30 +96,33 @@ def test_what_the_reward_model_expects_is_the_mean_under_the_capped_target(world
     assert (np.abs(added.mean(axis=0)) < 4 * added.std(axis=0) / np.sqrt(len(added))).all()
 
 
-def test_the_support_of_slates_is_the_targets_mass_on_what_the_log_can_show():
-    """By enumeration: candidates a, b of one group and c, d of none; the log has no d, and no epsilon."""
+@pytest.mark.parametrize(("ranked", "epsilon"), [([0, 1, 2, 3], 0.0), ([1, 3], 0.5)])
+def test_the_support_of_slates_is_the_targets_mass_on_what_the_log_can_show(ranked, epsilon):
+    """By enumeration: of a, b of one group and c, d of none the log ranks all but d, and has no epsilon.
+
+    The target's epsilon is shared by what would be eligible if nothing was closed, whatever the logged slates left.
+    """
     cap = ItemCap("creator", 1, {"a": "x", "b": "x"}).of_items(np.array(["a", "b", "c", "d"], object))
     n, k, scores = 4000, 2, np.array([0.3, 0.0, -0.2, 0.5])
 
-    def policy(candidates):
+    def policy(candidates, epsilon):
         shape = (n, len(candidates))
         table = np.broadcast_to(candidates, shape).copy()
-        return SlatePolicy(table, np.broadcast_to(scores[candidates], shape), np.zeros(n), np.ones(n), cap)
+        return SlatePolicy(table, np.broadcast_to(scores[candidates], shape), np.full(n, epsilon), np.ones(n), cap)
 
-    def share(slate, candidates):
+    def share(slate, candidates, epsilon):
         """The probability of a slate under the definition; 0 for one that the cap forbids."""
-        left, p = list(candidates), 1.0
-        for item in slate:
-            if item not in left:
-                return 0.0
-            weights = np.exp(scores[left])
-            p *= weights[left.index(item)] / weights.sum()
-            left = [one for one in left if one != item and not {one, item} <= {0, 1}]
+        gone, p = set(), 1.0
+        for position, item in enumerate(slate):
+            weight = {one: np.exp(scores[one]) for one in candidates if one not in gone}
+            chosen = epsilon / (4 - position) + (1 - epsilon) * weight.get(item, 0.0) / sum(weight.values())
+            p *= 0.0 if item in gone else chosen
+            gone |= {0, 1} if item in (0, 1) else {item}
         return p
 
-    expected = sum(share(s, [0, 1, 2, 3]) for s in permutations(range(4), k) if share(s, [0, 1, 2]) > 0)
-    n_eligible = np.broadcast_to([4, 3], (n, k))
-    found = supported_slates(policy([0, 1, 2, 3]), policy([0, 1, 2]), n_eligible, rng=np.random.default_rng(0))
+    expected = sum(share(s, ranked, epsilon) for s in permutations(range(4), k) if share(s, [0, 1, 2], 0.0) > 0)
+    n_eligible = np.broadcast_to([4, 2], (n, k))
+    found = supported_slates(policy(ranked, epsilon), policy([0, 1, 2], 0.0), n_eligible, rng=np.random.default_rng(0))
     assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(n)
 
 

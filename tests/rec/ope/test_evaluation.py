@@ -16,6 +16,7 @@ from rec.ope import (
     OverlapWarning,
     evaluate,
     evaluate_difference,
+    evaluate_slate_difference,
     evaluate_slates,
 )
 from rec.ope.estimators import dr
@@ -150,12 +151,18 @@ def test_a_difference_takes_the_worse_of_both_overlaps(world):
 
 
 def test_differences_of_other_rows_are_refused(world):
-    rounds = world.sample(100, np.random.default_rng(0))
-    with pytest.raises(DataError, match="same rows"):
-        evaluate_difference(rounds, rounds.select(np.arange(99)), rng=np.random.default_rng(0))
+    rounds, rng = world.sample(100, np.random.default_rng(0)), np.random.default_rng(0)
     moved = rounds.select(np.roll(np.arange(100), 1))
+    for other in (rounds.select(np.arange(99)), moved, replace(rounds, propensities=rounds.propensities / 2)):
+        with pytest.raises(DataError, match="same rows"):
+            evaluate_difference(rounds, other, rng=rng)
+    with pytest.raises(DataError, match="same users") as refused:
+        evaluate_difference(rounds, replace(rounds, clusters=np.arange(100) // 2), rng=rng)
+    assert refused.value.column == "clusters"
+    p = np.full((100, 2), 0.5)
+    slates = [LoggedSlates(rewards, p, p) for rewards in (np.zeros((100, 2)), np.ones((100, 2)))]
     with pytest.raises(DataError, match="same rows"):
-        evaluate_difference(rounds, moved, rng=np.random.default_rng(0))
+        evaluate_slate_difference(*slates, "cascade", rng=rng)
 
 
 @pytest.mark.parametrize("method", ["normal", "bootstrap", "empirical_bernstein"])

@@ -58,6 +58,13 @@ def test_bootstrap_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypat
     assert run() == whole
 
 
+def test_every_user_may_be_resampled():
+    """Of two users, who earned 0 and 1, the four samples have the means 0, 1/2, 1/2 and 1."""
+    given = Terms.mean(np.array([0.0, 1.0])), np.arange(2), 2
+    found = bootstrap_interval(*given, level=0.9, n_resamples=1000, rng=np.random.default_rng(0))
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
 def test_empirical_bernstein_worked_example():
     # Four users of one row, 0 0 1 1 in [0, 1]: variance 1/3, log(2 / .025) a side at level .95.
     x = np.array([0.0, 0.0, 1.0, 1.0])
@@ -108,6 +115,9 @@ def test_empirical_bernstein_holds_where_the_normal_interval_fails():
     assert bernstein_hit == 200
 
 
-def test_contributions_outside_their_bounds_are_refused():
-    with pytest.raises(ConfigError, match=r"row 2 has 7"):
-        empirical_bernstein_interval(np.array([0.0, 1, 7]), np.arange(3), 3, bounds=(0.0, 1.0), level=0.95)
+@pytest.mark.parametrize("outside", [7.0, 1.001, -0.001])
+def test_contributions_outside_their_bounds_are_refused(outside):
+    given = np.arange(3), 3
+    with pytest.raises(ConfigError, match=rf"row 2 has {outside:g};"):
+        empirical_bernstein_interval(np.array([0.0, 1, outside]), *given, bounds=(0.0, 1.0), level=0.95)
+    empirical_bernstein_interval(np.array([-1e-12, 0.5, 1 + 1e-12]), *given, bounds=(0.0, 1.0), level=0.95)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rec.crossfit import user_folds
 from rec.data.event_rows import validated
 from rec.data.rounds import join_rounds
 from rec.errors import DataError, SupportError
@@ -58,6 +59,7 @@ def test_the_logging_policy_itself_is_worth_what_was_earned(log):
     ).items():
         assert found.value == pytest.approx(earned.mean()), name
         assert found.ess == pytest.approx(len(log))
+        assert found.n_clusters == len(set(log.user_id)) < len(log), "rows of a user depend on each other"
         assert found.support == 1.0
 
 
@@ -207,6 +209,19 @@ def test_what_a_user_earned_changes_no_prediction_of_their_rewards(log):
         assert not np.array_equal(found[~own], expected[~own], equal_nan=True)
 
 
+def test_of_two_users_each_is_predicted_by_the_other(log):
+    """Also where both would be of one fold."""
+    users = np.array([f"u{n}" for n in range(50)], dtype=object)
+    folds = user_folds(users, slate_logs.N_FOLDS)
+    two = users[folds == folds[0]][:2]
+    given = replace(log, user_id=two[np.arange(len(log)) % 2])
+    own = given.user_id == two[0]
+    changed = replace(given, rewards=np.where(own[:, None], given.rewards + 9, given.rewards))
+    before, after = (logged_slates(rewarded, log.logging).q_logged for rewarded in (given, changed))
+    np.testing.assert_array_equal(after[own], before[own])
+    assert not np.array_equal(after[~own], before[~own])
+
+
 def test_rewards_of_one_user_cannot_be_predicted_from_others(log):
     with pytest.raises(DataError, match="two at least") as refused:
         logged_slates(replace(log, user_id=np.full(len(log), "me", dtype=object)), log.logging)
@@ -332,10 +347,11 @@ def test_rewards_too_large_to_compute_with_are_refused_before_any_model_learns_t
         logged_slates(log, log.logging, position_weights=np.array([1.0, 1.0, -1.0]))
 
 
-def test_propensities_that_the_log_does_not_explain_are_refused(world):
+@pytest.mark.parametrize("factor", [0.5, 1.0001])
+def test_propensities_that_the_log_does_not_explain_are_refused(world, factor):
     found = tables(world)
     propensity = found.impressions["propensity"].to_numpy().copy()
-    propensity[7] *= 0.5
+    propensity[7] *= factor
     column = found.impressions.column_names.index("propensity")
     changed = found.impressions.set_column(column, found.impressions.schema.field("propensity"), pa.array(propensity))
     rounds = join_rounds(found.requests, changed, found.feedback, rewards=REWARD_OF, now_ms=NOW)

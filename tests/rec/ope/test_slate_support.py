@@ -1,6 +1,7 @@
 """Which share of a target's slates a log could have shown, against sums over every slate."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_where_everything_can_be_logged_the_share_is_one(epsilon):
     target = policy([4, 1, 2], n, epsilon=0.3, temperature=0.0)
     shares = supported_slates(target, logging, n_eligible(n), rng=np.random.default_rng(0))
     assert (shares == 1.0).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_what_is_drawn_can_be_logged_also_at_the_ends_of_a_distribution(uniform):
+    """Of items 0, 1, 2 alike to the target the log ranks no 0: a slate goes on below 1 or 2, and below 0 never."""
+    logging, target = (policy(items, 1, epsilon=0.0, temperature=1e9) for items in ([1, 2, 3], [0, 1, 2]))
+    rng = SimpleNamespace(random=lambda n: np.full(n, uniform))
+    found = supported_slates(target, logging, n_eligible(1, 2), rng=rng)
+    assert found == pytest.approx(2 / 3 * 1 / 2)
 
 
 def test_positions_after_the_end_lose_nothing():

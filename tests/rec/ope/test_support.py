@@ -70,13 +70,14 @@ def test_more_than_one_in_twenty_choices_outside_the_log_are_too_many():
             assert support_share(target, never) == pytest.approx(1 - outside)
 
 
-@pytest.mark.parametrize(("errors", "warned"), [(3.0, False), (5.0, True)])
-def test_a_mean_weight_is_doubted_from_four_standard_errors_on(errors, warned):
-    rng = np.random.default_rng(0)
-    weights = rng.uniform(0.5, 1.5, 1000)
-    spread = weights.std(ddof=1) / np.sqrt(1000)
-    weights += 1 + errors * spread - weights.mean()
-    told = warnings_of(rounds(np.full(1000, 0.1), weights * 0.1))
+@pytest.mark.parametrize(("errors", "rows_per_user", "warned"), [(3.0, 1, False), (5.0, 1, True), (3.0, 4, False)])
+def test_a_mean_weight_is_doubted_from_four_standard_errors_on(errors, rows_per_user, warned):
+    """Errors are of users: of four equal rows each, three of them are six of rows."""
+    rng, n_users = np.random.default_rng(0), 1000 // rows_per_user
+    weights = rng.uniform(0.5, 1.5, n_users)
+    weights += 1 + errors * weights.std(ddof=1) / np.sqrt(n_users) - weights.mean()
+    users = np.repeat(np.arange(n_users), rows_per_user)
+    told = warnings_of(rounds(np.full(1000, 0.1), weights[users] * 0.1, clusters=users))
     assert any("where 1 is expected" in message for message in told) == warned
 
 

@@ -33,6 +33,15 @@ def test_light_weights_are_left_alone(world, name):
     assert chosen > 0.7 * rounds.weights.max() ** (2 if name == "dr_os" else 1)
 
 
+def test_there_is_no_bias_to_trade_where_the_bracket_has_none():
+    # Weights are 2; rewards of mean 3/4 are predicted as 1 - 2 r under the target and 0 of what was shown. With weights
+    # shrunk to v the estimate is the mean of 1 - (2 - v) r, the bracket from 3 v / 4 to 1 - v / 4: from v = 3/2 on its
+    # ends have changed places and the estimate lies between them. The error falls until v = 2.
+    rewards, p = np.tile([1.0, 1.0, 1.0, 0.0], 10), np.full(40, 0.1)
+    rounds = LoggedActions(rewards, p, 2 * p, q_logged=np.zeros(40), q_target=1 - 2 * rewards)
+    assert choose(rounds, "dr_os", GRIDS["dr_os"], BINARY) == GRIDS["dr_os"][-1]
+
+
 @pytest.mark.parametrize("name", SHRINKING_ESTIMATORS)
 def test_that_the_unshrunk_estimate_lies_nearby_is_no_reason_to_shrink(name):
     """Half of the target policy was never drawn: predictions and residuals agree, and yet nothing is known of it."""
