@@ -9,8 +9,7 @@ import numpy as np
 from rec.config import GateConfig
 from rec.errors import ConfigError
 from rec.ope import Estimate, IntervalSettings, evaluate_slate_difference, evaluate_slates
-from rec.ope.slate_log import SlateLog, logged_slates
-from rec.ope.slate_policy import SlatePolicy
+from rec.ope.logged import LoggedSlates
 
 ESTIMATOR: Final = "cascade_dr"
 # The lower end of this two-sided interval is the one-sided 97.5% bound.
@@ -25,13 +24,11 @@ class Comparison:
     Attributes:
         challenger, champion: reward of a request under each.
         difference: how much more the challenger earns, paired by request.
-        n_impressions: that the estimates are from.
     """
 
     challenger: Estimate
     champion: Estimate
     difference: Estimate
-    n_impressions: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -122,26 +119,29 @@ class Verdict:
         return {"promote": self.promote, "reasons": self.reasons, "checks": checks}
 
 
-def compare(log: SlateLog, challenger: SlatePolicy, champion: SlatePolicy, *, rng: np.random.Generator) -> Comparison:
-    """Both policies on the requests of a log, by doubly robust estimates of whole slates, cross-fitted over users.
+def compare(challenger: LoggedSlates, champion: LoggedSlates, *, rng: np.random.Generator) -> Comparison:
+    """Two policies on the same requests, by doubly robust estimates of whole slates, cross-fitted over users.
 
     The estimator is `cascade_dr`: unbiased where what an item earns depends on the items above it, but not on those
     below, whatever the reward model predicts. What both policies share cancels in the difference.
 
-    Args: log: of requests from after the training of both. challenger, champion: what each would rank for these. rng:
-        draws slates, to see which of them the log could have shown.
-    Raises: SupportError: when the log could not have shown what one of them shows. DataError: for requests of one user.
+    Args: challenger, champion: requests from after the training of both, as `rec.ope.slate_log.logged_slates` makes
+        them of what each policy would rank. rng: of the estimators, none of which draws.
+    Raises: SupportError: when the log could not have shown what one of them shows.
     """
-    ours, theirs = (logged_slates(log, policy, rng=rng) for policy in (challenger, champion))
     interval = IntervalSettings(level=LEVEL)
-    one, other = (evaluate_slates(side, [ESTIMATOR], rng=rng, interval=interval)[ESTIMATOR] for side in (ours, theirs))
-    difference = evaluate_slate_difference(ours, theirs, ESTIMATOR, rng=rng, interval=interval)
-    return Comparison(one, other, difference, int((log.slate >= 0).sum()))
+    one, other = (
+        evaluate_slates(side, [ESTIMATOR], rng=rng, interval=interval)[ESTIMATOR] for side in (challenger, champion)
+    )
+    return Comparison(
+        one, other, evaluate_slate_difference(challenger, champion, ESTIMATOR, rng=rng, interval=interval)
+    )
 
 
-def judge(comparison: Comparison, config: GateConfig) -> list[Check]:
+def judge(comparison: Comparison, n_impressions: int, config: GateConfig) -> list[Check]:
     """What must hold of the estimate.
 
+    Args: n_impressions: that it is from.
     Raises: ConfigError: when its interval is not the one whose lower end the gate goes by.
     """
     difference = comparison.difference
@@ -155,7 +155,7 @@ def judge(comparison: Comparison, config: GateConfig) -> list[Check]:
         Check("lower bound of the gain", None if interval is None else interval.low, config.margin, ">"),
         Check("effective sample size", difference.ess, config.min_ess, ">="),
         Check("support", difference.support, config.min_support, ">="),
-        Check("impressions", comparison.n_impressions, config.min_impressions, ">="),
+        Check("impressions", n_impressions, config.min_impressions, ">="),
     ]
 
 

@@ -13,7 +13,7 @@ from rec.data.rounds import join_rounds
 from rec.errors import ConfigError, SupportError
 from rec.gate import LEVEL, Check, Comparison, Health, Verdict, compare, decide, guard, judge
 from rec.ope import Estimate, Interval
-from rec.ope.slate_log import SlateLog, slate_log
+from rec.ope.slate_log import SlateLog, logged_slates, slate_log
 from rec.ope.slate_policy import SlatePolicy
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
@@ -28,13 +28,15 @@ def estimate(*, low: float = 0.1, ess: float = 5000.0, support: float | None = 1
     return Estimate(low + 0.1, 0.05, interval, 6000, 900, ess, 3.0, support, "cascade_dr difference")
 
 
-def comparison(difference: Estimate | None = None, n_impressions: int = 50_000) -> Comparison:
+def comparison(difference: Estimate | None = None) -> Comparison:
     found = difference or estimate()
-    return Comparison(found, found, found, n_impressions)
+    return Comparison(found, found, found)
 
 
-def verdict(found: Comparison | None = None, challenger: Health = CHAMPION, config: GateConfig = CONFIG) -> Verdict:
-    return decide(judge(found or comparison(), config), guard(challenger, CHAMPION, config))
+def verdict(
+    found: Comparison | None = None, challenger: Health = CHAMPION, n: int = 50_000, config: GateConfig = CONFIG
+) -> Verdict:
+    return decide(judge(found or comparison(), n, config), guard(challenger, CHAMPION, config))
 
 
 def test_who_is_better_and_no_worse_otherwise_is_promoted() -> None:
@@ -52,7 +54,6 @@ def test_who_is_better_and_no_worse_otherwise_is_promoted() -> None:
         (comparison(estimate(ess=999.9)), CHAMPION, "effective sample size"),
         (comparison(estimate(support=0.949)), CHAMPION, "support"),
         (comparison(estimate(support=None)), CHAMPION, "support"),
-        (comparison(n_impressions=999), CHAMPION, "impressions"),
         (comparison(), replace(CHAMPION, coverage=0.19), "coverage"),
         (comparison(), replace(CHAMPION, latency_ms=4.1), "latency"),
         (comparison(), replace(CHAMPION, calibration_error=0.051), "calibration"),
@@ -65,9 +66,13 @@ def test_one_condition_that_fails_is_enough_and_is_named(found: Comparison, chal
     assert refused.to_json()["reasons"] == refused.reasons
 
 
+def test_too_few_impressions_are_refused() -> None:
+    assert verdict(n=999).reasons == ["impressions 999, required >= 1000"]
+
+
 def test_what_just_holds_passes_but_the_bound_must_be_above_the_margin() -> None:
-    at_the_limits = comparison(estimate(ess=1000.0, support=0.95), n_impressions=1000)
-    assert verdict(at_the_limits, Health(0.2, 4.0, 0.03)).promote
+    at_the_limits = comparison(estimate(ess=1000.0, support=0.95))
+    assert verdict(at_the_limits, Health(0.2, 4.0, 0.03), 1000).promote
     assert not verdict(config=GateConfig(margin=0.1)).promote
     assert verdict(config=GateConfig(margin=0.0999)).promote
 
@@ -84,7 +89,7 @@ def test_rankers_without_probabilities_are_not_held_to_their_calibration() -> No
 
 def test_a_bound_of_another_level_is_no_bound_of_the_gate() -> None:
     with pytest.raises(ConfigError, match=r"95% interval; found one of level 0\.5"):
-        judge(comparison(estimate(level=0.5)), CONFIG)
+        judge(comparison(estimate(level=0.5)), 50_000, CONFIG)
 
 
 @given(
@@ -112,15 +117,15 @@ def drawn_at(policy: SlatePolicy, temperature: float) -> SlatePolicy:
 
 
 def compared(log: SlateLog, challenger: SlatePolicy, champion: SlatePolicy) -> Comparison:
-    return compare(log, challenger, champion, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    return compare(logged_slates(log, challenger, rng=rng), logged_slates(log, champion, rng=rng), rng=rng)
 
 
 def test_the_champion_is_no_better_than_itself(log: SlateLog) -> None:
     found = compared(log, log.logging, log.logging)
     assert found.difference.value == 0 and found.difference.std_error == 0
     assert found.champion.ess == pytest.approx(len(log))
-    assert found.n_impressions == 2 * len(log)
-    assert judge(found, CONFIG)[0].passed is False
+    assert judge(found, 2 * len(log), CONFIG)[0].passed is False
 
 
 def test_the_gain_is_the_difference_of_the_values_and_changes_its_sign_with_the_sides(log: SlateLog) -> None:
@@ -135,8 +140,8 @@ def test_the_gain_is_the_difference_of_the_values_and_changes_its_sign_with_the_
 def test_who_ranks_better_passes_and_who_ranks_upside_down_does_not(log: SlateLog) -> None:
     better = drawn_at(log.logging, 0.2)
     worse = replace(better, scores=-better.scores)
-    assert decide(judge(compared(log, better, log.logging), CONFIG)).promote
-    refused = decide(judge(compared(log, worse, log.logging), CONFIG))
+    assert decide(judge(compared(log, better, log.logging), 8000, CONFIG)).promote
+    refused = decide(judge(compared(log, worse, log.logging), 8000, CONFIG))
     assert not refused.promote and "lower bound" in refused.reasons[0]
 
 
