@@ -7,23 +7,45 @@ and answers everything else.
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import Any, Final, final
+from typing import Annotated, Any, Final, final
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from rec import __version__
 from serve.gateway import Gateway
 from serve.problems import PROBLEM_JSON, ProblemError, invalid, problem_body, responses
-from serve.schemas import HealthResponse, ItemResponse, ModelsResponse, RecommendRequest, RecommendResponse
+from serve.request_log import KEY, MAX_KEY_LENGTH
+from serve.schemas import (
+    MAX_EVENTS,
+    FeedbackEvent,
+    FeedbackResponse,
+    HealthResponse,
+    ItemResponse,
+    ModelsResponse,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 RECOMMEND: Final = "/v1/recommend"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
 # What only an explained answer has.
 _EXPLANATION: Final = {"stages", "sources"}
+_EVENTS: Final = TypeAdapter(Annotated[list[FeedbackEvent], Field(min_length=1, max_length=MAX_EVENTS)])
+_BODY_PROBLEMS: Final = {
+    HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
+}
+_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+}
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -40,27 +62,29 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one connection's request."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RECOMMEND:
-            status, content_type, body = await self._recommend(receive)
+            key = next((value.decode("latin-1") for name, value in scope["headers"] if name == KEY.encode()), None)
+            status, content_type, body, more = await self._recommend(receive, key)
             length = str(len(body)).encode()
             headers = [(b"content-type", content_type), (b"content-length", length)]
+            headers += [(name.encode(), value.encode()) for name, value in more.items()]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         else:
             await self._documented(scope, receive, send)
 
-    async def _recommend(self, receive: Receive) -> tuple[int, bytes, bytes]:
-        """Status, content type and body of the answer."""
+    async def _recommend(self, receive: Receive, key: str | None) -> tuple[int, bytes, bytes, dict[str, str]]:
+        """Status, content type, body and further headers of the answer."""
         try:
             request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
-            answer = await self._gateway.recommend(request)
+            answer = await self._gateway.recommend(request, key)
             left_out = _EXPLANATION if answer.stages is None else None
-            return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode()
+            return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode(), {}
         except ProblemError as error:
             problem = error
         except Exception:
             _LOG.exception("recommend failed")
             problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
-        return problem.status, PROBLEM_JSON.encode(), problem.body
+        return problem.status, PROBLEM_JSON.encode(), problem.body, problem.headers
 
     def _routes(self) -> FastAPI:
         app = FastAPI(
@@ -74,19 +98,41 @@ class Api:
         @app.post(
             RECOMMEND,
             response_model=RecommendResponse,
-            openapi_extra={"requestBody": _body_of(RecommendRequest)},
+            openapi_extra={"requestBody": _body_of(RecommendRequest.model_json_schema()), "parameters": [_KEY]},
             responses=responses(
-                {
-                    HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
-                    HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
-                }
+                _BODY_PROBLEMS
+                | {HTTPStatus.SERVICE_UNAVAILABLE: "The answer cannot be logged, or its key is busy; try again"}
             ),
         )
         async def recommend(request: Request) -> Response:
-            """Recommend items to a user; a user never seen gets what is popular."""
-            status, content_type, body = await self._recommend(request.receive)
-            return Response(body, status, media_type=content_type.decode())
+            """Recommend items to a user; a user never seen gets what is popular.
+
+            With an `Idempotency-Key`, the same request sent again gets the same answer, which is logged once.
+            """
+            status, content_type, body, more = await self._recommend(request.receive, request.headers.get(KEY))
+            return Response(body, status, headers=more, media_type=content_type.decode())
+
+        @app.post(
+            "/v1/feedback",
+            status_code=HTTPStatus.ACCEPTED,
+            openapi_extra={"requestBody": _body_of(_events_schema())},
+            responses=responses(
+                _BODY_PROBLEMS
+                | {
+                    HTTPStatus.NOT_FOUND: "A request was never answered; nothing is accepted",
+                    HTTPStatus.NOT_IMPLEMENTED: "This server keeps no log",
+                    HTTPStatus.SERVICE_UNAVAILABLE: "The events cannot be kept safely now; send them again",
+                }
+            ),
+        )
+        async def feedback(request: Request) -> FeedbackResponse:
+            """Say what people did with items they were shown: one event or a list, of which all are accepted or none.
+
+            The answer comes when the events are safe on the disk.
+            """
+            body = await read_body(request.receive, self._max_body_bytes, self._body_timeout_s)
+            events, listed = parse_events(body)
+            return await gateway.feedback(events, listed=listed)
 
         @app.get("/v1/items/{item_id:path}", responses=responses({HTTPStatus.NOT_FOUND: "No such item"}))
         async def item(item_id: str) -> ItemResponse:
@@ -132,6 +178,19 @@ def parse_request(body: bytes) -> RecommendRequest:
         raise invalid(error) from error
 
 
+def parse_events(body: bytes) -> tuple[list[FeedbackEvent], bool]:
+    """The events in a body, and whether they are a list.
+
+    Raises: ProblemError: naming the first field that is wrong.
+    """
+    try:
+        if body.lstrip()[:1] == b"[":
+            return _EVENTS.validate_json(body), True
+        return [FeedbackEvent.model_validate_json(body)], False
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
 async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
     """The body of a request, whose announced length plays no part.
 
@@ -153,13 +212,18 @@ async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
     return body
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
+def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _events_schema() -> dict[str, Any]:
+    one = FeedbackEvent.model_json_schema()
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}]}
 
 
 async def _problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return Response(error.body, error.status, media_type=PROBLEM_JSON)
+    return Response(error.body, error.status, headers=error.headers, media_type=PROBLEM_JSON)
 
 
 async def _http_problem(_request: Request, error: Exception) -> Response:

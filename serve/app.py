@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import urllib.request
@@ -25,16 +26,20 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
-from rec.errors import ConfigError, TandemError
+from rec.data.events import EventTables
+from rec.errors import ConfigError, DataError, TandemError
 from rec.registry import Registry
 from rec.storage import Home
+from serve.committer import Committer
 from serve.config import ServeConfig
+from serve.request_log import spool_folder
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 APPLICATION: Final = "tandem"
 READY_TIMEOUT_S: Final = 60.0
+COMMIT_TIMEOUT_S: Final = 5.0
 STATISTICS_PORT: Final = 8404
 METRICS_PORT: Final = 9101
 
@@ -90,6 +95,8 @@ def start(config: ServeConfig) -> Server:
     version = _verified_version(config)
     port = _available_port(config.host, config.port)
     with ExitStack() as running:
+        if config.log.enabled:
+            running.callback(_commit_rest, config)
         _start_ray(config, running)
         from ray import serve as ray_serve
 
@@ -161,9 +168,26 @@ def _start_ray(config: ServeConfig, running: ExitStack) -> None:
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:
-    """The config with a home that means the same in every process."""
+    """The config with a home and a spool that mean the same in every process."""
     home = Home(config.home)
-    return config if home.folder is None else config.model_copy(update={"home": str(home.folder)})
+    update: dict[str, object] = {} if home.folder is None else {"home": str(home.folder)}
+    if config.log.enabled:
+        update["log"] = config.log.model_copy(update={"spool": str(spool_folder(config))})
+    return config.model_copy(update=update)
+
+
+def _commit_rest(config: ServeConfig) -> None:
+    """Takes what stopped processes have left in the spool into the tables."""
+    committer = Committer(spool_folder(config), EventTables(Home(config.home)))
+    try:
+        deadline = monotonic() + COMMIT_TIMEOUT_S
+        while not committer.leads() and monotonic() < deadline:
+            sleep(0.05)
+        committer.commit()
+    except DataError as error:
+        print(f"The last of the log stays in {spool_folder(config)} until the next start: {error}", file=sys.stderr)
+    finally:
+        committer.close()
 
 
 def _verified_version(config: ServeConfig) -> str:

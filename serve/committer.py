@@ -158,13 +158,19 @@ class Committer:
         return True
 
 
-def commit_for_ever(committer: Committer, every_s: float, stopping: threading.Event) -> None:
-    """Commits and sweeps at intervals until told to stop, and a last time then; failures are logged and tried again."""
+def commit_for_ever(
+    committer: Committer, every_s: float, stopping: threading.Event, *, sweep: Callable[[], None]
+) -> None:
+    """Commits and sweeps at intervals until told to stop; then commits what there is, for the last time.
+
+    Failures are logged, and it is tried again. Args: sweep: what else is to be tidied up at times.
+    """
     while not stopping.is_set():
         failed = False
         try:
             committer.commit()
             committer.sweep()
+            sweep()
         except Exception:
             failed = True
             _LOG.exception("the log was not taken into the tables; it stays in the spool")

@@ -20,14 +20,36 @@ class PolicyConfig(Config):
     temperature: NonNegativeFloat = 0.1
 
 
+class LogConfig(Config):
+    """What is kept of answers and feedback, and how safely.
+
+    `spool` is the folder in which it waits for the tables, by default `spool` below a home on the local disk; gateways
+    on several machines need one that all of them see. `candidate_share` of the requests, drawn at random, are logged
+    with their candidates; only these can judge other policies. What is logged is in the tables about `commit_s` later.
+    An answer reaches the disk within `sync_s`, with 0 before it is sent; feedback always before it is acknowledged.
+    Above `max_spool_bytes` feedback gets a 503, and `when_full` says whether requests do, too, or are answered without
+    being logged. An idempotency key is remembered for at least `idempotency_s`.
+    """
+
+    enabled: bool = True
+    spool: str | None = None
+    candidate_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    commit_s: PositiveFloat = 2.0
+    sync_s: NonNegativeFloat = 1.0
+    max_spool_bytes: PositiveInt = 2**30
+    when_full: Literal["answer", "refuse"] = "answer"
+    idempotency_s: PositiveInt = 3_600
+
+
 class ServeConfig(Config):
     """What is served, where, and by how many processes.
 
     `home` and `version` name the bundle, the CURRENT one unless a version is given. Layout `single` runs all stages in
     every replica of the gateway, `distributed` gives each stage deployments of its own. `replicas` counts gateways,
     `stage_replicas` the copies of each stage of its own; `replica_cpus` is what each of them reserves. `port` 0 takes a
-    free one. A client that takes longer than `body_timeout_s` to send its request is let go. `seed` makes the draws of
-    a single replica reproducible, for tests.
+    free one. `rewards` names the actions that feedback may have and what each is worth, by default those the bundle was
+    trained with; where it was with none, any action is taken. A client that takes longer than `body_timeout_s` to send
+    its request is let go. `seed` makes the draws of a single replica reproducible, for tests.
     """
 
     home: HomePath
@@ -42,6 +64,8 @@ class ServeConfig(Config):
     max_body_bytes: PositiveInt = 262_144
     body_timeout_s: PositiveFloat = 5.0
     policy: PolicyConfig = PolicyConfig()
+    log: LogConfig = LogConfig()
+    rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=dict)
     seed: NonNegativeInt | None = None
 
     @model_validator(mode="after")

@@ -22,6 +22,9 @@ from serve.spool import SpoolWriter, locked, new_id, segments, spool_bytes
 
 FEEDBACK_LOCK: Final = "feedback.lock"
 LOCK_TIMEOUT_S: Final = 5.0
+# How long a segment is written to, at most: what is in it goes when it is deleted.
+SEGMENT_S: Final = 60.0
+_IDLE_S: Final = 1.0
 # How old the measured size of the spool may be.
 _MEASURED_S: Final = 0.5
 _LOG: Final = logging.getLogger(__name__)
@@ -74,8 +77,7 @@ class EventLog:
         self._bytes, self._measured_at = 0, float("-inf")
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync_at_times, name="tandem-log-sync", daemon=True)
-        if sync_s:
-            self._syncing.start()
+        self._syncing.start()
 
     def answered(self, request: Row, impressions: Sequence[Row]) -> None:
         """Records a request and what it was answered with.
@@ -151,9 +153,10 @@ class EventLog:
                 sync_file(segment.path)
 
     def _sync_at_times(self) -> None:
-        while not self._closing.wait(self._sync_s):
+        while not self._closing.wait(self._sync_s or _IDLE_S):
             try:
                 self._writer.sync()
+                self._writer.close_if_older(SEGMENT_S)
             except OSError:
                 _LOG.exception("answers of the last %g s may not survive a loss of power", self._sync_s)
 

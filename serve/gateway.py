@@ -1,8 +1,8 @@
 """The graph: hydrate, retrieve, filter, rank, select; the same for stages of this process and for remote ones."""
 
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final, ParamSpec, Self, TypeVar, final
 
@@ -14,10 +14,22 @@ from rec.registry import Registry
 from rec.state import Candidates, UserStates
 from serve.config import ServeConfig
 from serve.hydrate import HydrateStage
+from serve.problems import ProblemError
 from serve.ranker import RankerStage
+from serve.request_log import RequestLog
 from serve.retriever import RetrieverStage, without_excluded
-from serve.schemas import ItemShown, Model, ModelsResponse, RecommendRequest, RecommendResponse, StageReport
+from serve.schemas import (
+    FeedbackEvent,
+    FeedbackResponse,
+    ItemShown,
+    Model,
+    ModelsResponse,
+    RecommendRequest,
+    RecommendResponse,
+    StageReport,
+)
 from serve.select import Selection, SelectStage
+from serve.spool import new_id
 
 # No user has this id: requests demand at least one character.
 NOBODY: Final = ""
@@ -46,24 +58,44 @@ class Stages:
             item=_awaitable(hydrate.item),
             retrieve=_awaitable(RetrieverStage(recommender)),
             rank=_awaitable(RankerStage(recommender)),
-            select=_awaitable(SelectStage(recommender, config.policy, np.random.SeedSequence(config.seed))),
+            select=_awaitable(
+                SelectStage(recommender, config.policy, np.random.SeedSequence(config.seed), logged=config.log.enabled)
+            ),
         )
 
 
 @final
 class Gateway:
-    """Answers requests by sending them through the stages; it keeps no state between them.
+    """Answers requests by sending them through the stages; what it has to remember is in the log.
 
     Attributes: version: of the model that answers.
     """
 
-    def __init__(self, stages: Stages, registry: Registry, version: str) -> None:
+    def __init__(self, stages: Stages, registry: Registry, version: str, log: RequestLog | None = None) -> None:
         self.version = version
         self._stages = stages
         self._registry = registry
+        self._log = log
 
-    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """A slate for one user, drawn anew at every call."""
+    async def recommend(self, request: RecommendRequest, key: str | None = None) -> RecommendResponse:
+        """A slate for one user, drawn anew at every call, or at the first call of an idempotency key.
+
+        Raises: ProblemError: as `RequestLog.once`. Without a log nothing is remembered, and a key changes nothing.
+        """
+        if self._log is None:
+            return (await self._answer(request))[0]
+        return await self._log.once(request, key, lambda: self._answer(request))
+
+    async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
+        """Takes feedback; see `RequestLog.feedback`.
+
+        Raises: ProblemError: also where there is no log.
+        """
+        if self._log is None:
+            raise ProblemError(HTTPStatus.NOT_IMPLEMENTED, "this server keeps no log: start it with log.enabled")
+        return await self._log.feedback(events, listed=listed)
+
+    async def _answer(self, request: RecommendRequest) -> tuple[RecommendResponse, Selection]:
         clock = [perf_counter()]
         states = await self._stages.hydrate([request.user_id], [request.exclude])
         clock.append(perf_counter())
@@ -75,8 +107,8 @@ class Gateway:
         clock.append(perf_counter())
         (selection,) = await self._stages.select(states, candidates, scores, request.n)
         clock.append(perf_counter())
-        return RecommendResponse(
-            request_id=uuid.uuid4().hex,
+        response = RecommendResponse(
+            request_id=new_id(),
             policy_version=selection.version,
             degraded=False,
             user_known=bool(states.user[0] >= 0),
@@ -95,6 +127,7 @@ class Gateway:
             stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
             sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
         )
+        return response, selection
 
     async def item(self, item_id: str) -> dict[str, Any] | None:
         """What is known about an item, None for one that is not in the catalogue."""

@@ -9,16 +9,25 @@ from pydantic import ValidationError
 from serve.schemas import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 1
 
 
 class ProblemError(Exception):
     """A request that cannot be answered, with the status and the field that say why."""
 
-    def __init__(self, status: HTTPStatus, detail: str, field: str | None = None) -> None:
+    def __init__(
+        self, status: HTTPStatus, detail: str, field: str | None = None, *, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.field = field
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's head says beside the type: when to try again, where that may help."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
 
     @property
     def body(self) -> bytes:
@@ -30,6 +39,11 @@ def problem_body(status: HTTPStatus, detail: str, field: str | None = None) -> b
     """A problem as JSON; its type is the status, as RFC 9457 has it for `about:blank`."""
     problem = Problem(type="about:blank", title=status.phrase, status=status, detail=detail, field=field)
     return problem.model_dump_json().encode()
+
+
+def busy(detail: str) -> ProblemError:
+    """The problem of a server that may be able to do it a little later."""
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S)
 
 
 def invalid(error: ValidationError) -> ProblemError:

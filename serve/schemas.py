@@ -9,6 +9,8 @@ from rec.schema import MAX_ID_LENGTH
 
 MAX_ITEMS: Final = 100
 MAX_EXCLUDED: Final = 1_000
+MAX_EVENTS: Final = 1_000
+MAX_ACTION_LENGTH: Final = 64
 
 
 def _finite(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -16,14 +18,20 @@ def _finite(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return context
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold the character NUL")
+    return text
+
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_without_nul)]
 
 
 class RecommendRequest(BaseModel):
     """Who asks for how many items, and what must not be among them.
 
-    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; nothing reads them
-    yet. `explain` adds what each stage did and how long it took, and all sources of each item.
+    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; they are logged, and
+    nothing reads them yet. `explain` adds what each stage did and how long it took, and all sources of each item.
     """
 
     model_config = ConfigDict(
@@ -78,6 +86,35 @@ class RecommendResponse(BaseModel):
     items: list[ItemShown]
     stages: list[StageReport] | None = None
     sources: dict[str, list[str]] | None = None
+
+
+class FeedbackEvent(BaseModel):
+    """What somebody did with an item that an answer held.
+
+    `event_id` is yours: the same event of a request, sent again, counts once; without one, each sending is an event.
+    `timestamp` is when it happened, UTC milliseconds, by default when it arrives. The latest event on an item decides.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        json_schema_extra={"examples": [{"request_id": "0199…", "item_id": "260", "action": "watched"}]},
+    )
+
+    request_id: Id
+    item_id: Id
+    action: Annotated[str, Field(min_length=1, max_length=MAX_ACTION_LENGTH), AfterValidator(_without_nul)]
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    event_id: Id | None = None
+    timestamp: Annotated[int, Field(ge=10**11, lt=10**14)] | None = None
+
+
+class FeedbackResponse(BaseModel):
+    """How many events were new, and how many had been accepted before; all of them are safe on the disk."""
+
+    accepted: int
+    duplicates: int
 
 
 class ItemResponse(BaseModel):

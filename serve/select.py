@@ -39,12 +39,27 @@ class Selected:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Considered:
+    """What a slate was drawn from, by item id: the user's latest items, oldest first, and the ranked candidates."""
+
+    history: list[str]
+    candidates: list[str]
+    scores: list[float]
+    sources: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """The slate of one user, top first, by a version of the model; `short` when items ran out."""
+    """The slate of one user, top first, by a version of the model; `short` when items ran out.
+
+    `considered` is there where it is to be logged.
+    """
 
     version: str
     items: tuple[Selected, ...]
     short: bool
+    considered: Considered | None = None
 
     @property
     def n_eligible(self) -> int:
@@ -56,10 +71,13 @@ class Selection:
 class SelectStage:
     """Draws slates. Every call has a random stream of its own, spawned from `seeds`."""
 
-    def __init__(self, recommender: Recommender, policy: PolicyConfig, seeds: np.random.SeedSequence) -> None:
+    def __init__(
+        self, recommender: Recommender, policy: PolicyConfig, seeds: np.random.SeedSequence, *, logged: bool = False
+    ) -> None:
         self._recommender = recommender
         self._policy = policy
         self._seeds = seeds
+        self._logged = logged
 
     def __call__(
         self, states: UserStates, candidates: Candidates, scores: NDArray[np.float64], n: int
@@ -76,9 +94,37 @@ class SelectStage:
             temperature=self._policy.temperature,
             rng=np.random.default_rng(self._seeds.spawn(1)[0]),
         )
-        return [self._selection(slate, user, candidates, scores[user]) for user in range(len(states))]
+        return [
+            self._selection(
+                slate,
+                user,
+                candidates,
+                scores[user],
+                self._considered(states.history[user], user, candidates, scores[user]) if self._logged else None,
+            )
+            for user in range(len(states))
+        ]
 
-    def _selection(self, slate: Slate, user: int, candidates: Candidates, scores: NDArray[np.float64]) -> Selection:
+    def _considered(
+        self, history: NDArray[np.int32], user: int, candidates: Candidates, scores: NDArray[np.float64]
+    ) -> Considered:
+        item_ids = self._recommender.item_ids
+        (columns,) = np.nonzero(candidates.items[user] >= 0)
+        return Considered(
+            history=item_ids[history[history >= 0]].tolist(),
+            candidates=item_ids[candidates.items[user, columns]].tolist(),
+            scores=scores[columns].tolist(),
+            sources=[candidates.sources_of(user, column)[0] for column in columns.tolist()],
+        )
+
+    def _selection(
+        self,
+        slate: Slate,
+        user: int,
+        candidates: Candidates,
+        scores: NDArray[np.float64],
+        considered: Considered | None,
+    ) -> Selection:
         shown = zip(
             slate.item_ids[user].tolist(),
             slate.column[user].tolist(),
@@ -99,4 +145,4 @@ class SelectStage:
             for position, (item, column, propensity, n_eligible) in enumerate(shown)
             if item >= 0
         )
-        return Selection(self._recommender.version, items, len(items) < slate.item_ids.shape[1])
+        return Selection(self._recommender.version, items, len(items) < slate.item_ids.shape[1], considered)

@@ -81,7 +81,7 @@ class SpoolWriter:
         self._appending, self._syncing = threading.Lock(), threading.Lock()
         self._number = -1
         self._file = -1
-        self._end = 0
+        self._end, self._begun_at = 0, monotonic()
         self._full: list[int] = []
         self._appended = self._synced = 0
         self._lost: list[tuple[int, int]] = []
@@ -92,7 +92,7 @@ class SpoolWriter:
         Returns: a ticket for `sync`.
         Raises: OSError: when the disk is full or fails.
         """
-        frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        frame = framed(payload)
         with self._appending:
             if self._file < 0 or self._end + len(frame) > self._segment_bytes:
                 self._open_next()
@@ -117,9 +117,9 @@ class SpoolWriter:
         with self._syncing:
             if any(first < ticket <= last for first, last in self._lost):
                 raise SyncError("the disk refused this record")
-            if ticket <= self._synced:
-                return
             with self._appending:
+                if ticket <= self._synced and not self._full:
+                    return
                 upto, current = self._appended, self._file
                 full, self._full = self._full, []
             try:
@@ -135,14 +135,17 @@ class SpoolWriter:
                     os.close(file)
 
     def close(self) -> None:
-        """Syncs what is left and lets the segment go."""
-        try:
-            self.sync()
-        finally:
-            with self._appending:
-                if self._file >= 0:
-                    os.close(self._file)
-                self._file = -1
+        """Syncs what is there and lets the segment go; the next record begins another."""
+        with self._appending:
+            if self._file >= 0:
+                self._full.append(self._file)
+            self._file = -1
+        self.sync(self._appended)
+
+    def close_if_older(self, seconds: float) -> None:
+        """Lets the segment go if it was begun that long ago, so that it can be deleted in time."""
+        if self._file >= 0 and monotonic() - self._begun_at > seconds:
+            self.close()
 
     def _open_next(self) -> None:
         self._number += 1
@@ -154,7 +157,7 @@ class SpoolWriter:
         os.rename(hidden, path)
         if self._file >= 0:
             self._full.append(self._file)
-        self._file, self._end = file, 0
+        self._file, self._end, self._begun_at = file, 0, monotonic()
 
     def _give_up(self, current: int, upto: int) -> list[int]:
         """Goes on in another segment, and says which file is to be closed: its next sync might succeed for nothing."""
@@ -173,6 +176,11 @@ class SpoolWriter:
         except OSError:
             self._full.append(self._file)
             self._file = -1
+
+
+def framed(payload: bytes) -> bytes:
+    """A record as it stands in a file."""
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def new_id() -> str:
@@ -217,7 +225,7 @@ def read_frames(path: Path, start: int = 0) -> Frames:
 def is_left(path: Path) -> bool:
     """Whether the writer of a segment has ended, or gone on to its next."""
     try:
-        file = _locked_file(path, os.O_RDONLY)
+        file = opened_locked(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     if file is not None:
@@ -245,7 +253,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[int]:
     Raises: TimeoutError: when another holds it all the time.
     """
     deadline = monotonic() + timeout_s
-    while (file := _locked_file(path, os.O_CREAT | os.O_RDWR)) is None:
+    while (file := opened_locked(path, os.O_CREAT | os.O_RDWR)) is None:
         if monotonic() > deadline:
             raise TimeoutError(f"{path} was locked for {timeout_s:g} s")
         time.sleep(_LOCK_WAIT_S)
@@ -255,8 +263,8 @@ def locked(path: Path, timeout_s: float) -> Iterator[int]:
         os.close(file)
 
 
-def _locked_file(path: Path, flags: int) -> int | None:
-    """An open file whose lock is ours until it is closed; None where another has it."""
+def opened_locked(path: Path, flags: int) -> int | None:
+    """A file, opened, whose lock is ours until it is closed; None where another has it."""
     file = os.open(path, flags, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,12 +2,13 @@
 
     python benchmarks/speed/serve.py --home .tandem     a quarter of an hour; writes benchmarks/results/serve.json
 
-All servers answer POST /v1/recommend from the same bundle with the same stage classes, and no log. The clients are in
-this process and share the machine with the servers (serve.load: one connection each, about 0.1 ms of processor time a
-request). `ours` is one replica behind HAProxy in throughput mode, as `tandem serve` starts it; `peer` is one uvicorn
-process with an ordinary FastAPI route (serve_peers.py). Among the rows: our own ASGI application on uvicorn, which is
-what a peer could be at best; two replicas; the distributed layout; Serve's default proxy. All compute with one thread,
-as Ray's replicas do: more of them slow such small models down.
+All servers answer POST /v1/recommend from the same bundle with the same stage classes, and no log but where it says
+so. The clients are in this process and share the machine with the servers (serve.load: one connection each, about 0.1
+ms of processor time a request). `ours` is one replica behind HAProxy in throughput mode, as `tandem serve` starts it;
+`peer` is one uvicorn process with an ordinary FastAPI route (serve_peers.py). Among the rows: our own ASGI
+application on uvicorn, which is what a peer could be at best; ours with the log on; two replicas; the distributed
+layout; Serve's default proxy. All compute with one thread, as Ray's replicas do: more of them slow such small models
+down.
 """
 
 import argparse
@@ -44,6 +45,7 @@ UVICORN: Final = {PEER: "plain_fastapi", "asgi": "our_asgi"}
 # Every group of servers is measured beside the peer; the servers of one group take turns.
 GROUPS: Final = (
     (OURS, "asgi"),
+    ("ours, log on",),
     ("ours, 2 replicas",),
     ("ours, distributed",),
     ("ours, default proxy",),
@@ -118,6 +120,7 @@ def server_command(name: str, home: str, port: int) -> list[str]:
         "port": port,
         "layout": "distributed" if "distributed" in name else "single",
         "replicas": 2 if "2 replicas" in name else 1,
+        "log": {"enabled": "log on" in name},
     }
     return [sys.executable, "-c", TANDEM, json.dumps(config)]
 

@@ -9,7 +9,7 @@ import rec
 from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
-from serve.config import PolicyConfig, ServeConfig
+from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.hydrate import HydrateStage
 from serve.ranker import RankerStage
@@ -58,7 +58,7 @@ def plain_fastapi() -> FastAPI:
 
 def our_asgi() -> Api:
     """The application that runs inside our replicas."""
-    config = ServeConfig()
+    config = ServeConfig(log=LogConfig(enabled=False))
     recommender = rec.load(config.home)
     gateway = Gateway(Stages.here(recommender, config), Registry(Home(config.home)), recommender.version)
     return Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)

@@ -90,6 +90,7 @@ def test_explain_reports_each_stage(request_to: Request, user_id: str, recommend
         ({"user_id": 17}, "user_id"),
         ({"user_id": ""}, "user_id"),
         ({"user_id": "a" * 257}, "user_id"),
+        ({"user_id": "a\0"}, "user_id"),
         ({"user_id": "a", "n": 0}, "n"),
         ({"user_id": "a", "n": 101}, "n"),
         ({"user_id": "a", "n": "10"}, "n"),
@@ -165,9 +166,9 @@ def test_the_documentation_shows_the_interface(request_to: Request):
     recommend = document["paths"]["/v1/recommend"]["post"]
     request = recommend["requestBody"]["content"]["application/json"]["schema"]
     assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
-    assert set(recommend["responses"]) == {"200", "408", "413", "422"}
+    assert set(recommend["responses"]) == {"200", "408", "413", "422", "503"}
     assert set(document["paths"]) == {
-        "/v1/recommend", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
+        "/v1/recommend", "/v1/feedback", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
     }  # fmt: skip
     assert request_to("GET", "/docs").status_code == 200
 
@@ -175,7 +176,7 @@ def test_the_documentation_shows_the_interface(request_to: Request):
 class BrokenGateway:
     version = "20260101T120000Z-1a2b3c4d"
 
-    async def recommend(self, _request: object) -> None:
+    async def recommend(self, _request: object, _key: object) -> None:
         raise RuntimeError("secret")
 
     async def check(self) -> None:
@@ -199,7 +200,7 @@ def test_a_client_that_never_finishes_its_request_is_let_go(gateway: Gateway):
             sent.append(message)
 
         sent_first: list[bool] = []
-        scope = {"type": "http", "method": "POST", "path": "/v1/recommend"}
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": []}
         api = Api(gateway, max_body_bytes=1000, body_timeout_s=0.05)
         await asyncio.wait_for(api(scope, receive, send), timeout=10)
         return sent

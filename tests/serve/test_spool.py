@@ -102,6 +102,21 @@ def test_a_segment_is_left_when_its_writer_goes_on_or_closes(tmp_path: Path):
     assert is_left(tmp_path / "gone")
 
 
+def test_an_old_segment_is_let_go(tmp_path: Path):
+    writer = SpoolWriter(tmp_path)
+    writer.append(b"one")
+    writer.close_if_older(60)
+    assert not is_left(segments(tmp_path)[0].path)
+    writer.close_if_older(-1)
+    writer.append(b"two")
+    writer.sync()
+    first, second = segments(tmp_path)
+    assert is_left(first.path) and not is_left(second.path)
+    assert records(tmp_path) == [b"one", b"two"]
+    writer.close()
+    writer.close()
+
+
 def test_a_full_disk_takes_a_record_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     writer = SpoolWriter(tmp_path)
     writer.append(b"before")

@@ -1,0 +1,88 @@
+"""Idempotency keys: a request that is sent again, to whichever process, gets the answer of the first time.
+
+Each key has a file in the spool, and whoever answers holds its lock meanwhile. The answer is in the file before it is
+in the log and before it is sent, so a process that is killed in between leaves either nothing, or all that the next
+needs. Files are grouped by the period in which the key was new; those of the last period are looked for, too.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Final, final
+
+from serve.spool import framed, opened_locked, read_frames
+
+FOLDER: Final = "keys"
+WAIT_S: Final = 5.0
+_STEP_S: Final = 0.002
+
+
+@final
+class Claim:
+    """One key while its lock is held: `content` is what was kept with it, None at the first time."""
+
+    def __init__(self, path: Path, file: int) -> None:
+        self._file = file
+        payloads = read_frames(path).payloads
+        self.content = payloads[0] if payloads else None
+
+    def keep(self, content: bytes) -> None:
+        """Stores what later requests of the key shall get; a process that ends while it does has stored nothing.
+
+        Raises: OSError: when the disk is full or fails.
+        """
+        frame, place = framed(content), 0
+        os.ftruncate(self._file, 0)
+        while place < len(frame):
+            place += os.pwrite(self._file, frame[place:], place)
+
+
+@final
+class Claims:
+    """The idempotency keys of a spool, each remembered for at least `seconds` and at most twice that."""
+
+    def __init__(self, spool: Path, seconds: int, *, clock: Callable[[], float] = time.time) -> None:
+        self._folder = spool / FOLDER
+        self._seconds = seconds
+        self._clock = clock
+
+    @asynccontextmanager
+    async def claim(self, key: str) -> AsyncIterator[Claim]:
+        """Holds a key.
+
+        Raises: TimeoutError: when another request of the key is still being answered. OSError: when the disk fails.
+        """
+        path = self._path(hashlib.sha256(key.encode()).hexdigest())
+        deadline = monotonic() + WAIT_S
+        while (file := opened_locked(path, os.O_CREAT | os.O_RDWR)) is None:
+            if monotonic() > deadline:
+                raise TimeoutError("the first request of this key is still being answered")
+            await asyncio.sleep(_STEP_S)
+        try:
+            yield Claim(path, file)
+        finally:
+            os.close(file)
+
+    def sweep(self) -> None:
+        """Forgets the keys whose time is over."""
+        for period in self._folder.glob("*"):
+            if int(period.name) < self._period() - 1:
+                shutil.rmtree(period, ignore_errors=True)
+
+    def _period(self) -> int:
+        return int(self._clock() // self._seconds)
+
+    def _path(self, digest: str) -> Path:
+        name, period = f"{digest[:2]}/{digest[2:]}", self._period()
+        before = self._folder / str(period - 1) / name
+        if before.exists():
+            return before
+        path = self._folder / str(period) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path

@@ -1,0 +1,215 @@
+"""What a gateway keeps of the requests it answers, and the feedback it takes: between HTTP and the log."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import numpy as np
+from pydantic_core import to_json
+
+from rec.data.events import EventTables
+from rec.errors import ConfigError, DataError
+from rec.registry import Registry
+from rec.storage import Home
+from serve.claims import Claim, Claims
+from serve.config import ServeConfig
+from serve.event_log import EventLog, NotShownError, UnknownRequestError, now_ms
+from serve.problems import ProblemError, busy
+from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
+from serve.select import Selection
+
+ARM: Final = "champion"
+# How far the clock of a client may be ahead.
+AHEAD_MS: Final = 5 * 60 * 1000
+KEY: Final = "idempotency-key"
+MAX_KEY_LENGTH: Final = 255
+# In the logged context, beside what the client gave: items that the request excluded.
+EXCLUDED: Final = "tandem.exclude"
+SPOOL: Final = "spool"
+_LOG: Final = logging.getLogger(__name__)
+
+Answered = tuple[RecommendResponse, Selection]
+
+
+def spool_folder(config: ServeConfig) -> Path:
+    """Where the log waits for the tables.
+
+    Raises: ConfigError: for a home in an object store without a folder named.
+    """
+    if config.log.spool is not None:
+        return Path(config.log.spool).expanduser().absolute()
+    home = Home(config.home).folder
+    if home is None:
+        raise ConfigError(
+            "the log of a home in an object store waits on a disk before it gets there: name a folder, or switch the "
+            "log off with log.enabled",
+            field="log.spool",
+        )
+    return home / SPOOL
+
+
+@final
+class RequestLog:
+    """Logs requests, each once, and takes feedback on them."""
+
+    def __init__(self, log: EventLog, claims: Claims, config: ServeConfig, actions: Collection[str] | None) -> None:
+        """Args: actions: that feedback may have; None: any."""
+        self._log = log
+        self._claims = claims
+        self._config = config
+        self._actions = actions
+        self._rng = np.random.default_rng(config.seed)
+        self.n_unlogged = 0
+
+    @classmethod
+    def open(cls, config: ServeConfig, version: str) -> Self:
+        """The log of a config, for a server of this version of the model."""
+        folder = spool_folder(config)
+        home = Home(config.home)
+        log = EventLog(folder, EventTables(home), sync_s=config.log.sync_s, max_bytes=config.log.max_spool_bytes)
+        trained: Any = Registry(home).show(version).config.get("data", {})
+        actions = config.rewards or trained.get("rewards") or None
+        return cls(log, Claims(folder, config.log.idempotency_s), config, actions)
+
+    async def once(
+        self, request: RecommendRequest, key: str | None, answer: Callable[[], Awaitable[Answered]]
+    ) -> RecommendResponse:
+        """The answer to a request, logged; of a key that was used before, the answer of that time.
+
+        Raises: ProblemError: for a key that was used with another request, and where nothing can be logged but has to.
+        """
+        if key is None:
+            response, selection = await answer()
+            self._record(*self._rows(request, response, selection))
+            return response
+        if not 0 < len(key) <= MAX_KEY_LENGTH:
+            raise ProblemError(
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"{KEY}: 1 to {MAX_KEY_LENGTH} characters are required", KEY
+            )
+        try:
+            async with self._claims.claim(key) as claim:
+                if claim.content is not None:
+                    return await self._again(request, claim.content)
+                response, selection = await answer()
+                rows = self._rows(request, response, selection)
+                self._keep(claim, request, response, rows)
+                self._record(*rows)
+                return response
+        except TimeoutError as error:
+            raise busy(f"{KEY}: {error}") from error
+
+    async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
+        """Takes events, all or none, and returns when they are safe.
+
+        Args: listed: whether they came as a list, for the names of fields.
+        Raises: ProblemError: naming the first event and field that is wrong; when the log cannot take them now.
+        """
+        received_at = now_ms()
+        rows = []
+        for place, event in enumerate(events):
+            prefix = f"{place}." if listed else ""
+            if self._actions is not None and event.action not in self._actions:
+                known = ", ".join(sorted(self._actions))
+                raise _unprocessable(f"{prefix}action", f"one of {known} is required; found {event.action[:80]!r}")
+            if event.timestamp is not None and event.timestamp > received_at + AHEAD_MS:
+                raise _unprocessable(
+                    f"{prefix}timestamp", f"more than 5 minutes ahead; it is {received_at}, found {event.timestamp}"
+                )
+            timestamp = received_at if event.timestamp is None else event.timestamp
+            rows.append({**event.model_dump(), "timestamp": timestamp, "received_at": received_at})
+        try:
+            result = await asyncio.to_thread(self._log.accept, rows)
+        except UnknownRequestError as error:
+            field = f"{error.place}.request_id" if listed else "request_id"
+            raise ProblemError(HTTPStatus.NOT_FOUND, f"{field}: no such request was answered", field) from error
+        except NotShownError as error:
+            field = f"{error.place}.item_id" if listed else "item_id"
+            raise _unprocessable(field, "the answer to this request did not hold this item") from error
+        except (OSError, DataError) as error:
+            _LOG.exception("feedback was not accepted")
+            raise busy("feedback cannot be kept safely now; send it again") from error
+        return FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
+
+    def close(self) -> None:
+        """Brings all to the disk."""
+        self._log.close()
+
+    def _keep(self, claim: Claim, request: RecommendRequest, response: RecommendResponse, rows: Sequence[Any]) -> None:
+        try:
+            claim.keep(to_json({"request": request.model_dump(), "answer": response.model_dump(), "rows": rows}))
+        except OSError as error:
+            _LOG.exception("an idempotency key was not kept")
+            raise busy(f"{KEY}: the key cannot be kept now; send the request again") from error
+
+    async def _again(self, request: RecommendRequest, content: bytes) -> RecommendResponse:
+        kept = json.loads(content)
+        if kept["request"] != json.loads(to_json(request.model_dump())):
+            raise _unprocessable(KEY, "this key was used with another request; take a new one")
+        try:
+            await asyncio.to_thread(self._log.answered_again, *kept["rows"])
+        except (OSError, DataError) as error:
+            self._unlogged(error)
+        return RecommendResponse.model_validate(kept["answer"])
+
+    def _record(self, row: dict[str, Any], impressions: list[dict[str, Any]]) -> None:
+        try:
+            self._log.answered(row, impressions)
+        except OSError as error:
+            self._unlogged(error)
+
+    def _unlogged(self, error: Exception) -> None:
+        """Raises: ProblemError: where no answer may go out that is not logged."""
+        self.n_unlogged += 1
+        if self.n_unlogged & (self.n_unlogged - 1) == 0:  # ever more seldom
+            _LOG.error("%d answers could not be logged: %s", self.n_unlogged, error)
+        if self._config.log.when_full == "refuse":
+            raise busy("the answer cannot be logged now; send the request again") from error
+
+    def _rows(
+        self, request: RecommendRequest, response: RecommendResponse, selection: Selection
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The request and its impressions as the tables have them."""
+        considered, policy = selection.considered, self._config.policy
+        assert considered is not None, "the select stage has to know that its slates are logged"
+        context = {**request.context, EXCLUDED: request.exclude} if request.exclude else request.context
+        row = {
+            "request_id": response.request_id,
+            "timestamp": now_ms(),
+            "user_id": request.user_id,
+            "session_id": request.session_id,
+            "policy_version": selection.version,
+            "retriever_version": selection.version,
+            "arm": ARM,
+            "epsilon": policy.epsilon,
+            "temperature": policy.temperature,
+            "k": request.n,
+            "degraded": response.degraded,
+            "context": to_json(context).decode(),
+            "history": considered.history,
+        }
+        if self._rng.random() < self._config.log.candidate_share:
+            row |= {
+                "candidates": considered.candidates,
+                "candidate_scores": considered.scores,
+                "candidate_sources": considered.sources,
+            }
+        impressions = [
+            {
+                "request_id": response.request_id,
+                "position": item.position,
+                "item_id": item.item_id,
+                "source": item.source,
+                "propensity": item.propensity,
+                "n_eligible": item.n_eligible,
+            }
+            for item in selection.items
+        ]
+        return row, impressions
+
+
+def _unprocessable(field: str, detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", field)
