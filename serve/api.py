@@ -152,7 +152,11 @@ class Api:
             """The process runs."""
             return HealthResponse(status="live")
 
-        @app.get("/health/ready", responses=responses({HTTPStatus.SERVICE_UNAVAILABLE: "A stage does not answer"}))
+        @app.get(
+            "/health/ready",
+            response_model_exclude_none=True,
+            responses=responses({HTTPStatus.SERVICE_UNAVAILABLE: "A stage does not answer"}),
+        )
         async def ready() -> HealthResponse:
             """Every stage answers."""
             try:
@@ -162,7 +166,8 @@ class Api:
                 raise ProblemError(
                     HTTPStatus.SERVICE_UNAVAILABLE, "a stage does not answer; the log says why"
                 ) from error
-            return HealthResponse(status="ready", version=gateway.version)
+            refused = None if gateway.refused is None else gateway.refused.version or "CURRENT"
+            return HealthResponse(status="ready", version=gateway.version, refused=refused)
 
         return app
 

@@ -191,7 +191,11 @@ def _commit_rest(config: ServeConfig) -> None:
 
 
 def _verified_version(config: ServeConfig) -> str:
-    return Registry(Home(config.home)).open(config.version).version
+    registry = Registry(Home(config.home))
+    for arm in config.arms:
+        if arm.version is not None:
+            registry.open(arm.version)
+    return registry.open(config.version).version
 
 
 def _available_port(host: str, port: int) -> int:

@@ -1,11 +1,12 @@
 """The configuration of serving: typed, frozen, and free of torch and Ray."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from rec.config import Config, HomePath
+from rec.config import Config, Fraction, HomePath
 
+CHAMPION: Final = "champion"
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -41,6 +42,19 @@ class LogConfig(Config):
     idempotency_s: PositiveInt = 3_600
 
 
+class ArmConfig(Config):
+    """Users who are answered otherwise than the others: by a version of their own, a policy of their own, or both.
+
+    `share` is that of the users, by a hash of their ids. Without a version the arm has that of all others, without a
+    policy theirs.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    share: Fraction
+    version: str | None = None
+    policy: PolicyConfig | None = None
+
+
 class ServeConfig(Config):
     """What is served, where, and by how many processes.
 
@@ -50,6 +64,10 @@ class ServeConfig(Config):
     free one. `rewards` names the actions that feedback may have and what each is worth, by default those the bundle was
     trained with; where it was with none, any action is taken. A client that takes longer than `body_timeout_s` to send
     its request is let go. `seed` makes the draws of a single replica reproducible, for tests.
+
+    Without a `version` the service looks every `watch_s` whether CURRENT names another, and changes to it. `arms` are
+    the challengers of an experiment, and the rest of the users are the champion's; another name of the `experiment`
+    divides the users anew.
     """
 
     home: HomePath
@@ -66,11 +84,27 @@ class ServeConfig(Config):
     policy: PolicyConfig = PolicyConfig()
     log: LogConfig = LogConfig()
     rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=dict)
+    watch_s: PositiveFloat = 1.0
+    arms: tuple[ArmConfig, ...] = ()
+    experiment: str = ""
     seed: NonNegativeInt | None = None
+
+    def versions(self, current: str) -> list[str]:
+        """The versions that answer, each once, while `current` is that of all who have none of their own."""
+        return list(dict.fromkeys([current, *(arm.version for arm in self.arms if arm.version is not None)]))
 
     @model_validator(mode="after")
     def _one_stream_of_draws(self) -> Self:
         selectors = self.replicas if self.layout == "single" else self.stage_replicas
         if self.seed is not None and selectors > 1:
             raise ValueError(f"seed needs a single replica, or all {selectors} draw the same slates; leave seed out")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_of_some_users(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if CHAMPION in names or len(set(names)) < len(names):
+            raise ValueError(f"arms need names of their own, and none is {CHAMPION!r}; found {', '.join(names)}")
+        if sum(arm.share for arm in self.arms) >= 1:
+            raise ValueError(f"the shares of arms must leave users to the {CHAMPION}: below 1 together is required")
         return self

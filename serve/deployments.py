@@ -1,6 +1,9 @@
 """The thin Ray Serve deployments around the gateway and the stages."""
 
+import asyncio
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
@@ -14,12 +17,15 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
+from serve.arms import Arms
 from serve.claims import Claims
 from serve.committer import Committer, commit_for_ever
 from serve.config import ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway, Stages, check
 from serve.hydrate import HydrateStage
+from serve.loaded import LoadedModels
 from serve.ranker import RankerStage
+from serve.registry_watch import RegistryWatch
 from serve.request_log import RequestLog, spool_folder
 from serve.retriever import RetrieverStage
 from serve.select import SelectStage
@@ -38,7 +44,7 @@ _LOG: Final = {
 
 
 def application(config: ServeConfig, version: str) -> Application:
-    """The deployments of a layout, all on one version of the model.
+    """The deployments of a layout, on one version of the model until CURRENT names another.
 
     Args: config: its `home` must mean the same on every machine of the cluster. version: of the bundle.
     """
@@ -61,14 +67,30 @@ def application(config: ServeConfig, version: str) -> Application:
 class GatewayDeployment:
     """The HTTP front: with all stages inside, or with handles to stages elsewhere."""
 
-    def __init__(
+    async def __init__(
         self, config: ServeConfig, version: str, log: DeploymentHandle | None = None, **stages: DeploymentHandle
     ) -> None:
-        called = remote_stages(stages) if stages else Stages.here(Recommender.load(config.home, version), config)
+        async def load(wanted: str) -> Stages:
+            if stages:
+                remote = remote_stages(stages, wanted)
+                await check(remote, config.policy)
+                return remote
+            return await asyncio.to_thread(lambda: Stages.here(Recommender.load(config.home, wanted), config))
+
+        async def take_over(wanted: str) -> None:
+            self._arms.switch(wanted, await load(wanted))
+            if self._log is not None:
+                self._log.allow_actions_of(self._arms.versions)
+
+        loaded = {wanted: await load(wanted) for wanted in config.versions(version)}
+        self._arms = Arms.of_config(config, version, loaded)
         # The two meet in the spool alone, so that neither waits for the other.
-        self._log = None if log is None else RequestLog.open(config, version)
-        gateway = Gateway(called, Registry(Home(config.home)), version, self._log)
+        self._log = None if log is None else RequestLog.open(config, self._arms.versions)
+        registry = Registry(Home(config.home))
+        watch = RegistryWatch(registry, version, take_over)
+        gateway = Gateway(self._arms, registry, self._log, watch)
         self._api = Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)
+        self._following = None if config.version else asyncio.create_task(watch.follow(config.watch_s))
 
     def __del__(self) -> None:
         if (log := getattr(self, "_log", None)) is not None:
@@ -109,41 +131,54 @@ class LogDeployment:
 
 @final
 class StageDeployment:
-    """One stage, on a bundle of its own."""
+    """One stage, on bundles of its own: of the versions that answer, and the one that did before."""
 
-    def __init__(self, name: str, config: ServeConfig, version: str) -> None:
-        recommender = Recommender.load(config.home, version)
-        match name:
-            case "hydrate":
-                self._stage = HydrateStage(recommender)
-            case "retriever":
-                self._stage = RetrieverStage(recommender)
-            case "ranker":
-                self._stage = RankerStage(recommender)
-            case _:
-                seeds = np.random.SeedSequence(config.seed)
-                self._stage = SelectStage(recommender, config.policy, seeds, logged=config.log.enabled)
+    async def __init__(self, name: str, config: ServeConfig, version: str) -> None:
+        seeds = np.random.SeedSequence(config.seed)
 
-    async def __call__(self, *args: Any) -> Any:
-        """Does what the stage does."""
-        return self._stage(*args)
+        def load(wanted: str) -> Callable[..., Any]:
+            recommender = Recommender.load(config.home, wanted)
+            match name:
+                case "hydrate":
+                    return HydrateStage(recommender)
+                case "retriever":
+                    return RetrieverStage(recommender)
+                case "ranker":
+                    return RankerStage(recommender)
+                case _:
+                    return SelectStage(recommender, seeds, logged=config.log.enabled)
 
-    async def item(self, item_id: str) -> dict[str, Any] | None:
-        """What the hydrate stage knows about an item."""
-        assert isinstance(self._stage, HydrateStage)
-        return self._stage.item(item_id)
+        async def keep(wanted: str) -> None:
+            await self._stages.get(wanted)
+
+        versions = config.versions(version)
+        self._stages = LoadedModels(load, capacity=len(versions) + 1)
+        for wanted in versions:
+            await keep(wanted)
+        watch = RegistryWatch(Registry(Home(config.home)), version, keep)
+        self._following = None if config.version else asyncio.create_task(watch.follow(config.watch_s))
+
+    async def __call__(self, version: str, *args: Any) -> Any:
+        """Does what the stage of a version does."""
+        return (await self._stages.get(version))(*args)
+
+    async def item(self, version: str, item_id: str) -> dict[str, Any] | None:
+        """What the hydrate stage of a version knows about an item."""
+        stage = await self._stages.get(version)
+        assert isinstance(stage, HydrateStage)
+        return stage.item(item_id)
 
 
-def remote_stages(handles: dict[str, DeploymentHandle]) -> Stages:
-    """The stages in deployments of their own, by name.
+def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
+    """The stages of a version in deployments of their own, by name.
 
     Values go with the call: they are a few kilobytes, and a way through the object store costs two milliseconds.
     """
     called = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
     return Stages(
-        hydrate=called["hydrate"].remote,
-        item=called["hydrate"].item.remote,
-        retrieve=called["retriever"].remote,
-        rank=called["ranker"].remote,
-        select=called["select"].remote,
+        hydrate=partial(called["hydrate"].remote, version),
+        item=partial(called["hydrate"].item.remote, version),
+        retrieve=partial(called["retriever"].remote, version),
+        rank=partial(called["ranker"].remote, version),
+        select=partial(called["select"].remote, version),
     )

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.state import Candidates, UserStates
-from serve.config import ServeConfig
+from serve.arms import Arms
+from serve.config import PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
 from serve.problems import ProblemError
 from serve.ranker import RankerStage
-from serve.request_log import RequestLog
+from serve.registry_watch import Refused, RegistryWatch
+from serve.request_log import Answered, RequestLog
 from serve.retriever import RetrieverStage, without_excluded
 from serve.schemas import (
     FeedbackEvent,
@@ -47,7 +49,7 @@ class Stages:
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
     retrieve: Callable[[UserStates, int], Awaitable[Candidates]]
     rank: Callable[[UserStates, Candidates], Awaitable[NDArray[np.float64]]]
-    select: Callable[[UserStates, Candidates, NDArray[np.float64], int], Awaitable[list[Selection]]]
+    select: Callable[[UserStates, Candidates, NDArray[np.float64], int, PolicyConfig], Awaitable[list[Selection]]]
 
     @classmethod
     def here(cls, recommender: Recommender, config: ServeConfig) -> Self:
@@ -58,24 +60,31 @@ class Stages:
             item=_awaitable(hydrate.item),
             retrieve=_awaitable(RetrieverStage(recommender)),
             rank=_awaitable(RankerStage(recommender)),
-            select=_awaitable(
-                SelectStage(recommender, config.policy, np.random.SeedSequence(config.seed), logged=config.log.enabled)
-            ),
+            select=_awaitable(SelectStage(recommender, np.random.SeedSequence(config.seed), logged=config.log.enabled)),
         )
 
 
 @final
 class Gateway:
-    """Answers requests by sending them through the stages; what it has to remember is in the log.
+    """Answers requests by sending them through the stages; what it has to remember is in the log."""
 
-    Attributes: version: of the model that answers.
-    """
-
-    def __init__(self, stages: Stages, registry: Registry, version: str, log: RequestLog | None = None) -> None:
-        self.version = version
-        self._stages = stages
+    def __init__(
+        self, arms: Arms, registry: Registry, log: RequestLog | None = None, watch: RegistryWatch | None = None
+    ) -> None:
+        self._arms = arms
         self._registry = registry
         self._log = log
+        self._watch = watch
+
+    @property
+    def version(self) -> str:
+        """Of the model that answers the users of no other arm."""
+        return self._arms.champion.version
+
+    @property
+    def refused(self) -> Refused | None:
+        """What CURRENT names in vain."""
+        return None if self._watch is None else self._watch.refused
 
     async def recommend(self, request: RecommendRequest, key: str | None = None) -> RecommendResponse:
         """A slate for one user, drawn anew at every call, or at the first call of an idempotency key.
@@ -83,7 +92,7 @@ class Gateway:
         Raises: ProblemError: as `RequestLog.once`. Without a log nothing is remembered, and a key changes nothing.
         """
         if self._log is None:
-            return (await self._answer(request))[0]
+            return (await self._answer(request)).response
         return await self._log.once(request, key, lambda: self._answer(request))
 
     async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
@@ -95,17 +104,20 @@ class Gateway:
             raise ProblemError(HTTPStatus.NOT_IMPLEMENTED, "this server keeps no log: start it with log.enabled")
         return await self._log.feedback(events, listed=listed)
 
-    async def _answer(self, request: RecommendRequest) -> tuple[RecommendResponse, Selection]:
+    async def _answer(self, request: RecommendRequest) -> Answered:
+        # One look: whatever is switched meanwhile, all stages are of one version.
+        arm = self._arms.of(request.user_id)
+        stages = arm.stages
         clock = [perf_counter()]
-        states = await self._stages.hydrate([request.user_id], [request.exclude])
+        states = await stages.hydrate([request.user_id], [request.exclude])
         clock.append(perf_counter())
-        retrieved = await self._stages.retrieve(states, request.n)
+        retrieved = await stages.retrieve(states, request.n)
         clock.append(perf_counter())
         candidates = without_excluded(retrieved, states)
         clock.append(perf_counter())
-        scores = await self._stages.rank(states, candidates)
+        scores = await stages.rank(states, candidates)
         clock.append(perf_counter())
-        (selection,) = await self._stages.select(states, candidates, scores, request.n)
+        (selection,) = await stages.select(states, candidates, scores, request.n, arm.policy)
         clock.append(perf_counter())
         response = RecommendResponse(
             request_id=new_id(),
@@ -127,36 +139,45 @@ class Gateway:
             stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
             sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
         )
-        return response, selection
+        return Answered(response, selection, arm)
 
     async def item(self, item_id: str) -> dict[str, Any] | None:
         """What is known about an item, None for one that is not in the catalogue."""
-        return await self._stages.item(item_id)
+        return await self._arms.champion.stages.item(item_id)
 
     async def check(self) -> None:
-        """Sends a request of nobody through all stages; raises whatever they raise.
-
-        Nobody gets what is popular; the models themselves have answered once when the bundle was loaded.
-        """
-        states = await self._stages.hydrate([NOBODY], [[]])
-        candidates = await self._stages.retrieve(states, 1)
-        await self._stages.select(states, candidates, await self._stages.rank(states, candidates), 1)
+        """Sends a request of nobody through all stages of every arm; raises whatever they raise."""
+        for arm in self._arms.all():
+            await check(arm.stages, arm.policy)
 
     def models(self) -> ModelsResponse:
-        """The version that answers, and all that are published; reads the registry."""
+        """The versions that answer, and all that are published; reads the registry."""
+        arms = {arm.name: arm.version for arm in self._arms.all()}
         return ModelsResponse(
             serving=self.version,
+            arms=arms,
+            refused=None if self.refused is None else self.refused.reason,
             models=[
                 Model(
                     version=entry.version,
                     is_current=entry.is_current,
-                    is_serving=entry.version == self.version,
+                    is_serving=entry.version in arms.values(),
                     metrics=None if entry.manifest is None else dict(entry.manifest.metrics),
                     problem=entry.problem,
                 )
                 for entry in self._registry.entries()
             ],
         )
+
+
+async def check(stages: Stages, policy: PolicyConfig) -> None:
+    """Sends a request of nobody through stages; raises whatever they raise.
+
+    Nobody gets what is popular; the models themselves have answered golden queries when the bundle was loaded.
+    """
+    states = await stages.hydrate([NOBODY], [[]])
+    candidates = await stages.retrieve(states, 1)
+    await stages.select(states, candidates, await stages.rank(states, candidates), 1, policy)
 
 
 def _awaitable(stage: Callable[Given, Result]) -> Callable[Given, Awaitable[Result]]:

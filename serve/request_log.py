@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 
 import numpy as np
 from pydantic_core import to_json
@@ -15,6 +15,7 @@ from rec.data.events import EventTables
 from rec.errors import ConfigError, DataError
 from rec.registry import Registry
 from rec.storage import Home
+from serve.arms import Arm
 from serve.claims import Claim, Claims
 from serve.config import ServeConfig
 from serve.event_log import EventLog, NotShownError, UnknownRequestError, now_ms
@@ -22,7 +23,6 @@ from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
 
-ARM: Final = "champion"
 # How far the clock of a client may be ahead.
 AHEAD_MS: Final = 5 * 60 * 1000
 KEY: Final = "idempotency-key"
@@ -32,7 +32,13 @@ EXCLUDED: Final = "tandem.exclude"
 SPOOL: Final = "spool"
 _LOG: Final = logging.getLogger(__name__)
 
-Answered = tuple[RecommendResponse, Selection]
+
+class Answered(NamedTuple):
+    """An answer, and what it was made of."""
+
+    response: RecommendResponse
+    selection: Selection
+    arm: Arm
 
 
 def spool_folder(config: ServeConfig) -> Path:
@@ -56,7 +62,9 @@ def spool_folder(config: ServeConfig) -> Path:
 class RequestLog:
     """Logs requests, each once, and takes feedback on them."""
 
-    def __init__(self, log: EventLog, claims: Claims, config: ServeConfig, actions: Collection[str] | None) -> None:
+    def __init__(
+        self, log: EventLog, claims: Claims, config: ServeConfig, actions: Collection[str] | None = None
+    ) -> None:
         """Args: actions: that feedback may have; None: any."""
         self._log = log
         self._claims = claims
@@ -66,14 +74,21 @@ class RequestLog:
         self.n_unlogged = 0
 
     @classmethod
-    def open(cls, config: ServeConfig, version: str) -> Self:
-        """The log of a config, for a server of this version of the model."""
+    def open(cls, config: ServeConfig, versions: Collection[str]) -> Self:
+        """The log of a config, for a server of these versions of the model."""
         folder = spool_folder(config)
         home = Home(config.home)
         log = EventLog(folder, EventTables(home), sync_s=config.log.sync_s, max_bytes=config.log.max_spool_bytes)
-        trained: Any = Registry(home).show(version).config.get("data", {})
-        actions = config.rewards or trained.get("rewards") or None
-        return cls(log, Claims(folder, config.log.idempotency_s), config, actions)
+        opened = cls(log, Claims(folder, config.log.idempotency_s), config)
+        opened.allow_actions_of(versions)
+        return opened
+
+    def allow_actions_of(self, versions: Collection[str]) -> None:
+        """Takes feedback with the actions of the config, else with those that models were trained with."""
+        registry = Registry(Home(self._config.home))
+        trained: list[Any] = [registry.show(version).config.get("data", {}) for version in versions]
+        rewards = [self._config.rewards or data.get("rewards") for data in trained]
+        self._actions = {action for each in rewards for action in each} if all(rewards) else None
 
     async def once(
         self, request: RecommendRequest, key: str | None, answer: Callable[[], Awaitable[Answered]]
@@ -83,9 +98,9 @@ class RequestLog:
         Raises: ProblemError: for a key that was used with another request, and where nothing can be logged but has to.
         """
         if key is None:
-            response, selection = await answer()
-            self._record(*self._rows(request, response, selection))
-            return response
+            answered = await answer()
+            self._record(*self._rows(request, answered))
+            return answered.response
         if not 0 < len(key) <= MAX_KEY_LENGTH:
             raise ProblemError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, f"{KEY}: 1 to {MAX_KEY_LENGTH} characters are required", KEY
@@ -94,11 +109,11 @@ class RequestLog:
             async with self._claims.claim(key) as claim:
                 if claim.content is not None:
                     return await self._again(request, claim.content)
-                response, selection = await answer()
-                rows = self._rows(request, response, selection)
-                self._keep(claim, request, response, rows)
+                answered = await answer()
+                rows = self._rows(request, answered)
+                self._keep(claim, request, answered.response, rows)
                 self._record(*rows)
-                return response
+                return answered.response
         except TimeoutError as error:
             raise busy(f"{KEY}: {error}") from error
 
@@ -169,11 +184,10 @@ class RequestLog:
         if self._config.log.when_full == "refuse":
             raise busy("the answer cannot be logged now; send the request again") from error
 
-    def _rows(
-        self, request: RecommendRequest, response: RecommendResponse, selection: Selection
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _rows(self, request: RecommendRequest, answered: Answered) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The request and its impressions as the tables have them."""
-        considered, policy = selection.considered, self._config.policy
+        response, selection, arm = answered
+        considered = selection.considered
         assert considered is not None, "the select stage has to know that its slates are logged"
         context = {**request.context, EXCLUDED: request.exclude} if request.exclude else request.context
         row = {
@@ -183,9 +197,9 @@ class RequestLog:
             "session_id": request.session_id,
             "policy_version": selection.version,
             "retriever_version": selection.version,
-            "arm": ARM,
-            "epsilon": policy.epsilon,
-            "temperature": policy.temperature,
+            "arm": arm.name,
+            "epsilon": arm.policy.epsilon,
+            "temperature": arm.policy.temperature,
             "k": request.n,
             "degraded": response.degraded,
             "context": to_json(context).decode(),

@@ -136,17 +136,23 @@ class Model(BaseModel):
 
 
 class ModelsResponse(BaseModel):
-    """The version that answers, and all that are published, oldest first."""
+    """The version that answers, those of all arms, and all that are published, oldest first.
+
+    `refused` says why what CURRENT names does not answer.
+    """
 
     serving: str
+    arms: dict[str, str]
+    refused: str | None
     models: list[Model]
 
 
 class HealthResponse(BaseModel):
-    """That the service lives, or is ready to answer with a version."""
+    """That the service lives, or is ready to answer with a version; `refused` is one that CURRENT names in vain."""
 
     status: str
     version: str | None = None
+    refused: str | None = None
 
 
 class Problem(BaseModel):

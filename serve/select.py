@@ -71,16 +71,13 @@ class Selection:
 class SelectStage:
     """Draws slates. Every call has a random stream of its own, spawned from `seeds`."""
 
-    def __init__(
-        self, recommender: Recommender, policy: PolicyConfig, seeds: np.random.SeedSequence, *, logged: bool = False
-    ) -> None:
+    def __init__(self, recommender: Recommender, seeds: np.random.SeedSequence, *, logged: bool = False) -> None:
         self._recommender = recommender
-        self._policy = policy
         self._seeds = seeds
         self._logged = logged
 
     def __call__(
-        self, states: UserStates, candidates: Candidates, scores: NDArray[np.float64], n: int
+        self, states: UserStates, candidates: Candidates, scores: NDArray[np.float64], n: int, policy: PolicyConfig
     ) -> list[Selection]:
         """One slate of n items a user, fewer where the catalogue has no more that may be shown."""
         recommender = self._recommender
@@ -90,8 +87,8 @@ class SelectStage:
             candidates.items,
             eligible,
             n,
-            epsilon=self._policy.epsilon,
-            temperature=self._policy.temperature,
+            epsilon=policy.epsilon,
+            temperature=policy.temperature,
             rng=np.random.default_rng(self._seeds.spawn(1)[0]),
         )
         return [

@@ -9,6 +9,7 @@ import rec
 from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
+from serve.arms import Arms
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.hydrate import HydrateStage
@@ -22,14 +23,14 @@ def plain_fastapi() -> FastAPI:
     """The stages called one after the other in an ordinary route."""
     recommender = rec.load(ServeConfig().home)
     hydrate, retrieve, rank = HydrateStage(recommender), RetrieverStage(recommender), RankerStage(recommender)
-    select = SelectStage(recommender, PolicyConfig(), np.random.SeedSequence())
+    select = SelectStage(recommender, np.random.SeedSequence())
     app = FastAPI()
 
     @app.post("/v1/recommend")
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         states = hydrate([request.user_id], [request.exclude])
         candidates = without_excluded(retrieve(states, request.n), states)
-        (selection,) = select(states, candidates, rank(states, candidates), request.n)
+        (selection,) = select(states, candidates, rank(states, candidates), request.n, PolicyConfig())
         return RecommendResponse(
             request_id=uuid.uuid4().hex,
             policy_version=selection.version,
@@ -60,5 +61,6 @@ def our_asgi() -> Api:
     """The application that runs inside our replicas."""
     config = ServeConfig(log=LogConfig(enabled=False))
     recommender = rec.load(config.home)
-    gateway = Gateway(Stages.here(recommender, config), Registry(Home(config.home)), recommender.version)
+    arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
+    gateway = Gateway(arms, Registry(Home(config.home)))
     return Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)

@@ -15,6 +15,7 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
+from serve.arms import Arms
 from serve.config import ServeConfig
 from serve.gateway import Gateway, Stages
 
@@ -62,7 +63,8 @@ def user_id(recommender: Recommender) -> str:
 @pytest.fixture
 def gateway(home: str, recommender: Recommender) -> Gateway:
     config = ServeConfig(home=home, seed=0)
-    return Gateway(Stages.here(recommender, config), Registry(Home(home)), recommender.version)
+    arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
+    return Gateway(arms, Registry(Home(home)))
 
 
 @pytest.fixture(scope="session")

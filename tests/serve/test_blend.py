@@ -21,6 +21,7 @@ from rec.registry import Registry
 from rec.source_fits import as_retriever, fit_sources
 from rec.storage import Home
 from serve.api import Api
+from serve.arms import Arms
 from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.select import EXPLORE, Selection, SelectStage
@@ -58,7 +59,8 @@ def published(blended: Recommender, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def ask_blended(blended: Recommender, published: str, ask: Callable[..., httpx.Response]):
     config = ServeConfig(home=published, seed=0, policy=PolicyConfig(epsilon=0.3, temperature=TEMPERATURE))
-    gateway = Gateway(Stages.here(blended, config), Registry(Home(published)), "v")
+    arms = Arms.of_config(config, "v", {"v": Stages.here(blended, config)})
+    gateway = Gateway(arms, Registry(Home(published)))
     return partial(ask, Api(gateway, max_body_bytes=10_000, body_timeout_s=5), "POST", "/v1/recommend")
 
 
@@ -66,8 +68,8 @@ def select(recommender: Recommender, user_id: str, n: int, seed: int) -> Selecti
     policy = PolicyConfig(epsilon=EPSILON, temperature=TEMPERATURE)
     states = recommender.hydrate([user_id])
     candidates = recommender.retrieve(states)
-    stage = SelectStage(recommender, policy, np.random.SeedSequence(seed))
-    return stage(states, candidates, recommender.rank(states, candidates), n)[0]
+    stage = SelectStage(recommender, np.random.SeedSequence(seed))
+    return stage(states, candidates, recommender.rank(states, candidates), n, policy)[0]
 
 
 def test_answers_name_the_sources_that_found_each_item(ask_blended, blended: Recommender, user_id: str):

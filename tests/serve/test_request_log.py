@@ -21,6 +21,7 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
+from serve.arms import Arms
 from serve.claims import Claims
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
@@ -49,8 +50,9 @@ class Service:
         log = EventLog(self.folder / "spool", self.events, sync_s=self.config.log.sync_s, max_bytes=max_bytes)
         claims = Claims(self.folder / "spool", self.config.log.idempotency_s)
         kept = RequestLog(log, claims, self.config, REWARDS)
-        stages = Stages.here(self.recommender, self.config)
-        return Gateway(stages, Registry(Home(self.home)), self.recommender.version, kept)
+        version = self.recommender.version
+        arms = Arms.of_config(self.config, version, {version: Stages.here(self.recommender, self.config)})
+        return Gateway(arms, Registry(Home(self.home)), kept)
 
     def committed(self, table: Any) -> list[dict[str, Any]]:
         committer = Committer(self.folder / "spool", self.events)

@@ -10,10 +10,11 @@ from serve.select import EXPLORE, Selection, SelectStage
 
 
 def select(recommender: Recommender, user_id: str, n: int, epsilon: float = 0.3, seed: int = 0) -> Selection:
-    stage = SelectStage(recommender, PolicyConfig(epsilon=epsilon, temperature=0.5), np.random.SeedSequence(seed))
+    stage = SelectStage(recommender, np.random.SeedSequence(seed))
+    policy = PolicyConfig(epsilon=epsilon, temperature=0.5)
     states = recommender.hydrate([user_id], exclude=[[]])
     candidates = recommender.retrieve(states)
-    return stage(states, candidates, recommender.rank(states, candidates), n)[0]
+    return stage(states, candidates, recommender.rank(states, candidates), n, policy)[0]
 
 
 def test_propensities_are_those_of_the_policy(recommender: Recommender, user_id: str):
@@ -45,11 +46,11 @@ def test_items_carry_their_score_and_source(recommender: Recommender, user_id: s
 def test_a_seed_repeats_the_draws_and_each_call_draws_anew(recommender: Recommender, user_id: str):
     assert select(recommender, user_id, 10, seed=1) == select(recommender, user_id, 10, seed=1)
     assert select(recommender, user_id, 10, seed=1) != select(recommender, user_id, 10, seed=2)
-    stage = SelectStage(recommender, PolicyConfig(epsilon=1), np.random.SeedSequence(1))
+    stage, policy = SelectStage(recommender, np.random.SeedSequence(1)), PolicyConfig(epsilon=1)
     states = recommender.hydrate([user_id], exclude=[[]])
     candidates = recommender.retrieve(states)
     scores = recommender.rank(states, candidates)
-    assert stage(states, candidates, scores, 10) != stage(states, candidates, scores, 10)
+    assert stage(states, candidates, scores, 10, policy) != stage(states, candidates, scores, 10, policy)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
@@ -58,8 +59,8 @@ def test_a_slate_is_short_when_nothing_is_left(recommender: Recommender, user_id
     keep = {recommender.item_ids[p] for p in recommender.retrieve(recommender.hydrate([user_id])).items[0, :left]}
     states = recommender.hydrate([user_id], exclude=[[i for i in recommender.item_ids if i not in keep]])
     candidates = recommender.retrieve(states)
-    stage = SelectStage(recommender, PolicyConfig(epsilon=epsilon), np.random.SeedSequence(0))
-    (selection,) = stage(states, candidates, recommender.rank(states, candidates), 10)
+    stage, policy = SelectStage(recommender, np.random.SeedSequence(0)), PolicyConfig(epsilon=epsilon)
+    (selection,) = stage(states, candidates, recommender.rank(states, candidates), 10, policy)
     assert selection.short
     assert {item.item_id for item in selection.items} == keep
     assert selection.n_eligible == left
