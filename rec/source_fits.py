@@ -17,8 +17,7 @@ from rec.retrieval.blend import Blend, Retriever
 from rec.retrieval.business import Business
 from rec.retrieval.ease import EASE
 from rec.retrieval.fresh import Fresh
-from rec.retrieval.item_knn import ItemKNN
-from rec.retrieval.item_neighbors import CosineSource, SwingSource
+from rec.retrieval.item_neighbors import CosineSource, ItemKNN, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource

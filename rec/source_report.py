@@ -23,7 +23,8 @@ class SourceShare:
         recall: of its candidates within the quota.
         recall_alone: of as many candidates as the blend has, from it alone.
         hits: share of the blend's hits that are among its candidates.
-        hits_first: share of the hits of which it is the first source; these sum to 1.
+        hits_first: share of the hits of which it is the first source; these sum to 1, unless the sources leave places
+            free that the scorer fills.
         hits_only: share of the hits that no other source found.
         overlap: for each source, the share of this one's candidates that the other found, too; (S,).
     """

@@ -1,14 +1,15 @@
-"""Candidates for many users: users a second and core of `tandem candidates`, beside a plain loop in one process.
+"""Candidates for many users: users a second of a core's time, of `tandem candidates` and of a plain loop.
 
 Run: python benchmarks/speed/candidates.py [--users 40000] [--workers 2] [--k 50] [--ranked] [--home .tandem]
-Expect: a ratio near 1, our users a second and core over those of the loop, and as many times its users a second as
-there are cores for the workers; peak memory of the largest worker with a quarter of the users and with all. Kept in
-benchmarks/results/candidates.json (candidates_ranked.json).
+Expect: a ratio near 1, our users a second of processor time over those of the loop, and as many times its users a
+second as there are cores for the workers; peak memory of the largest worker with a quarter of the users and with all.
+Kept in benchmarks/results/candidates.json (candidates_ranked.json).
 
 The bundle of --home (by default one that is trained here for a moment on a generated world) is given --users users, its
 own over and over under new ids. The loop asks the same recommender for the same users, 256 at a time, which holds all
 their rows in memory, and writes one Parquet file; neither loading nor starting is in its time. Ours reads the users'
-rows, answers and writes: `ours` is by the time of its tasks, loading apart; `wall` is everything, Ray's start included.
+rows, answers and writes. Both rates are by the processor time of all threads of who answers, loading apart; `wall` is
+our users a second of everything, Ray's start included.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def write(home: str, out: Path, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def plain(home: str, out: Path, given: argparse.Namespace) -> float:
-    """Users a second of the loop, in a process of its own."""
+    """Users a second of the loop's processor time, in a process of its own."""
     return float(_last_line([LOOP, home, str(out), str(given.k), str(int(given.ranked))]))
 
 
@@ -121,7 +122,7 @@ def loop(home: str, out: str, k: str, ranked: str) -> None:
 
     recommender = Recommender.load(home)
     user_ids, item_ids, n = recommender.snapshot.user_ids, recommender.item_ids, int(k)
-    started, rows = time.perf_counter(), []
+    started, rows = time.process_time(), []
     for start in range(0, len(user_ids), BLOCK):
         states = recommender.hydrate(user_ids[start : start + BLOCK])
         wanted = max(n, recommender.config.ranker.n_candidates) if int(ranked) else n
@@ -133,7 +134,7 @@ def loop(home: str, out: str, k: str, ranked: str) -> None:
         columns = {"user_id": user_ids[start + user], "rank": rank, "item_id": item_ids[items[user, rank]]}
         rows.append(pa.table({**columns, "score": scores[user, rank]}))
     pq.write_table(pa.concat_tables(rows), out, compression="zstd")
-    print(len(user_ids) / (time.perf_counter() - started))
+    print(len(user_ids) / (time.process_time() - started))
 
 
 def summary(
@@ -150,7 +151,7 @@ def summary(
         "git_sha": git_sha(),
         "machine": {**machine(), "load_average": os.getloadavg()[0]},
         "protocol": {name: value for name, value in vars(given).items() if name != "home"},
-        "unit": "users/s/core",
+        "unit": "users/s of processor time",
         "repeats": len(pairs),
         "ours": _quantiles(ours),
         "peer": {

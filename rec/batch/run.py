@@ -25,12 +25,16 @@ Part = tuple[int, NDArray[np.int64], pa.Table]
 
 
 class PartReport(NamedTuple):
-    """What became of a part; the seconds are the writer's, loading apart, and so is the memory: its largest so far."""
+    """What became of a part; the seconds are the writer's, loading apart, and so is the memory: its largest so far.
+
+    `processor_s` are of all its threads, so that users a second and core mean the same however many there are.
+    """
 
     number: int
     size: PartSize
     n_users: int
     seconds: float
+    processor_s: float
     peak_mib: float
 
 
@@ -96,7 +100,7 @@ def write_candidates(
             n_rows = folder.finish(job, {report.number: report.size for report in reports})
     seconds = time.perf_counter() - started
     n_answered = sum(report.n_users for report in reports)
-    busy = sum(report.seconds for report in reports)
+    busy_s = sum(report.processor_s for report in reports)
     return {
         "version": bundle.version,
         "out": folder.location,
@@ -110,7 +114,7 @@ def write_candidates(
         "workers": config.workers,
         "seconds": round(seconds, 2),
         "users_per_s": round(n_answered / seconds, 1),
-        "users_per_s_per_core": round(n_answered / busy, 1) if reports else None,
+        "users_per_s_per_core": round(n_answered / busy_s, 1) if reports else None,
         "peak_mib": {
             "driver": round(peak_mib(), 1),
             "worker": round(max((report.peak_mib for report in reports), default=0.0), 1),
@@ -121,10 +125,11 @@ def write_candidates(
 def write_part(task: Task, part: Part) -> PartReport:
     """Answers the users of one part, and writes it."""
     writer = _writer(task.home, task.job.version, task.job.k, task.job.ranked)
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), time.process_time()
     number, places, users = part
     size = CandidateFolder(task.out, task.kind).write_part(task.job, number, writer.rows(users, places))
-    return PartReport(number, size, len(places), time.perf_counter() - started, peak_mib())
+    seconds, processor_s = time.perf_counter() - started, time.process_time() - processor_started
+    return PartReport(number, size, len(places), seconds, processor_s, peak_mib())
 
 
 @lru_cache(maxsize=1)

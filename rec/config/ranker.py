@@ -93,8 +93,8 @@ class LogisticConfig(PointwiseConfig):
 
     A number is read as one of up to `bins` quantiles of the training rows. `crosses` names pairs of features whose
     combinations have weights, too; a name may be a pattern such as `affinity_*`, which stands for all it matches.
-    `cross_categorical` crosses every two categorical features. `l2` is the penalty of sklearn's 1 / C: the sum of the
-    rows' losses plus l2 / 2 times the sum of squared weights is what is minimised.
+    `cross_categorical` crosses every two categorical features. `l2` is the penalty of sklearn's 1 / C: of each task the
+    sum of the rows' losses plus l2 / 2 times the sum of squared weights is what is minimised, whatever the task weighs.
     """
 
     bits: Annotated[int, Field(ge=4, le=26)] = 18

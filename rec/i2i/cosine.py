@@ -125,6 +125,7 @@ def _thousandths(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     finer = np.flatnonzero(np.abs(scaled - scores * _THOUSANDTHS) > 1e-6)
     if len(finer):
         raise ConfigError(f"scores are whole thousandths, so that sums are exact; found {scores[finer[0]]}")
+    _refuse_overflow(scaled**2)
     return scaled.astype(np.int64)
 
 

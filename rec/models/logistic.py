@@ -52,7 +52,9 @@ class LogisticDesign:
         """Begins at the rate of successes, and sets how much of the penalty belongs to a mean over rows."""
         assert isinstance(network, HashedLinear)
         n_labels = (~np.isnan(train.labels)).sum(axis=0)
-        network.penalise(torch.tensor(self.config.l2 / np.maximum(n_labels, 1), dtype=torch.float32))
+        # The loss of a task is its weight times a mean over its rows, and no task shares a parameter with another.
+        weights = np.array([task.weight for task in self.tasks])
+        network.penalise(torch.tensor(weights * self.config.l2 / np.maximum(n_labels, 1), dtype=torch.float32))
         rate = np.clip(np.nansum(train.labels, axis=0) / np.maximum(n_labels, 1), 1e-6, 1 - 1e-6)
         odds = torch.tensor(np.log(rate / (1 - rate)), dtype=torch.float32)
         with torch.no_grad():

@@ -1,8 +1,9 @@
 """Arrays of a candidate source in one safetensors file: numbers and no code."""
 
 import json
+import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,25 +32,30 @@ def write_arrays(folder: Path, source: str, arrays: Mapping[str, NDArray[Any]]) 
     return [name]
 
 
-def read_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
+def read_arrays(folder: Path, source: str, *names: str, mapped: Collection[str] = ()) -> list[NDArray[Any]]:
     """The named arrays of `<source>.safetensors`.
 
+    Args: mapped: which of them stay on the disk and are read where and when they are looked at; see `forget`.
     Raises: BundleError: naming the file, when it is missing, damaged, or of another source.
     """
-    with _opened(folder, source, names) as arrays:
-        return [arrays.get_tensor(name) for name in names]
-
-
-def map_arrays(folder: Path, source: str, *names: str) -> list[NDArray[Any]]:
-    """The named arrays of `<source>.safetensors`, read from the disk where and when they are looked at.
-
-    Raises: BundleError: as `read_arrays`.
-    """
     file = folder / arrays_file(source)
-    with _opened(folder, source, names), file.open("rb") as stream:
+    with _opened(folder, source, names) as arrays, file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    return [_mapped(file, 8 + length, header[name]) for name in names]
+        return [
+            _mapped(file, 8 + length, header[name]) if name in mapped else arrays.get_tensor(name) for name in names
+        ]
+
+
+def forget(*arrays: NDArray[Any]) -> None:
+    """Takes out of this process what it has read of mapped arrays; others stay as they are.
+
+    A process that goes through all users would otherwise hold all of the file in the end. What is looked at again comes
+    from the system's cache of the file, which all processes share, or from the disk.
+    """
+    for array in arrays:
+        if isinstance(array.base, mmap.mmap):
+            array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapped(file: Path, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:

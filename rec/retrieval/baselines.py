@@ -13,7 +13,7 @@ from rec.data.dataset import Interactions
 from rec.evaluation import EvaluationPeriod, choose
 from rec.retrieval.ease import EASE, MAX_ITEMS
 from rec.retrieval.ials import IALS
-from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.item_neighbors import ItemKNN
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rec.candidate_tables import CandidateRows
 from rec.errors import BundleError, DataError
 from rec.features.snapshot import Snapshot
-from rec.retrieval.arrays import arrays_file, map_arrays, write_arrays
+from rec.retrieval.arrays import arrays_file, forget, read_arrays, write_arrays
 from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.top_k import blocks
 from rec.state import Candidates, UserStates
@@ -115,7 +115,8 @@ class BatchSource:
 
         Raises: BundleError: naming the file that is missing or damaged.
         """
-        items, scores, counts = map_arrays(folder, cls.name, "items", "scores", "n_items")
+        names = ("items", "scores", "n_items")
+        items, scores, counts = read_arrays(folder, cls.name, *names, mapped=("items", "scores"))
         if items.ndim != 2 or items.shape != scores.shape:
             raise BundleError(
                 f"must hold as many scores as items, found {scores.shape} and {items.shape}; save it again",
@@ -129,6 +130,7 @@ class BatchSource:
         items = np.full((len(states), self.items.shape[1]), -1, np.int32)
         scores = np.full(items.shape, -np.inf)
         items[known], scores[known] = self.items[rows], self.list_scores[rows]
+        forget(self.items, self.list_scores)
         return Candidates(items, scores, self.name)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,15 @@ class Blend:
     longer ones, and a list of as many items as the quotas sum to has the best of each source, with what several found
     replaced by more of the first.
 
-    A candidate's provenance names every source that has it within its quota, or the first where none has.
+    A candidate's provenance names every source that has it within its quota, or else the one that it came from.
+
+    A list in which the sources leave places free goes on with what the scorer finds, under the scorer's name: the first
+    source may know little of a user.
 
     Attributes:
         sources: what finds candidates, the first one first; names must differ.
         quotas: how many of the best of each are candidates, at least 1.
-        scorer: scores any item for any user; what the ranker reads of all candidates.
+        scorer: scores any item for any user; what the ranker reads of all candidates. It finds what the sources do not.
     """
 
     sources: tuple[CandidateSource, ...]
@@ -44,6 +47,10 @@ class Blend:
         lists += [source.candidates(states, quota).items for source, quota in others]
         items, places, found_by = interleave(lists, self.quotas)
         names = tuple(source.name for source in self.sources)
+        if self.scorer is not first[0] and (items.shape[1] < k or (items[:, :k] < 0).any()):
+            more = self.scorer.candidates(states, k).items
+            names = names if self.scorer.name in names else (*names, self.scorer.name)
+            items, places, found_by = interleave(lists, self.quotas, more=more, more_by=names.index(self.scorer.name))
         return Candidates(items[:, :k], -places[:, :k], self.name, Provenance(names, found_by[:, :k]))
 
     def scores(self, states: UserStates, items: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -56,27 +63,38 @@ class Blend:
         return [name for source in saved.values() for name in source.save(folder)]
 
 
+# Items are counted in 32 bits, so that no place in a source's list is as far down.
+_AFTER_ALL: Final = 2.0**32
+
 Retriever = TwoTowerSource | Blend
 """What the first stage can be: it finds candidates, and scores any item for the ranker."""
 
 
 def interleave(
-    lists: Sequence[NDArray[np.int32]], quotas: Sequence[int]
+    lists: Sequence[NDArray[np.int32]],
+    quotas: Sequence[int],
+    *,
+    more: NDArray[np.int32] | None = None,
+    more_by: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.uint16]]:
     """Lists of items as one in which each item stands once, at the earliest of its places.
 
     Args: lists: of each source, best first, -1 for none, (B, M_s); the first may be longer than its quota. quotas: of
-        each source.
+        each source. more: what comes after all of them, best first, (B, M). more_by: who found that.
     Returns: items, -1 where there are no more; their places, inf where -1; bits of the sources that found them, 0 where
         -1; (B, sum of M_s) each.
     """
-    place = np.concatenate([(np.arange(one.shape[1]) + 0.5) / quota for one, quota in zip(lists, quotas, strict=True)])
-    bit = np.concatenate(
-        [
-            np.where(np.arange(one.shape[1]) < quota, 1 << source, 0).astype(np.uint16)
-            for source, (one, quota) in enumerate(zip(lists, quotas, strict=True))
-        ]
-    )
+    ranks = [np.arange(one.shape[1]) for one in lists]
+    place = [(rank + 0.5) / quota for rank, quota in zip(ranks, quotas, strict=True)]
+    within = [rank < quota for rank, quota in zip(ranks, quotas, strict=True)]
+    by = [np.full(len(rank), source) for source, rank in enumerate(ranks)]
+    if more is not None:
+        lists, n_more = [*lists, more], more.shape[1]
+        place.append(_AFTER_ALL + np.arange(n_more))
+        within.append(np.zeros(n_more, np.bool_))
+        by.append(np.full(n_more, more_by))
+    place, own_bit = np.concatenate(place), np.left_shift(1, np.concatenate(by)).astype(np.uint16)
+    bit = np.where(np.concatenate(within), own_bit, np.uint16(0))
     items = np.concatenate(lists, axis=1)
     places = np.where(items >= 0, place, np.inf)
     order = np.lexsort((places, items), axis=1)
@@ -88,7 +106,8 @@ def interleave(
     if new.any():
         # Runs of one item; what follows the last item of a row up to the first of the next has no item and no bit.
         bits = np.where(items >= 0, bit[order], np.uint16(0)).reshape(-1)
-        found_by[new] = np.maximum(np.bitwise_or.reduceat(bits, np.flatnonzero(new)), 1)
+        found = np.bitwise_or.reduceat(bits, np.flatnonzero(new))
+        found_by[new] = np.where(found > 0, found, own_bit[order][new])
     items, places = np.where(new, items, -1), np.where(new, places, np.inf)
     order = np.lexsort((items, places), axis=1)
     return (

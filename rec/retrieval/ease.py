@@ -11,7 +11,7 @@ from scipy.linalg import get_lapack_funcs
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError, TrainingError
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, popularity_for_the_unknown
+from rec.retrieval.liked import LikedItems, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -62,11 +62,11 @@ class EASE:
         return cls(weights, liked)
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+        """The items of the highest score but 0; users about whom nothing is known get the most popular ones."""
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
-            return popularity_for_the_unknown(profiles @ self.weights, profiles, self.liked.item_users)
+            return where_evident(profiles @ self.weights, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
@@ -83,7 +83,8 @@ class EASE:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Reads ease.safetensors."""
-        weights, indptr, items = read_arrays(folder, cls.name, "weights", "indptr", "items")
+        names = ("weights", "indptr", "items")
+        weights, indptr, items = read_arrays(folder, cls.name, *names, mapped=("indptr", "items"))
         return cls(weights, LikedItems(indptr, items, len(weights)))
 
 

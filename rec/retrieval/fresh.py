@@ -16,7 +16,7 @@ from rec.state import Candidates, UserStates
 @final
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """The same list for everybody: the newest items first, those of unknown time last, (N,)."""
+    """The same list for everybody: the newest items first, -inf for those of unknown time, which are none, (N,)."""
 
     times: NDArray[np.float64]
     name: ClassVar[str] = "fresh"
@@ -31,16 +31,16 @@ class Fresh:
     @classmethod
     def of(cls, times: NDArray[np.floating], *, until: float) -> Self:
         """Of times given, in any unit, NaN where unknown; a time of `until` or later is not known yet, (N,)."""
-        known = times < until
-        return cls(np.where(known, times, times.min(initial=0.0, where=known) - 1.0))
+        return cls(np.where(times < until, times, -np.inf))
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The newest items that are not excluded."""
+        """The newest items that are not excluded, of those whose time is known."""
         return same_for_all(self.times, states, k, self.name)
 
     def extended(self, n_items: int) -> Self:
         """The same for a catalogue to which items were added at the end: they are newer than all others."""
-        return type(self)(np.pad(self.times, (0, n_items - len(self.times)), constant_values=self.times.max() + 1.0))
+        newest = self.times.max(initial=0.0) + 1.0
+        return type(self)(np.pad(self.times, (0, n_items - len(self.times)), constant_values=newest))
 
     def save(self, folder: Path) -> list[str]:
         """Writes fresh.safetensors."""

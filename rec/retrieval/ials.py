@@ -12,7 +12,7 @@ from scipy import sparse
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, popularity_for_the_unknown
+from rec.retrieval.liked import LikedItems, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -75,12 +75,12 @@ class IALS:
         return cls(np.asarray(model.item_factors, np.float32), alpha, regularization, liked)
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+        """The items of the highest score but 0; users about whom nothing is known get the most popular ones."""
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
             users = self._fold_in(profiles)
-            return popularity_for_the_unknown(users @ self.factors.T, profiles, self.liked.item_users)
+            return where_evident(users @ self.factors.T, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
@@ -114,5 +114,7 @@ class IALS:
     def load(cls, folder: Path) -> Self:
         """Reads ials.safetensors."""
         names = ("factors", "alpha", "regularization", "indptr", "items")
-        factors, alpha, regularization, indptr, items = read_arrays(folder, cls.name, *names)
+        factors, alpha, regularization, indptr, items = read_arrays(
+            folder, cls.name, *names, mapped=("indptr", "items")
+        )
         return cls(factors, float(alpha[0]), float(regularization[0]), LikedItems(indptr, items, len(factors)))

@@ -1,6 +1,6 @@
-"""Items near those a user likes, by lists of neighbours: Swing and item-item cosine as sources."""
+"""Items near those a user likes, by lists of neighbours: Swing, item-item cosine and ItemKNN as sources."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self, final
 
@@ -10,11 +10,11 @@ from scipy import sparse
 
 from rec.config import CosineConfig, SwingConfig
 from rec.data.dataset import Interactions
-from rec.i2i.cosine import CosineSums
+from rec.i2i.cosine import CosineSums, cosine
 from rec.i2i.neighbors import ItemNeighbors
 from rec.i2i.swing import SwingSums
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, extended_similarity, popularity_for_the_unknown
+from rec.retrieval.liked import LikedItems, extended_similarity, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -26,7 +26,7 @@ class NeighborSource:
     Abstract: what counts the neighbours gives it its name, and a `fit`.
 
     Attributes:
-        similarity: row i holds the neighbours of item i, float32, (N, N).
+        similarity: row i holds what liking item i adds to the score of each item, float32, (N, N).
         liked: the training matrix; see LikedItems.profiles for what users are scored from.
     """
 
@@ -44,12 +44,12 @@ class NeighborSource:
         return cls(similarity, liked)
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items of the highest score; users about whom nothing is known get the most popular ones."""
+        """The items of the highest score but 0; users about whom nothing is known get the most popular ones."""
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
             scores = sparse.csr_array(profiles @ self.similarity).toarray()
-            return popularity_for_the_unknown(scores, profiles, self.liked.item_users)
+            return where_evident(scores, profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
 
@@ -72,7 +72,7 @@ class NeighborSource:
     def load(cls, folder: Path) -> Self:
         """Reads NAME.safetensors."""
         names = ("similarity", "columns", "rows", "indptr", "items")
-        values, columns, rows, indptr, items = read_arrays(folder, cls.name, *names)
+        values, columns, rows, indptr, items = read_arrays(folder, cls.name, *names, mapped=("indptr", "items"))
         n_items = len(rows) - 1
         similarity = sparse.csr_array((values, columns, rows), shape=(n_items, n_items))
         return cls(similarity, LikedItems(indptr, items, n_items))
@@ -109,3 +109,27 @@ class CosineSource(NeighborSource):
         """
         neighbors = CosineSums.build(interactions, config or CosineConfig()).neighbors()
         return cls.of(neighbors, interactions if liked is None else liked)
+
+
+@final
+class ItemKNN(NeighborSource):
+    """Items like those a user liked: the cosine with the liked ones among an item's own nearest neighbours.
+
+    Source: Sarwar et al. (2001), section 3.1.1, doi:10.1145/371920.372071. The neighbours are those of `CosineSource`;
+    there the liked items say which items they are near, here each item says which liked ones are near it, so that a
+    popular item, which is among the neighbours of many, has no more of them that count than any other.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str] = "item_knn"
+
+    @classmethod
+    def fit(cls, interactions: Interactions, *, n_neighbors: int = 200) -> Self:
+        """Keeps for each item the n_neighbors most similar others, ties by item position.
+
+        Args:
+            interactions: each pair of user and item counts once.
+            n_neighbors: kept for each item, at least 1.
+        """
+        nearest = cls.of(cosine(interactions, top_k=n_neighbors), interactions)
+        return replace(nearest, similarity=sparse.csr_array(nearest.similarity.T))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,20 @@ from scipy import sparse
 
 from rec.data.dataset import Interactions
 from rec.errors import TrainingError
+from rec.retrieval.arrays import forget
+from rec.retrieval.top_k import blocks
 from rec.state import UserStates
+
+# Pairs at once of what is counted over all users.
+BLOCK: Final = 2**20
 
 
 @dataclass(frozen=True)
 class LikedItems:
     """Items of each training user, each once and ascending, as runs.
+
+    Those of a loaded source are on the disk: what is read of them for some users is not kept, so that memory does not
+    grow with how many there are.
 
     Attributes:
         indptr: run of each user, int64, (U + 1,).
@@ -52,7 +60,11 @@ class LikedItems:
     @cached_property
     def item_users(self) -> NDArray[np.int64]:
         """How many users liked each item, (N,)."""
-        return np.bincount(self.items, minlength=self.n_items)
+        counts = np.zeros(self.n_items, np.int64)
+        for part in blocks(len(self.items), BLOCK):
+            counts += np.bincount(self.items[part], minlength=self.n_items)
+            forget(self.items)
+        return counts
 
     def profiles(self, states: UserStates) -> sparse.csr_array:
         """What each user is known to like: the training row, and the history of the state, float32, (B, N).
@@ -67,6 +79,7 @@ class LikedItems:
         trained = np.repeat(np.arange(len(states)), lengths)
         offsets = np.arange(len(trained)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         items = self.items[np.repeat(self.indptr[users], lengths) + offsets]
+        forget(self.indptr, self.items)
         recent, column = np.nonzero(states.history >= 0)
         owners = np.concatenate([trained, recent])
         pairs = np.unique(owners * self.n_items + np.concatenate([items, states.history[recent, column]]))
@@ -82,9 +95,13 @@ def extended_similarity(similarity: sparse.csr_array, n_items: int) -> sparse.cs
     return extended
 
 
-def popularity_for_the_unknown(
+def where_evident(
     scores: NDArray[np.floating], profiles: sparse.csr_array, popularity: NDArray[np.integer]
 ) -> NDArray[np.floating]:
-    """Scores (B, N), with the popularity (N,) in the rows of users about whom nothing is known, in place."""
+    """Scores (B, N) of counted evidence, -inf where they are 0 as there is none, in place.
+
+    Args: popularity: the scores of users about whom nothing is known, (N,).
+    """
     scores[np.diff(profiles.indptr) == 0] = popularity
+    scores[scores == 0] = -np.inf
     return scores

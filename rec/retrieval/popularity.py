@@ -28,8 +28,8 @@ class Popularity:
         return cls(_counts(interactions))
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The most popular items that are not excluded."""
-        return same_for_all(self.counts, states, k, self.name)
+        """The most popular items that are not excluded, of those that anybody has taken."""
+        return same_for_all(_where_taken(self.counts), states, k, self.name)
 
     def extended(self, n_items: int) -> Self:
         """The same for a catalogue to which items were added at the end: nobody has taken them."""
@@ -66,8 +66,8 @@ class RecentPopularity:
         return cls(scores)
 
     def candidates(self, states: UserStates, k: int) -> Candidates:
-        """The items most popular of late that are not excluded."""
-        return same_for_all(self.scores, states, k, self.name)
+        """The items most popular of late that are not excluded, of those that anybody has taken."""
+        return same_for_all(_where_taken(self.scores), states, k, self.name)
 
     def extended(self, n_items: int) -> Self:
         """The same for a catalogue to which items were added at the end: nobody has taken them."""
@@ -87,6 +87,10 @@ def _counts(interactions: Interactions) -> NDArray[np.float64]:
     if not len(interactions):
         raise TrainingError("there are no interactions to count; check min_rating and positive_actions")
     return np.bincount(interactions.item, minlength=interactions.n_items).astype(np.float64)
+
+
+def _where_taken(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(scores > 0, scores, -np.inf)
 
 
 def _padded(scores: NDArray[np.float64], n_items: int) -> NDArray[np.float64]:

@@ -19,8 +19,8 @@ class CandidateSource(Protocol):
     def candidates(self, states: UserStates, k: int) -> Candidates:
         """The k best items of each user, best first and ties by item position; excluded items are never among them.
 
-        A user for whom fewer than k items are left gets a shorter row, filled with -1. A user about whom nothing is
-        known gets an answer too.
+        A source names what speaks for its items: what it knows nothing of is no candidate. So a user for whom it finds
+        fewer than k gets a shorter row, filled with -1. A user about whom nothing is known gets an answer too.
         """
         ...
 

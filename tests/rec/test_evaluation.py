@@ -9,7 +9,7 @@ from rec.errors import ConfigError, DataError, ScoreError
 from rec.evaluation import DEFAULT_METRICS, EvaluationPeriod, choose, evaluate, lists_of, recommend
 from rec.retrieval.baselines import fit_baselines
 from rec.retrieval.ease import EASE
-from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.item_neighbors import ItemKNN
 from rec.retrieval.popularity import Popularity, RecentPopularity
 
 DAY_MS = 86_400_000

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rec.errors import ConfigError
-from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.ease import EASE
 from rec.state import UserStates
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
@@ -40,7 +40,7 @@ def parts():
     order = np.random.default_rng(0).permutation(world.n_items)  # catalogue position to world position
     item = order.argsort()[log.item].astype(np.int32)
     liked = np.isin(log.action, [0, 2])
-    source = ItemKNN.fit(replace(log.take(liked), item=item[liked]), n_neighbors=50)
+    source = EASE.fit(replace(log.take(liked), item=item[liked]), regularization=10.0)
     history = [item[liked & (log.user == user)].tolist() for user in range(20)]
     seen = [set(item[log.user == user].tolist()) for user in range(20)]
     return world, order, source, history, seen

@@ -5,20 +5,38 @@ from pathlib import Path
 
 import pytest
 
-from rec.config import LambdaMARTConfig, QueriesConfig, RankerConfig, RetrieverConfig, TrainConfig, TrainingConfig
+from rec.config import (
+    LambdaMARTConfig,
+    QueriesConfig,
+    RankerConfig,
+    RetrieverConfig,
+    SourcesConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from rec.recommender import Recommender
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A home with one published bundle, trained for a moment on a small world."""
+    return _trained(str(tmp_path_factory.mktemp("batch") / "home"), SourcesConfig())
+
+
+@pytest.fixture(scope="session")
+def counted_home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, with sources that count."""
+    return _trained(str(tmp_path_factory.mktemp("counted") / "home"), SourcesConfig(quotas={"ease": 5, "swing": 5}))
+
+
+def _trained(folder: str, sources: SourcesConfig) -> str:
     from rec.pipeline import train
     from rl.config import InstaTokConfig
     from rl.instatok import InstaTok
     from rl.instatok.log import log_sessions
 
-    folder = str(tmp_path_factory.mktemp("batch") / "home")
     config = TrainConfig(
+        sources=sources,
         retriever=RetrieverConfig(output_dim=16, queries=QueriesConfig(min_batches=2)),
         ranker=RankerConfig(n_candidates=40, lambdamart=LambdaMARTConfig(trees=5, min_trees=5, min_data_in_leaf=5)),
         training=TrainingConfig(workers=0, epochs=1),

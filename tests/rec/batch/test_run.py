@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from safetensors.numpy import load_file
 
 from rec.batch import run, write_candidates
 from rec.candidate_tables import MANIFEST_FILE, SCHEMA, read_candidates
 from rec.config import BatchConfig
 from rec.errors import BundleError, ConfigError, DataError
+from rec.retrieval.arrays import write_arrays
 
 HERE = BatchConfig(workers=0, k=10)
 
@@ -265,6 +267,9 @@ def test_a_driver_that_was_killed_is_gone_on_with(home: str, tmp_path: Path):
     assert _rows(cut).equals(_rows(whole))
 
 
+# Items in the row of each user in the counted sources.
+LIKED = 1000
+
 MEASURED = """
 import json, sys
 from rec.batch import write_candidates
@@ -274,11 +279,11 @@ print(json.dumps(write_candidates(BatchConfig(workers=0, k=10, users_per_part=10
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_users(home: str, tmp_path: Path):
-    """Four times as many users, whose rows alone would take hundreds of MiB, take hardly more memory."""
+def test_memory_does_not_grow_with_the_users(counted_home: str, tmp_path: Path):
+    """Four times as many users, whose rows and likes would each take hundreds of MiB, take hardly more memory."""
     peaks = {}
     for n_users in (5_000, 20_000):
-        large = _home_with_users(home, tmp_path / str(n_users), n_users)
+        large = _home_with_users(counted_home, tmp_path / str(n_users), n_users)
         command = [sys.executable, "-c", MEASURED, large, str(tmp_path / f"out-{n_users}")]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         answer = json.loads(done.stdout)
@@ -288,7 +293,7 @@ def test_memory_does_not_grow_with_the_users(home: str, tmp_path: Path):
 
 
 def _home_with_users(home: str, folder: Path, n_users: int) -> str:
-    """The bundle with its users many times over, each of whom has seen and been told much."""
+    """The bundle with its users many times over, each of whom has seen, liked and been told much."""
     import shutil
 
     from rec.bundle import BundleDetails
@@ -304,6 +309,11 @@ def _home_with_users(home: str, folder: Path, n_users: int) -> str:
         users["seen"] = [sorted(set(seen)) * 8 for seen in users["seen"]]
         many = users.loc[np.arange(n_users) % len(users)].assign(user_id=[f"u{row:08d}" for row in range(n_users)])
         many.to_parquet(draft / "users.parquet", index=False)
+        for source in ("ease", "swing"):
+            arrays = load_file(draft / f"{source}.safetensors")
+            arrays["items"] = np.tile(arrays["items"][:1], n_users * LIKED)
+            arrays["indptr"] = np.arange(n_users + 1, dtype=np.int64) * LIKED
+            write_arrays(draft, source, arrays)
 
     details = BundleDetails.model_validate(bundle.manifest.model_dump(include=set(BundleDetails.model_fields)))
     registry = Registry(Home(folder))

@@ -158,6 +158,9 @@ def test_an_update_refuses_sums_that_a_build_refuses():
         action=np.zeros(24, np.int16),
         actions=("bought",),
     )
+    twice = log.take(np.array([0, 0]))  # 2^63 thousandths, of which two add up to 0 in 64 bits
+    with pytest.raises(DataError, match="64 bits"):
+        CosineSums.build(twice, CosineConfig(scores={"bought": 2**63 / 1000}))
     config = CosineConfig(scores={"bought": 1e6})
     with pytest.raises(DataError, match="64 bits"):
         CosineSums.build(log, config)

@@ -82,20 +82,25 @@ def test_patterns_stand_for_all_they_match_and_a_misspelt_name_is_refused() -> N
         crossed_pairs(layout, LogisticConfig(crosses=(("afinity_genre", "x"),)))
 
 
-def _fitted(matrix: np.ndarray, labels: np.ndarray, l2: float) -> LogisticRanker:
+def _fitted(matrix: np.ndarray, labels: np.ndarray, l2: float, *, weight: float = 1.0) -> LogisticRanker:
     config = CONFIG.model_copy(update={"l2": l2})
     train = RankingData(LAYOUT, matrix, labels[:, None].astype(np.float32), np.array([len(matrix)]), ("click",))
-    design = LogisticDesign(HashedCrosses.fit(LAYOUT, matrix, config), (TaskConfig(name="click"),), config)
+    design = LogisticDesign(
+        HashedCrosses.fit(LAYOUT, matrix, config), (TaskConfig(name="click", weight=weight),), config
+    )
     settings = TrainingConfig(workers=0, epochs=400, batch_size=400, learning_rate=0.05, weight_decay=0.0)
     return LogisticRanker.of(design, fit(RowTask(design, train, None, 400, seed=0), settings, seed=0).weights)
 
 
-@pytest.mark.parametrize("l2", [pytest.param(1.0, marks=pytest.mark.slow), 10.0])
-def test_it_finds_the_optimum_of_the_penalised_likelihood(l2: float) -> None:
+@pytest.mark.parametrize(
+    ("l2", "weight"), [pytest.param(1.0, 1.0, marks=pytest.mark.slow), pytest.param(10.0, 1.0), pytest.param(10.0, 4.0)]
+)
+def test_it_finds_the_optimum_of_the_penalised_likelihood(l2: float, weight: float) -> None:
+    """Of a task by itself: what it weighs beside others does not change it, as it shares no parameter with them."""
     matrix = _matrix()
     rng = np.random.default_rng(1)
     labels = rng.random(400) < 1 / (1 + np.exp(-(matrix[:, 0] + (matrix[:, 2] == matrix[:, 3]))))
-    ranker = _fitted(matrix, labels, l2)
+    ranker = _fitted(matrix, labels, l2, weight=weight)
     hot = _one_hot(matrix, ranker.design.crosses)
 
     def objective(weights: np.ndarray) -> float:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,26 @@ def _states(
         excluded_indptr=np.concatenate([[0], np.cumsum([len(run) for run in runs])]).astype(np.int64),
         excluded=np.array([item for run in runs for item in run], np.int32),
     )
+
+
+@pytest.fixture
+def resident_mib() -> Callable[[Path], float]:
+    """How much of a mapped file is in this process."""
+
+    def measured(file: Path) -> float:
+        smaps = Path("/proc/self/smaps")
+        if not smaps.exists():
+            pytest.skip("only Linux says what of a file is in memory")
+        total, counts = 0, False
+        for line in smaps.read_text().splitlines():
+            first = line.split(maxsplit=1)[0]
+            if not first.endswith(":"):
+                counts = line.endswith(f" {file.resolve()}")
+            elif counts and first == "Rss:":
+                total += int(line.split()[1])
+        return total / 2**10
+
+    return measured
 
 
 @pytest.fixture

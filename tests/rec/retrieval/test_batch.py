@@ -1,6 +1,6 @@
 """A table of candidates as a source: the lists as they were written, for users and items as they are now."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rec.retrieval.blend import Blend
 from rec.retrieval.popularity import Popularity
 from rec.schema import FeatureSchema
 from rec.source_fits import as_retriever, fit_sources
-from rec.state import Candidates
+from rec.state import Candidates, UserStates
 
 LISTS = {"ann": [("c", 0.9), ("a", 0.5), ("gone", 0.4), ("b", -2.0)], "bob": [("d", 0.1)], "left": [("a", 1.0)]}
 
@@ -107,6 +107,20 @@ def test_a_loaded_source_keeps_its_lists_on_the_disk(tmp_path: Path):
     assert _found(loaded, snapshot, "ann", 4) == _found(source, snapshot, "ann", 4)
 
 
+def test_of_the_lists_on_the_disk_no_more_is_held_than_is_asked_for(resident_mib: Any, tmp_path: Path):
+    snapshot, n_users = _snapshot(["ann"], "abcd"), 200_000
+    lists = np.tile(np.arange(4, dtype=np.int32), (n_users, 1))
+    popularity = _popularity("abcd", "abcd")
+    BatchSource(lists, -lists.astype(np.float64), 4, popularity).save(tmp_path)
+    loaded, file = BatchSource.load(tmp_path, popularity), tmp_path / "batch.safetensors"
+    for first in range(0, n_users, 20_000):
+        states = snapshot.user_states(np.zeros(250, np.int64))
+        states = replace(states, user=np.arange(first, first + 250, dtype=np.int32))
+        assert (loaded.candidates(states, 2).items == [0, 1]).all()
+        assert resident_mib(file) < 1
+    assert loaded.list_scores.min() == -3 and resident_mib(file) > 5
+
+
 def test_a_table_of_nobody_known_is_the_fallback(tmp_path: Path):
     snapshot = _snapshot(["zoe"], "abc")
     source = BatchSource.build(_write(tmp_path / "table", {"left": [("a", 1.0)]}), snapshot, _popularity("abc", "cba"))
@@ -165,7 +179,12 @@ def test_a_table_and_its_quota_need_each_other(change: dict[str, Any]):
 
 @dataclass
 class NamedSource:
+    """A source that finds nothing."""
+
     name: str
+
+    def candidates(self, states: UserStates, k: int) -> Candidates:
+        return Candidates(np.full((len(states), k), -1, np.int32), np.full((len(states), k), -np.inf), self.name)
 
 
 def _named(found: Candidates) -> list[tuple[int, tuple[str, ...]]]:

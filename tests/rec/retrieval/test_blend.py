@@ -35,7 +35,7 @@ class Listed:
 
 def blend(quotas: list[int], *lists: list[list[int]]) -> Blend:
     sources = tuple(Listed(f"s{place}", np.array(one)) for place, one in enumerate(lists))
-    return Blend(sources, tuple(quotas), NOBODY)  # pyright: ignore[reportArgumentType]
+    return Blend(sources, tuple(quotas), sources[0])  # pyright: ignore[reportArgumentType]
 
 
 def found_by_definition(
@@ -103,6 +103,27 @@ def test_who_found_an_item_does_not_depend_on_how_many_are_asked_for():
     assert [short.sources_of(0, c) for c in range(4)] == [long.sources_of(0, c) for c in range(4)]
 
 
+def test_places_that_the_sources_leave_free_are_the_scorers_and_bear_its_name():
+    # s0 knows nothing of the second user and of the third one item that s1 found, too.
+    s0, s1 = [[3, 5, 7], [-1, -1, -1], [4, -1, -1]], [[9, 3, -1], [9, -1, -1], [4, 6, -1]]
+    scorer = Listed("scorer", np.tile(np.arange(12), (3, 1)))
+    sources = (Listed("s0", np.array(s0)), Listed("s1", np.array(s1)))
+    filled = Blend(sources, (3, 2), scorer)  # pyright: ignore[reportArgumentType]
+    found = filled.candidates(NOBODY, 6)
+    assert found.items.tolist() == [[3, 9, 5, 7, 0, 1], [9, 0, 1, 2, 3, 4], [4, 6, 0, 1, 2, 3]]
+    named = [[found.sources_of(row, column) for column in range(6)] for row in range(3)]
+    assert named[0] == [("s0", "s1"), ("s1",), ("s0",), ("s0",), ("scorer",), ("scorer",)]
+    assert named[1] == [("s1",)] + [("scorer",)] * 5
+    assert named[2] == [("s0", "s1"), ("s1",)] + [("scorer",)] * 4
+    assert (np.diff(found.scores, axis=1) < 0).all()
+    # Fewer asked for, the beginning of this; a scorer that is a source, too, keeps its place among the names.
+    np.testing.assert_array_equal(filled.candidates(NOBODY, 4).items, found.items[:, :4])
+    led = Blend((sources[0], scorer), (3, 2), scorer).candidates(NOBODY, 6)  # pyright: ignore[reportArgumentType]
+    assert led.provenance is not None and led.provenance.names == ("s0", "scorer")
+    assert led.items[1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert {led.sources_of(1, column) for column in range(6)} == {("scorer",)}
+
+
 def test_nobody_asks_and_nothing_is_found():
     empty = np.zeros((0, 3), np.int32)
     assert [part.shape for part in interleave([empty, empty], [2, 2])] == [(0, 6)] * 3
@@ -134,11 +155,11 @@ def test_a_business_list_names_what_is_not_in_the_catalogue():
     assert raised.value.field == "sources.business"
 
 
-def test_fresh_items_are_the_latest_and_unknown_times_are_last():
+def test_fresh_items_are_the_latest_and_those_of_unknown_time_are_none():
     times = np.array([3.0, np.nan, 9.0, 5.0, 5.0, 20.0])
     found = Fresh.of(times, until=10).candidates(_nobody(1, []), 6)
-    # 20 is still to come: at time 10 nobody knows it.
-    assert found.items.tolist() == [[2, 3, 4, 0, 1, 5]]
+    # 20 is still to come: at time 10 nobody knows it. Of what nothing is known, it is not known to be fresh.
+    assert found.items.tolist() == [[2, 3, 4, 0, -1, -1]]
     assert Fresh.of(times, until=10).candidates(_nobody(1, [3]), 2).items.tolist() == [[2, 4]]
 
 

@@ -12,7 +12,7 @@ from rec.errors import BundleError, ConfigError, TrainingError
 from rec.retrieval.arrays import write_arrays
 from rec.retrieval.ease import EASE
 from rec.retrieval.ials import IALS
-from rec.retrieval.item_knn import ItemKNN
+from rec.retrieval.item_neighbors import CosineSource, ItemKNN
 from rec.retrieval.liked import LikedItems
 from rec.retrieval.popularity import Popularity, RecentPopularity
 
@@ -28,8 +28,8 @@ def _dense(interactions):
 def test_popularity_counts_and_breaks_ties_by_position(make_interactions, make_states):
     interactions = make_interactions([(0, 3), (1, 3), (0, 1), (1, 0)], 2, 4)
     found = Popularity.fit(interactions).candidates(make_states([-1]), 4)
-    assert found.items.tolist() == [[3, 0, 1, 2]]
-    assert found.scores.tolist() == [[2.0, 1.0, 1.0, 0.0]]
+    assert found.items.tolist() == [[3, 0, 1, -1]]
+    assert found.scores.tolist() == [[2.0, 1.0, 1.0, -np.inf]]
 
 
 def test_recent_popularity_counts_its_window_and_then_all_time(make_interactions, make_states):
@@ -62,8 +62,7 @@ def test_ease_wants_a_positive_regularization(random_interactions):
         EASE.fit(random_interactions, regularization=0.0)
 
 
-def test_item_knn_sums_the_cosines_of_the_nearest(random_interactions, make_states, monkeypatch):
-    monkeypatch.setattr("rec.retrieval.item_knn.BLOCK_SCORES", 60)  # three items at a time
+def test_item_knn_sums_the_cosines_of_the_nearest(random_interactions, make_states):
     matrix = _dense(random_interactions)
     norm = np.sqrt(np.maximum(matrix.sum(axis=0), 1))
     cosine = matrix.T @ matrix / np.outer(norm, norm)
@@ -74,8 +73,9 @@ def test_item_knn_sums_the_cosines_of_the_nearest(random_interactions, make_stat
         expected[:, item] = matrix[:, nearest[item]] @ cosine[item, nearest[item]]
     found = ItemKNN.fit(random_interactions, n_neighbors=4).candidates(make_states(list(range(50))), 20)
     known = matrix.sum(axis=1) > 0
-    scores = np.take_along_axis(expected, found.items, axis=1)
+    scores = np.where(found.items >= 0, np.take_along_axis(expected, found.items, axis=1), -np.inf)
     np.testing.assert_allclose(found.scores[known], scores[known], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal((found.items[known] >= 0).sum(axis=1), (expected[known] > 0).sum(axis=1))
 
 
 def test_ials_folds_in_the_factors_that_implicit_has(checkerboard):
@@ -146,3 +146,22 @@ def test_a_file_of_another_source_is_refused(tmp_path):
     (tmp_path / "popularity.safetensors").rename(tmp_path / "ease.safetensors")
     with pytest.raises(BundleError, match="it is a popularity holding counts"):
         EASE.load(tmp_path)
+
+
+def test_a_loaded_source_holds_no_more_of_the_users_than_it_is_asked_about(make_states, resident_mib, tmp_path):
+    n_users, n_liked, n_items = 40_000, 100, 200
+    indptr = np.arange(n_users + 1, dtype=np.int64) * n_liked
+    items = np.tile(np.arange(0, n_items, 2, dtype=np.int32), n_users)
+    fitted = CosineSource(sparse.csr_array(np.eye(n_items, dtype=np.float32)), LikedItems(indptr, items, n_items))
+    file = tmp_path / fitted.save(tmp_path)[0]
+    loaded = CosineSource.load(tmp_path)
+    for start in range(0, n_users, 4000):
+        states = make_states(list(range(start, start + 250)))
+        np.testing.assert_array_equal(
+            loaded.candidates(states, 3).items, np.tile(np.array([0, 2, 4], np.int32), (250, 1))
+        )
+        assert resident_mib(file) < 1
+    np.testing.assert_array_equal(loaded.liked.item_users, fitted.liked.item_users)
+    assert resident_mib(file) < 1
+    # What is looked at and not forgotten is seen by this measure.
+    assert loaded.liked.items.max() == n_items - 2 and resident_mib(file) > 15
