@@ -12,6 +12,7 @@ from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.features.as_of import DAY_MS
 from rec.features.snapshot import Snapshot
+from rec.item_groups import ItemGroups
 from rec.retrieval.batch import BatchSource
 from rec.retrieval.blend import Blend, Retriever
 from rec.retrieval.business import Business
@@ -21,6 +22,7 @@ from rec.retrieval.item_neighbors import CosineSource, ItemKNN, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource
+from rec.retrieval.weighted import WeightedScoreSource
 
 SourceFit = Callable[[Interactions, Interactions, Snapshot, TrainConfig], CandidateSource]
 """Fits on what was liked, or on all that was done, both before the snapshot."""
@@ -43,6 +45,15 @@ def _recent(liked: Interactions, _log: Interactions, snapshot: Snapshot, config:
     return RecentPopularity.fit(liked, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms)
 
 
+def _weighted(liked: Interactions, log: Interactions, snapshot: Snapshot, config: TrainConfig) -> WeightedScoreSource:
+    sources = config.sources
+    assert sources.interest_column is not None, "the source comes with its column"
+    groups = ItemGroups.of(snapshot.item_table, sources.interest_column, field="sources.interest_column")
+    return WeightedScoreSource.fit(
+        log, groups, sources.weighted_score, cosine=sources.cosine, liked=liked, n_interests=sources.n_interests
+    )
+
+
 def _batch(liked: Interactions, log: Interactions, snapshot: Snapshot, config: TrainConfig) -> BatchSource:
     assert config.sources.batch is not None, "a quota of the batch comes with its table"
     return BatchSource.build(read_candidates(config.sources.batch), snapshot, _recent(liked, log, snapshot, config))
@@ -58,6 +69,7 @@ SOURCE_FITS: Final[dict[str, SourceFit]] = {
     "cosine": lambda liked, log, snapshot, config: CosineSource.fit(
         liked if config.sources.cosine.scores is None else log, config.sources.cosine, liked=liked
     ),
+    "weighted_score": _weighted,
     "popularity": lambda liked, log, snapshot, config: Popularity.fit(liked),
     "recent_popularity": _recent,
     "fresh": _fresh,
@@ -73,7 +85,17 @@ def _load_batch(folder: Path) -> BatchSource:
 SOURCE_LOADS: Final[dict[str, Callable[[Path], CandidateSource]]] = {
     **{
         source.name: source.load
-        for source in (EASE, ItemKNN, SwingSource, CosineSource, Popularity, RecentPopularity, Fresh, Business)
+        for source in (
+            EASE,
+            ItemKNN,
+            SwingSource,
+            CosineSource,
+            WeightedScoreSource,
+            Popularity,
+            RecentPopularity,
+            Fresh,
+            Business,
+        )
     },
     BatchSource.name: _load_batch,
 }
@@ -90,9 +112,9 @@ def fit_sources(
     """The sources of a config but the two-tower model, by name, from what was known at the snapshot's time.
 
     Args: liked: what to learn from; interactions at or after the snapshot are not looked at. log: all that was done,
-        liked or not, for the cosine of scored actions; None: what was liked. answering: whether the sources are to
-        answer users. Else they are for learning from what happened next, which the model that filled a table of
-        candidates has seen: they go without that.
+        liked or not, for the cosine of scored actions, views and interests; None: what was liked. answering: whether
+        the sources are to answer users. Else they are for learning from what happened next, which the model that filled
+        a table of candidates has seen: they go without that.
     Raises: ConfigError: for a list or a column that this catalogue does not have. TrainingError: for a catalogue too
         large for a source. DataError: for a table of candidates that is not there or not finished.
     """

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from rec.config import BusinessScoreConfig, CandidateQConfig, Config, Seed
+from rec.config import CandidateQConfig, Config, Seed, WeightedScoreConfig
 from rec.config.drr import DRRNetworkConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -31,7 +31,7 @@ class InstaTokConfig(Config):
 class InstaTokEnvConfig(Config):
     """Sessions in the world of short videos, as an environment.
 
-    Candidates come from the business score over a log of random sessions, or from the bundle of this version in the
+    Candidates come from the weighted score over a log of random sessions, or from the bundle of this version in the
     registry at `home`, where one is named (`CURRENT` for the current one). The interests of the score are those that
     users state, or are predicted from the log. At most `per_category` candidates are of one category, where there are
     enough others: with the default of 4 every category is at hand.
@@ -39,7 +39,7 @@ class InstaTokEnvConfig(Config):
 
     world: InstaTokConfig = InstaTokConfig()
     n_candidates: PositiveInt = 30
-    score: BusinessScoreConfig = BusinessScoreConfig()
+    score: WeightedScoreConfig = WeightedScoreConfig()
     interests: Literal["stated", "predicted"] = "stated"
     per_category: PositiveInt | None = 4
     home: str | None = None

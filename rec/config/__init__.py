@@ -10,7 +10,7 @@ from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig,
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
 from rec.config.gate import GateConfig
 from rec.config.home import DEFAULT_HOME, HOME_VARIABLE, HomePath, default_home
-from rec.config.i2i import BusinessScoreConfig, CosineConfig, SwingConfig
+from rec.config.i2i import CosineConfig, SwingConfig, WeightedScoreConfig
 from rec.config.incremental import IncrementalConfig
 from rec.config.index import IndexConfig
 from rec.config.loading import ConfigT, config_error, load_config, parse_config
@@ -52,7 +52,6 @@ __all__ = [
     "BaselinesConfig",
     "BatchConfig",
     "BranchConfig",
-    "BusinessScoreConfig",
     "CandidateQConfig",
     "ColumnsConfig",
     "Config",
@@ -97,6 +96,7 @@ __all__ = [
     "TrainConfig",
     "TrainingConfig",
     "UserTowerConfig",
+    "WeightedScoreConfig",
     "config_error",
     "default_home",
     "load_config",

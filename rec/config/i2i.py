@@ -34,8 +34,8 @@ class CosineConfig(Config):
     scores: dict[str, float] | None = None
 
 
-class BusinessScoreConfig(Config):
-    """Weights of the business score: similarity, views (their logarithm with `log_views`), being of an interest."""
+class WeightedScoreConfig(Config):
+    """What makes up the weighted score: similarity, views (their logarithm with `log_views`), being of an interest."""
 
     similarity_weight: float = 1.0
     views_weight: float = 0.1

@@ -5,11 +5,23 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rec.config.base import Config
-from rec.config.i2i import CosineConfig, SwingConfig
+from rec.config.i2i import CosineConfig, SwingConfig, WeightedScoreConfig
 
-FirstSource = Literal["two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity"]
+FirstSource = Literal[
+    "two_tower", "ease", "item_knn", "swing", "cosine", "weighted_score", "popularity", "recent_popularity"
+]
 OtherSource = Literal[
-    "two_tower", "ease", "item_knn", "swing", "cosine", "popularity", "recent_popularity", "fresh", "business", "batch"
+    "two_tower",
+    "ease",
+    "item_knn",
+    "swing",
+    "cosine",
+    "weighted_score",
+    "popularity",
+    "recent_popularity",
+    "fresh",
+    "business",
+    "batch",
 ]
 
 
@@ -22,6 +34,9 @@ class SourcesConfig(Config):
     `fresh` are the latest items: by their first interaction, or by the numeric item feature `fresh_column` (times in
     UTC milliseconds or years, say; a time that is still to come is not known yet). `business` are item ids, best first.
     `batch` is a table that `tandem candidates` wrote: each user's list, or recent popularity where it has none.
+    `weighted_score` adds up how near an item is to what the user likes by `cosine`, how often it was viewed, and
+    whether it is of the user's interests: the `n_interests` values of the item feature `interest_column` that the user
+    is predicted to like most, from ratings or from `cosine.scores` of actions.
     """
 
     first: FirstSource = "two_tower"
@@ -33,6 +48,9 @@ class SourcesConfig(Config):
     item_knn_neighbors: PositiveInt = 200
     swing: SwingConfig = SwingConfig()
     cosine: CosineConfig = CosineConfig()
+    weighted_score: WeightedScoreConfig = WeightedScoreConfig()
+    interest_column: str | None = None
+    n_interests: PositiveInt = 2
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,6 +70,11 @@ class SourcesConfig(Config):
             raise ValueError(
                 "quotas.batch and batch, the table of candidates, need each other; found "
                 f"{self.quotas.get('batch')} and {self.batch!r}"
+            )
+        if ("weighted_score" in self.names) != (self.interest_column is not None):
+            raise ValueError(
+                "the source weighted_score and interest_column, the item feature whose values are interests, need each "
+                f"other; found the sources {', '.join(self.names)} and {self.interest_column!r}"
             )
         repeated = sorted({item for item in self.business if self.business.count(item) > 1})
         if repeated:

@@ -1,10 +1,10 @@
 """Which items go together: neighbours of items, from who took both."""
 
-from rec.i2i.business import business_score
 from rec.i2i.cosine import INSTATOK_SCORES, CosineSums, action_scores, cosine
 from rec.i2i.interests import interest_scores, is_interest, predicted_interests
 from rec.i2i.neighbors import ItemNeighbors, neighbors_frame, neighbors_from_frame
 from rec.i2i.swing import SwingSums, swing
+from rec.i2i.weighted_score import weighted_score
 
 __all__ = [
     "INSTATOK_SCORES",
@@ -12,7 +12,6 @@ __all__ = [
     "ItemNeighbors",
     "SwingSums",
     "action_scores",
-    "business_score",
     "cosine",
     "interest_scores",
     "is_interest",
@@ -20,4 +19,5 @@ __all__ = [
     "neighbors_from_frame",
     "predicted_interests",
     "swing",
+    "weighted_score",
 ]

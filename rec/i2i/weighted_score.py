@@ -1,18 +1,18 @@
-"""The score of a business list: how similar, how much watched, and whether it is of the user's interests."""
+"""The weighted score: how similar, how much watched, and whether it is of the user's interests."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.config import BusinessScoreConfig
+from rec.config import WeightedScoreConfig
 
 
-def business_score(
+def weighted_score(
     similarity: NDArray[np.floating[Any]],
     views: NDArray[np.number[Any]],
     is_interest: NDArray[np.bool_],
-    config: BusinessScoreConfig,
+    config: WeightedScoreConfig,
 ) -> NDArray[np.float64]:
     """w1 similarity + w2 views + w3 is_interest, with log(1 + views) in place of views under `log_views`.
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from rec.errors import BundleError
 
 # What safetensors calls the kinds of numbers that are mapped.
-_KINDS: Final = {"I32": "<i4", "I64": "<i8", "F64": "<f8"}
+_KINDS: Final = {"BOOL": "?", "I32": "<i4", "I64": "<i8", "F64": "<f8"}
 
 
 def arrays_file(source: str) -> str:

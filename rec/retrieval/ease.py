@@ -11,7 +11,7 @@ from scipy.linalg import get_lapack_funcs
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError, TrainingError
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, where_evident
+from rec.retrieval.liked import LIKED_ARRAYS, LikedItems, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -84,7 +84,7 @@ class EASE:
     def load(cls, folder: Path) -> Self:
         """Reads ease.safetensors."""
         names = ("weights", "indptr", "items")
-        weights, indptr, items = read_arrays(folder, cls.name, *names, mapped=("indptr", "items"))
+        weights, indptr, items = read_arrays(folder, cls.name, *names, mapped=LIKED_ARRAYS)
         return cls(weights, LikedItems(indptr, items, len(weights)))
 
 

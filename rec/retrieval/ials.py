@@ -12,7 +12,7 @@ from scipy import sparse
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, where_evident
+from rec.retrieval.liked import LIKED_ARRAYS, LikedItems, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
 
@@ -114,7 +114,5 @@ class IALS:
     def load(cls, folder: Path) -> Self:
         """Reads ials.safetensors."""
         names = ("factors", "alpha", "regularization", "indptr", "items")
-        factors, alpha, regularization, indptr, items = read_arrays(
-            folder, cls.name, *names, mapped=("indptr", "items")
-        )
+        factors, alpha, regularization, indptr, items = read_arrays(folder, cls.name, *names, mapped=LIKED_ARRAYS)
         return cls(factors, float(alpha[0]), float(regularization[0]), LikedItems(indptr, items, len(factors)))

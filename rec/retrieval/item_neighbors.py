@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from rec.i2i.cosine import CosineSums, cosine
 from rec.i2i.neighbors import ItemNeighbors
 from rec.i2i.swing import SwingSums
 from rec.retrieval.arrays import read_arrays, write_arrays
-from rec.retrieval.liked import LikedItems, extended_similarity, where_evident
+from rec.retrieval.liked import LIKED_ARRAYS, LikedItems, extended_similarity, where_evident
 from rec.retrieval.top_k import best_of_catalogue
 from rec.state import Candidates, UserStates
+
+NEIGHBOR_ARRAYS: Final = ("similarity", "columns", "rows", "indptr", "items")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,13 @@ class NeighborSource:
 
         def score(block: UserStates) -> NDArray[np.floating]:
             profiles = self.liked.profiles(block)
-            scores = sparse.csr_array(profiles @ self.similarity).toarray()
-            return where_evident(scores, profiles, self.liked.item_users)
+            return where_evident(self.near(profiles), profiles, self.liked.item_users)
 
         return best_of_catalogue(states, k, self.liked.n_items, score, self.name)
+
+    def near(self, profiles: sparse.csr_array) -> NDArray[np.floating]:
+        """How near each item is to what users like, (B, N) both; 0 where there is nothing between them."""
+        return sparse.csr_array(profiles @ self.similarity).toarray()
 
     def extended(self, n_items: int) -> Self:
         """The same for a catalogue to which items were added at the end: they are near nothing."""
@@ -59,20 +64,33 @@ class NeighborSource:
 
     def save(self, folder: Path) -> list[str]:
         """Writes NAME.safetensors."""
-        arrays = {
+        return write_arrays(folder, self.name, self.arrays())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads NAME.safetensors."""
+        return cls.from_arrays(*read_arrays(folder, cls.name, *NEIGHBOR_ARRAYS, mapped=LIKED_ARRAYS))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What it consists of, in the order of NEIGHBOR_ARRAYS."""
+        return {
             "similarity": self.similarity.data,
             "columns": self.similarity.indices,
             "rows": self.similarity.indptr,
             "indptr": self.liked.indptr,
             "items": self.liked.items,
         }
-        return write_arrays(folder, self.name, arrays)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads NAME.safetensors."""
-        names = ("similarity", "columns", "rows", "indptr", "items")
-        values, columns, rows, indptr, items = read_arrays(folder, cls.name, *names, mapped=("indptr", "items"))
+    def from_arrays(
+        cls,
+        values: NDArray[np.float32],
+        columns: NDArray[np.integer],
+        rows: NDArray[np.integer],
+        indptr: NDArray[np.int64],
+        items: NDArray[np.int32],
+    ) -> Self:
+        """What `arrays` took apart."""
         n_items = len(rows) - 1
         similarity = sparse.csr_array((values, columns, rows), shape=(n_items, n_items))
         return cls(similarity, LikedItems(indptr, items, n_items))

@@ -14,6 +14,8 @@ from rec.retrieval.arrays import forget
 from rec.retrieval.top_k import blocks
 from rec.state import UserStates
 
+LIKED_ARRAYS: Final = ("indptr", "items")
+"""What a source's file calls them."""
 # Pairs at once of what is counted over all users.
 BLOCK: Final = 2**20
 

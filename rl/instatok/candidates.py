@@ -9,11 +9,11 @@ from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownV
 from numpy.typing import NDArray
 from scipy import sparse
 
-from rec.config import BusinessScoreConfig
+from rec.config import WeightedScoreConfig
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
-from rec.i2i.business import business_score
 from rec.i2i.interests import is_interest
+from rec.i2i.weighted_score import weighted_score
 from rl.instatok.slate_log import Candidates
 from rl.instatok.world import ACTIONS, REWARDS
 
@@ -45,11 +45,11 @@ class SessionCandidates(Protocol):
 @final
 @dataclass(frozen=True)
 class ScoredCosine:
-    """Videos like those a user liked, by the cosine of everybody's scores, with a business score on top.
+    """Videos like those a user liked, by the cosine of everybody's scores, with a weighted score on top.
 
     x_i holds the sum of the scores each user gave video i by what they did: watched 1, skipped -2, liked 2, other
     -0.5. A video j that user u has not seen has similarity sum over the videos i they have of x_iu cos(x_i, x_j); the k
-    of the highest business score (`rec.i2i.business`) are candidates, best first:
+    of the highest weighted score (`rec.i2i.weighted_score`) are candidates, best first:
 
         similarity_weight * similarity + views_weight * views + interest_weight * is-interest.
 
@@ -82,7 +82,7 @@ class ScoredCosine:
     views: NDArray[np.float64]
     category: NDArray[np.int64]
     is_interest: NDArray[np.bool_]
-    weights: BusinessScoreConfig
+    weights: WeightedScoreConfig
     per_category: int | None = None
 
     @classmethod
@@ -93,7 +93,7 @@ class ScoredCosine:
         category: Integers,
         initial_views: Integers,
         is_interest: NDArray[np.bool_],
-        weights: BusinessScoreConfig,
+        weights: WeightedScoreConfig,
         per_category: int | None = None,
     ) -> Self:
         """Counts a log of actions, whose users and items are those of the world by position.
@@ -133,7 +133,7 @@ class ScoredCosine:
     def _before(self) -> NDArray[np.float64]:
         """Business scores before any session, -inf where the user has seen the video, (U, N)."""
         of_interest = is_interest(self.is_interest, self.category)
-        return business_score(self.similarity, self.views, of_interest, self.weights)
+        return weighted_score(self.similarity, self.views, of_interest, self.weights)
 
     def find(self, users: Integers, shown: Integers, rewards: Floats, k: int) -> Candidates:
         """See SessionCandidates; scores are those of the business, ties go by position."""

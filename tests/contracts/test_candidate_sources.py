@@ -16,6 +16,7 @@ from rec import training
 from rec.candidate_tables import SCHEMA, CandidateFolder, CandidateJob
 from rec.config import (
     BranchConfig,
+    CosineConfig,
     QueriesConfig,
     RankerConfig,
     RetrieverConfig,
@@ -30,6 +31,7 @@ from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
+from rec.item_groups import ItemGroups
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.retrieval.batch import BatchSource
@@ -42,13 +44,17 @@ from rec.retrieval.item_neighbors import CosineSource, ItemKNN, SwingSource
 from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource
+from rec.retrieval.weighted import WeightedScoreSource
 from rec.retrieval_data import build_retrieval_data
 from rec.retriever_task import RetrieverTask
-from rec.schema import FeatureSchema
+from rec.schema import Feature, FeatureSchema
 from rec.source_fits import SOURCE_FITS, SOURCE_LOADS, as_retriever, fit_sources, load_sources
 from rec.state import UserStates
 
 N_USERS, N_ITEMS, DAY_MS = 40, 25, 86_400_000
+
+# What may interest somebody; the last item, which nobody has taken, is of no kind.
+KINDS = [*[f"kind {item % 3}" for item in range(N_ITEMS - 1)], None]
 
 Fit = Callable[[Interactions], CandidateSource]
 
@@ -62,8 +68,9 @@ def _two_tower_config() -> TrainConfig:
 
 def _two_tower_snapshot(interactions: Interactions) -> tuple[Dataset, Snapshot]:
     users = pd.DataFrame({"user_id": interactions.user_ids})
-    items = pd.DataFrame({"item_id": interactions.item_ids})
-    dataset = Dataset("test", interactions, users, items, FeatureSchema(), "")
+    items = pd.DataFrame({"item_id": interactions.item_ids, "kind": KINDS})
+    schema = FeatureSchema(features=(Feature(name="kind", kind="categorical", side="item"),))
+    dataset = Dataset("test", interactions, users, items, schema, "")
     encoders = Encoders.fit(dataset, interactions)
     return dataset, Snapshot.build(dataset, encoders, interactions, 30 * DAY_MS, 4)
 
@@ -81,12 +88,20 @@ def _fit_two_tower(interactions: Interactions) -> TwoTowerSource:
     return TwoTowerSource.build(model, snapshot)
 
 
+SCORES = {"liked": 1.0, "skipped": -1.0}
+
 BLENDS = {
     "blend": SourcesConfig(
         quotas={"ease": 2, "swing": 2, "recent_popularity": 1, "fresh": 2, "business": 1}, business=("i7", "i3")
     ),
     "blend_led_by_ease": SourcesConfig(first="ease", quotas={"two_tower": 4, "cosine": 2, "item_knn": 1}),
     "ease_alone": SourcesConfig(first="ease"),
+    "blend_with_weighted_score": SourcesConfig(
+        first="weighted_score",
+        quotas={"two_tower": 2, "swing": 2},
+        interest_column="kind",
+        cosine=CosineConfig(scores=SCORES),
+    ),
     "blend_with_batch": SourcesConfig(quotas={"batch": 4, "recent_popularity": 1}, batch="as _candidates_table writes"),
 }
 
@@ -142,6 +157,11 @@ def _fit_swing(interactions: Interactions) -> SwingSource:
     return SwingSource.fit(interactions, rng=np.random.default_rng(0))
 
 
+def _fit_weighted(interactions: Interactions) -> WeightedScoreSource:
+    groups = ItemGroups.of(pd.DataFrame({"kind": KINDS}), "kind", field="kind")
+    return WeightedScoreSource.fit(interactions, groups, cosine=CosineConfig(scores=SCORES))
+
+
 def _load(source: CandidateSource, folder: Path) -> CandidateSource:
     """Reads what a source of the same kind saved; some need what is elsewhere in a bundle, too."""
     if isinstance(source, Blend):
@@ -162,6 +182,7 @@ SOURCES: dict[str, Fit] = {
     "item_knn": partial(ItemKNN.fit, n_neighbors=10),
     "swing": _fit_swing,
     "cosine": CosineSource.fit,
+    "weighted_score": _fit_weighted,
     "ease": partial(EASE.fit, regularization=10.0),
     "fresh": Fresh.fit,
     "business": lambda interactions: Business.of([f"i{i}" for i in range(N_ITEMS)][::-1], interactions.item_ids),
@@ -182,6 +203,8 @@ def _interactions() -> Interactions:
         user=user.astype(np.int32),
         item=item.astype(np.int32),
         timestamp=rng.integers(0, 30 * DAY_MS, 400),
+        action=(rng.random(400) < 0.3).astype(np.int16),
+        actions=tuple(SCORES),
     )
 
 
@@ -272,7 +295,10 @@ def test_an_item_near_nothing_that_a_user_likes_is_not_found_near_it():
     log = _interactions()
     log = log.take(log.user != 3)
     alone = replace(
-        log, user=np.append(log.user, 3), item=np.append(log.item, 24), timestamp=np.append(log.timestamp, 0)
+        log,
+        **{name: np.append(getattr(log, name), new) for name, new in (("user", 3), ("item", 24), ("timestamp", 0))},
+        action=None,
+        actions=(),
     )
     for kind in ("item_knn", "swing", "cosine", "ease"):
         source = SOURCES[kind](alone)
@@ -367,8 +393,8 @@ def test_repeated_interactions_are_accepted(fit: Fit):
     doubled = interactions.take(np.repeat(np.arange(len(interactions)), 2))
     states = _everybody()
     found = fit(doubled).candidates(states, 8)
-    if fit is _fit_two_tower:
-        # What it learned from twice as many rows is not the same; it has to be as valid.
+    if fit in (SOURCES["two_tower"], SOURCES["weighted_score"], SOURCES["blend_with_weighted_score"]):
+        # What is learned from twice as many rows, or viewed twice as often, is not the same; it has to be as valid.
         assert (found.items >= 0).all() and np.isfinite(found.scores).all()
     else:
         np.testing.assert_array_equal(found.items, fit(interactions).candidates(states, 8).items)

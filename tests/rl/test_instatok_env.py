@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rec.config import BusinessScoreConfig
+from rec.config import WeightedScoreConfig
 from rec.errors import ConfigError
 from rl.config import InstaTokConfig, InstaTokEnvConfig
 from rl.instatok import ACTIONS, InstaTok
@@ -144,7 +144,7 @@ def plain_candidates(world, log, user, shown, rewards, k, weights, per_category)
 @pytest.mark.parametrize(("log_views", "per_category"), [(False, None), (True, None), (True, 4), (True, 1)])
 def test_candidates_within_a_session_are_those_of_a_matrix_built_anew(log_views, per_category):
     world = InstaTok(InstaTokConfig(n_users=25, n_videos=150, sessions_per_user=4))
-    log, weights = log_sessions(world).interactions, BusinessScoreConfig(log_views=log_views)
+    log, weights = log_sessions(world).interactions, WeightedScoreConfig(log_views=log_views)
     source = ScoredCosine.fit(
         log,
         category=world.category,
