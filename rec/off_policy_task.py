@@ -38,6 +38,7 @@ from rec.training import Worker
 from rec.weights import Total, effective_sample_size, importance_weights
 
 SNIPS = "snips"
+SNIPS_ERROR = "snips_error"
 SNIPS_LOW = "snips_low"
 ESS = "ess"
 EXPLAINED = "explained"
@@ -151,8 +152,8 @@ class OffPolicyTask:
             target_p = log_probability(logits, actions).double().exp().cpu().numpy()
             weights[start : start + len(block)] = importance_weights(target_p, self.data.propensity[block])
         rewards = self.data.reward[rows].astype(np.float64)
-        value, low = snips_with_bound(weights, rewards, self.data.moments.user[rows])
-        return {SNIPS: value, SNIPS_LOW: low, ESS: effective_sample_size(weights)}
+        value, error, low = snips_with_bound(weights, rewards, self.data.moments.user[rows])
+        return {SNIPS: value, SNIPS_ERROR: error, SNIPS_LOW: low, ESS: effective_sample_size(weights)}
 
     @cached_property
     def inputs(self) -> TowerInputs:

@@ -75,21 +75,14 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
         else prepare_new(dataset, config, parent.recommender.snapshot.encoders, parent.end_ms)
     )
     starts = ready.period_starts
-    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in starts]
-    # What of the config this catalogue does not have is said before anything is begun.
-    cap_of(config.rules, snapshots[-1].item_table)
-    boosts_of(config.rules, snapshots[-1])
-    counted = [
-        fit_sources(ready.split.train, snapshot, config, log=ready.log, answering=snapshot is snapshots[-1])
-        for snapshot in snapshots
-    ]
+    snapshots, counted = known_at_starts(ready, config)
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:
         ensure_ray(config.training.workers)
 
     if parent is None:
-        trained = _train_anew(runs, ready, snapshots, counted)
+        trained = train_anew(runs, ready, snapshots, counted)
     else:
         trained = _train_on(runs, ready, snapshots, counted, parent.recommender)
     valid = _validate(ready, trained.judged)
@@ -149,9 +142,25 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     return answer
 
 
-def _train_anew(
+def known_at_starts(ready: Prepared, config: TrainConfig) -> tuple[list[Snapshot], list[dict[str, CandidateSource]]]:
+    """What was known at the beginning of each period, and the sources that are counted from it.
+
+    Raises: ConfigError: for a cap or boost by what this catalogue does not have.
+    """
+    snapshots = [snapshot_at(ready, config, at_ms) for at_ms in ready.period_starts]
+    cap_of(config.rules, snapshots[-1].item_table)
+    boosts_of(config.rules, snapshots[-1])
+    counted = [
+        fit_sources(ready.split.train, snapshot, config, log=ready.log, answering=snapshot is snapshots[-1])
+        for snapshot in snapshots
+    ]
+    return snapshots, counted
+
+
+def train_anew(
     runs: Runs, ready: Prepared, snapshots: Sequence[Snapshot], counted: Sequence[dict[str, CandidateSource]]
 ) -> Trained:
+    """Trains both stages on what was known at the beginning of each period."""
     config, starts = runs.config, ready.period_starts
     retrievers = fit_retrievers(runs, ready)
     thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers[:-1])}

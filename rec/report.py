@@ -52,15 +52,19 @@ def write_report(run: Path) -> Path:
         body = "".join(section)
         if body:
             parts.append(f"<h2>{title}</h2>{body}")
-    page = (
+    target = run / REPORT_FILE
+    replace_file(target, page(f"Tandem run {run.name}", parts).encode())
+    return target
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A page of HTML that needs no network. Args: parts: HTML, plots of `drawn` among them."""
+    return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Tandem run {html.escape(run.name)}</title><style>{_STYLE}</style>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
     )
-    target = run / REPORT_FILE
-    replace_file(target, page.encode())
-    return target
 
 
 def _read(file: Path) -> Any:
@@ -97,7 +101,7 @@ def _learning_curves(run: Path) -> Iterator[str]:
             yaxis={"title": "loss"},
             yaxis2={"title": "validation", "overlaying": "y", "side": "right", "rangemode": "tozero"},
         )
-        yield _drawn(figure)
+        yield drawn(figure)
 
 
 def _evaluation(evaluation: Any) -> Iterator[str]:
@@ -108,12 +112,12 @@ def _evaluation(evaluation: Any) -> Iterator[str]:
     yield f"<p>{sizes}; ± standard error.</p>"
     metrics = list(next(iter(models.values())))
     rows = [[name, *(format_estimate(values[metric]) for metric in metrics)] for name, values in models.items()]
-    yield _table(["model", *metrics], rows)
+    yield table(["model", *metrics], rows)
     rows = [[f"{pair['a']} - {pair['b']}", pair["metric"], format_difference(pair)] for pair in evaluation["paired"]]
     yield "<p>Differences paired by user:</p>"
-    yield _table(["models", "metric", "difference [95% interval]"], rows)
+    yield table(["models", "metric", "difference [95% interval]"], rows)
     if "calibration" in evaluation:
-        yield _drawn(_reliability(evaluation["calibration"]))
+        yield drawn(_reliability(evaluation["calibration"]))
 
 
 def _reliability(calibration: Any) -> go.Figure:
@@ -155,7 +159,7 @@ def _sessions(sessions: Any) -> Iterator[str]:
         )
     )
     figure.update_layout(title="Reward of a session, mean and 95% interval", yaxis={"title": "reward"})
-    yield _drawn(figure)
+    yield drawn(figure)
     slate = sessions["slate"]
     labels = [f"{item['position'] + 1}. {item['title'] or item['item_id']}" for item in slate["items"]]
     figure = go.Figure(
@@ -171,19 +175,21 @@ def _sessions(sessions: Any) -> Iterator[str]:
         yaxis={"autorange": "reversed", "automargin": True},
         xaxis={"title": "propensity, given the items above"},
     )
-    yield _drawn(figure)
+    yield drawn(figure)
 
 
 def _config(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"<pre class=scroll>{html.escape(json.dumps(record['config'], indent=1))}</pre>"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _drawn(figure: go.Figure) -> str:
+def drawn(figure: go.Figure) -> str:
+    """A plot as HTML, for a page of `page`."""
     figure.update_layout(margin={"t": 48, "b": 48}, height=360, legend={"orientation": "h"})
     return figure.to_html(full_html=False, include_plotlyjs=False)

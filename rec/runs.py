@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, Self
@@ -14,13 +15,14 @@ from torch import Tensor
 from rec.config import TrainConfig, TrainingConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError
+from rec.ray_train import print_epoch, write_run_record
 from rec.ray_train import train as fit_on_ray
-from rec.ray_train import write_run_record
 from rec.run_files import RUN_FILE
 from rec.storage import Home
 from rec.training import Fitted, TrainingTask
 
 RUNS: Final = "runs"
+OnFitEpoch = Callable[[str, dict[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,13 @@ class Runs:
         folder: holds checkpoints, TensorBoard files and `run.json`: config, seed, versions, and hash of the data.
         config: of the run.
         resumed: whether what is there already is gone on from.
+        on_epoch: told the name of the fit, and its metrics, after each epoch.
     """
 
     folder: Path
     config: TrainConfig
     resumed: bool
+    on_epoch: OnFitEpoch = lambda name, metrics: print_epoch(metrics)
 
     @classmethod
     def begin(cls, home: Home, config: TrainConfig, dataset: Dataset) -> Self:
@@ -73,6 +77,7 @@ class Runs:
             run_dir=self.folder / name,
             resume=self.resumed,
             init_from=init_from,
+            on_epoch=partial(self.on_epoch, name),
         )
 
 

@@ -58,7 +58,7 @@ def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     from rl.pmf_env import RatingWorld
 
     def algorithm() -> Any:
-        split, model = _fitted(options.ratings)
+        split, model = fitted_ratings(options.ratings)
         world = RatingWorld.of(split.train, model, options.ratings.env)
         return drr_config(world, RatingVectors.of(model), options.settings(DRRTrainConfig))
 
@@ -79,7 +79,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     agent = load_agent(Path(options.agent))
     if not isinstance(agent, DRRAgent):
         raise ConfigError(f"holds an agent of kind {agent.kind!r}; one of kind 'drr' is required", file=options.agent)
-    split, model = _fitted(options.ratings)
+    split, model = fitted_ratings(options.ratings)
     users, items = agent.actor.state.users, agent.actor.state.items
     if (len(users), len(items) - 1) != (split.train.n_users, split.train.n_items):
         raise ConfigError(
@@ -115,7 +115,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     }
 
 
-def _fitted(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":
+def fitted_ratings(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":
     """Ratings divided, and the model of those that are known."""
     from rec.data.source import read_dataset
     from rec.data.splits import per_user_temporal

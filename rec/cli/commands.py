@@ -34,6 +34,7 @@ from rec.cli.models import (
 )
 from rec.cli.recommendations import CandidatesOptions, RecommendOptions, run_candidates, run_recommend
 from rec.cli.training import TrainOptions, run_train
+from rec.cli.tune import run_tune, tune_options
 from rec.config import Config, HomePath, OpeConfig, Seed
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ COMMANDS: Final[dict[str, Command]] = {
         run_generate,
     ),
     "train": Command("train retriever and ranker, and publish them as a bundle", lambda: TrainOptions, run_train),
+    "tune": Command("search for settings that do better on validation", tune_options, run_tune),
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, run_evaluate),
     "ope": Command("estimate what a policy would earn, from the log of another", lambda: OpeOptions, _ope),
     "recommend": Command("recommend items to one user", lambda: RecommendOptions, run_recommend),

@@ -6,7 +6,7 @@ from typing import Any
 
 from rec.cli.command import Answer
 from rec.cli.data import read
-from rec.config import HomePath, TrainConfig
+from rec.config import DataConfig, HomePath, TrainConfig
 
 
 class TrainOptions(TrainConfig):
@@ -26,12 +26,19 @@ def run_train(options: TrainOptions) -> Answer:
     from rec.storage import Home
 
     config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"}))
-    # The bundle remembers where its data were, and as of when: that has to mean the same from any folder, at any time.
-    meant: dict[str, Any] = {}
-    if config.data.path is not None:
-        meant["path"] = str(Path(config.data.path).resolve())
-    if config.data.name == "events" and config.data.now_ms is None:
-        begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
-        meant["now_ms"] = int(time.time() * 1000) if begun is None else begun
-    config = config.model_copy(update={"data": config.data.model_copy(update=meant)})
+    begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
+    config = config.model_copy(update={"data": settled(config.data, begun)})
     return train(read(config.data), config, options.home, resume=options.resume)
+
+
+def settled(data: DataConfig, now_ms: int | None = None) -> DataConfig:
+    """Where data are, and as of when, so that it means the same from any folder, at any time.
+
+    Args: now_ms: as of when a run began that is gone on with.
+    """
+    meant: dict[str, Any] = {}
+    if data.path is not None:
+        meant["path"] = str(Path(data.path).resolve())
+    if data.name == "events" and data.now_ms is None:
+        meant["now_ms"] = int(time.time() * 1000) if now_ms is None else now_ms
+    return data.model_copy(update=meant)

@@ -1,0 +1,112 @@
+"""The report of a search: its best config is one that training takes, and importance follows what matters."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rec.cli.training import TrainOptions
+from rec.config import TrainConfig, load_config
+from tune.config import TuneConfig
+from tune.report import again_commands, importances, indistinguishable, write_report
+from tune.search import Search
+from tune.spaces import SPACES
+from tune.trials import FOLDER, Measured, Trial, ended, read_trials
+
+
+def measured(value: float, std_error: float = 0.01) -> Measured:
+    return Measured("ndcg@10", value, std_error, 100, value)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    config = TuneConfig(spaces=("learning", "towers"), trials=12)
+    base = TrainConfig.model_validate({"data": {"name": "csv", "path": "/data/a"}, "training": {"workers": 0}})
+    made = Search.of(tmp_path, config, base)
+    made.record(None)
+    return made
+
+
+def drawn(search: Search, n: int, score) -> list[Trial]:
+    """Trials of random values, scored by a function of these."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for place in range(n):
+        values = {}
+        for name, parameter in search.space.parameters.items():
+            if parameter.choices:
+                values[name] = parameter.choices[rng.integers(len(parameter.choices))]
+            else:
+                values[name] = float(np.exp(rng.uniform(np.log(parameter.low), np.log(parameter.high))))
+        trials.append(Trial(f"{place:02d}", values, "finished", measured(score(values)), (0.1,), 3.0))
+    return sorted(trials, key=lambda trial: -trial.measured.score)
+
+
+def by_rate(values: dict) -> float:
+    """Best at a learning rate of 2e-3, whatever the rest."""
+    return -abs(np.log(values["training.learning_rate"] / 2e-3))
+
+
+def test_the_best_config_is_what_train_takes(search):
+    trials = drawn(search, 12, by_rate)
+    answer = write_report(search, trials)
+    best = load_config(TrainConfig, answer["config"])
+    assert search.space.base_values(best) == trials[0].values
+    assert best.data == search.base.data
+    options = load_config(TrainOptions, answer["config"])
+    assert TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"})) == best
+    assert answer["best"]["values"] == trials[0].values
+
+
+def test_a_search_is_run_again_by_its_record(search):
+    again, use = again_commands(search)
+    assert again == f"tandem tune --config {search.folder}/search.yaml"
+    assert use == f"tandem train --config {search.folder}/best.yaml"
+    config = load_config(TuneConfig, search.folder / "search.yaml")
+    assert config.model_copy(update={"base": None}) == search.config
+    assert load_config(TrainConfig, config.base) == search.base
+
+
+def test_the_table_and_the_plots_hold_every_trial(search):
+    trials = [*drawn(search, 12, by_rate), Trial("aa", drawn(search, 1, by_rate)[0].values, "failed", error="<boom>")]
+    answer = write_report(search, trials)
+    table = pd.read_csv(search.folder / "trials.csv")
+    assert list(table["trial"]) == [trial.name for trial in trials]
+    assert table["std_error"].notna().sum() == 12
+    assert answer["trials"] == {"finished": 12, "stopped": 0, "failed": 1}
+    page = Path(answer["report"]).read_text(encoding="utf-8")
+    assert "parcoords" in page and "PED-ANOVA" in page and "tandem train --config" in page
+    assert all(trial.name in page for trial in trials)
+
+
+def test_importance_follows_what_matters(search):
+    found = importances(search.space, drawn(search, 200, by_rate))
+    assert found.keys() == search.space.parameters.keys()
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["training.learning_rate"] > 0.5
+
+
+def test_few_trials_say_nothing_of_importance(search):
+    assert importances(search.space, drawn(search, 9, by_rate)) == {}
+    assert importances(SPACES["alpha"], []) == {}
+
+
+def test_trials_within_two_standard_errors_of_the_best_are_told(search):
+    values = drawn(search, 1, by_rate)[0].values
+    trials = [Trial("a", values, "finished", measured(value)) for value in (0.5, 0.481, 0.479)]
+    assert indistinguishable(trials) == trials[:2]
+
+
+def test_trials_are_read_as_they_were_written_best_first(tmp_path):
+    values = {"retriever.user_tower.hidden": [256, 128], "off_policy.alpha": 0.1}
+    trials = [
+        Trial("b", values, "finished", measured(0.2), (0.1, 0.2), 1.5),
+        Trial("c", values, "finished", measured(0.1)),
+        Trial("a", values, "failed", error="why"),
+        Trial("d", values),
+    ]
+    for trial in reversed(trials):
+        trial.write(tmp_path / FOLDER / trial.name)
+    assert read_trials(tmp_path) == trials
+    assert [trial.state for trial in ended(trials)] == ["finished", "finished", "failed", "stopped"]

@@ -1,0 +1,211 @@
+"""Searches run by Ray Tune: they end, go on after a kill, and say what they found."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from rec.cli.data import read
+from rec.config import TrainConfig, load_config
+from rec.errors import ConfigError
+from rec.storage import Home
+from tune.config import TuneConfig, TuneOptions
+from tune.search import Search
+from tune.trials import FOLDER, Trial, read_trials
+
+MARK = "TANDEM_TEST_MARK"
+BASE = {
+    "retriever": {"output_dim": 8, "queries": {"min_batches": 3}},
+    "training": {"workers": 0, "epochs": 3},
+    "ranker": {"n_candidates": 60},
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A file that `tandem train --config` takes, of a small world."""
+    world, file = tmp_path / "world.yaml", tmp_path / "base.yaml"
+    world.write_text("n_users: 60\nn_videos: 200\nsessions_per_user: 8\n", encoding="utf-8")
+    file.write_text(yaml.safe_dump({"data": {"path": str(world)}, **BASE}), encoding="utf-8")
+    return file
+
+
+def search_of(folder: Path, base: Path, **changed: Any) -> tuple[Search, Any]:
+    """A search from a base, and its data."""
+    config = load_config(TrainConfig, base)
+    training = config.training.model_copy(update=changed.pop("training", {}))
+    config = config.model_copy(update={"training": training})
+    search = Search.of(folder, TuneConfig(**{"spaces": ("learning",), "trials": 3, **changed}), config)
+    data = read(config.data)
+    search.record(data)
+    return search, data
+
+
+def test_parameters_and_starts_come_from_a_file(tmp_path: Path):
+    file = tmp_path / "search.yaml"
+    file.write_text(
+        "parameters: {retriever.output_dim: {choices: [8, 16]}, training.learning_rate: {low: 0.001, high: 0.1}}\n"
+        "starts: [{retriever.output_dim: 16}]\ntrials: 3\n",
+        encoding="utf-8",
+    )
+    options = load_config(TuneOptions, file)
+    assert options.parameters["retriever.output_dim"].choices == (8, 16)
+    assert options.starts == ({"retriever.output_dim": 16},)
+
+
+def test_a_search_that_is_not_there_cannot_be_gone_on_with(tmp_path: Path):
+    for name in ("", "none"):
+        with pytest.raises(ConfigError, match="there is no search"):
+            Search.recorded(Home(tmp_path), name)
+
+
+def test_a_search_goes_on_as_it_was_recorded_and_on_the_same_data(tmp_path: Path, base: Path):
+    search, data = search_of(tmp_path / "runs" / "one", base, seed=5)
+    again = Search.recorded(Home(tmp_path), "one")
+    assert again.config.model_copy(update={"base": None}) == search.config
+    assert again.base == search.base
+    again.require_same(data)
+    with pytest.raises(ConfigError, match="on other data"):
+        again.require_same(None)
+
+
+@pytest.mark.parametrize("spaces", [("dqn",), ("drr",)])
+def test_agents_have_no_epochs_to_be_stopped_by(tmp_path: Path, spaces):
+    from tune.spaces import CONFIGS
+
+    with pytest.raises(ConfigError, match="agents have none of"):
+        Search.of(tmp_path, TuneConfig(spaces=spaces, scheduler="asha"), CONFIGS[spaces[0]]())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_base_is_tried_first_and_every_trial_is_kept(tmp_path: Path, base: Path, sampler, ray_session):
+    search, data = search_of(tmp_path / "search", base, sampler=sampler, concurrent=1)
+    trials = search.run(data)
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    assert search.space.base_values(search.base) in [trial.values for trial in trials]
+    assert trials == sorted(trials, key=lambda trial: -trial.measured.score)
+    assert all(trial.measured.std_error > 0 and len(trial.epochs) == 3 for trial in trials)
+
+
+@pytest.mark.slow
+def test_trials_with_workers_of_ray_train_end_on_two_cpus(tmp_path: Path, base: Path, ray_session):
+    """Four at a time would hold both CPUs and wait for those of their workers for ever."""
+    search, data = search_of(tmp_path / "search", base, training={"workers": 1, "epochs": 1}, concurrent=4, trials=2)
+    assert [trial.state for trial in search.run(data)] == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_asha_stops_what_is_worse(tmp_path: Path, base: Path, ray_session):
+    """Learning rates of a billionth learn nothing: after the first that learns, none of them is gone on with."""
+    rates = {"training.learning_rate": {"low": 1e-12, "high": 1e-2, "log": True}}
+    starts = [{"training.learning_rate": 1e-12 * (1 + place)} for place in range(3)]
+    search, data = search_of(
+        tmp_path / "search",
+        base,
+        spaces=(),
+        parameters=rates,
+        starts=starts,
+        trials=4,
+        scheduler="asha",
+        reduction_factor=2,
+        concurrent=1,
+    )
+    trials = search.run(data)
+    assert trials[0].values == {"training.learning_rate": 2e-3}
+    assert "stopped" in {trial.state for trial in trials}
+    assert {trial.state for trial in trials} <= {"finished", "stopped"}
+
+
+@pytest.mark.slow
+def test_trials_that_fail_say_why_and_the_others_go_on(tmp_path: Path, base: Path, ray_session):
+    search, data = search_of(
+        tmp_path / "search",
+        base,
+        spaces=(),
+        parameters={"training.learning_rate": {"choices": [2e-3, 1e30]}},
+        starts=({"training.learning_rate": 1e30},),
+        trials=2,
+    )
+    trials = search.run(data)
+    assert [trial.state for trial in trials] == ["finished", "failed"]
+    assert "the loss of epoch" in (trials[1].error or "")
+
+
+def _started(mark: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", "from rec.cli import entry; entry()", "tune", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def _left(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def _finished(search: Path) -> dict[str, str]:
+    """What the files of the finished trials hold, by trial."""
+    return {
+        trial.name: (search / FOLDER / trial.name / "trial.json").read_text(encoding="utf-8")
+        for trial in read_trials(search)
+        if trial.state == "finished"
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_search_goes_on_and_loses_at_most_the_running_trials(tmp_path: Path, base: Path):
+    home, mark, n = tmp_path / "home", uuid.uuid4().hex, 6
+    options = ["--spaces", "learning", "--trials", str(n), "--base", str(base), "--home", str(home)]
+    process = _started(mark, *options)
+    deadline = time.monotonic() + 400
+    searches: list[Path] = []
+    while process.poll() is None and time.monotonic() < deadline:
+        searches = list((home / "runs").glob("*"))
+        if searches and len(_finished(searches[0])) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    _, told = process.communicate()
+    for other in _left(mark):
+        other.kill()
+    assert len(searches) == 1, told
+    search = searches[0]
+    before, known = _finished(search), read_trials(search)
+    assert 2 <= len(before) < n, told
+    running = [trial.name for trial in known if trial.state == "running"]
+
+    again = _started(uuid.uuid4().hex, "--resume", search.name, "--home", str(home))
+    out, told = again.communicate(timeout=400)
+    assert again.returncode == 0, told
+    answer = json.loads(out.splitlines()[-1])
+    after = _finished(search)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == n == answer["trials"]["finished"]
+    # What was running is done again, or the trial in its place; nothing else is.
+    assert len(read_trials(search)) <= n + len(running)
+    best = load_config(TrainConfig, answer["config"])
+    found = Trial.read(search / FOLDER / answer["best"]["trial"])
+    assert found is not None and found.measured is not None
+    assert found.measured.score == max(trial.measured.score for trial in read_trials(search) if trial.measured)
+    assert best.training.learning_rate == found.values["training.learning_rate"]

@@ -1,0 +1,186 @@
+"""What a search came to: the best config, a table, plots of what mattered, and how to run it again.
+
+best.yaml     the config of the best trial, as `tandem train --config` takes it, or `tandem rl train`
+trials.csv    a row for each trial, the best first
+search.html   the same with plots
+"""
+
+import html
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from optuna.importance import get_param_importances
+
+from rec.metrics import format_estimate
+from rec.report import drawn, page, table
+from rec.storage import replace_file
+from tune.search import SEARCH_FILE, Search, write_config
+from tune.spaces import Learner, Space
+from tune.trials import Trial
+
+BEST_FILE: Final = "best.yaml"
+TABLE_FILE: Final = "trials.csv"
+REPORT_FILE: Final = "search.html"
+COMMANDS: Final[Mapping[Learner, str]] = {"train": "train", "dqn": "rl train dqn", "drr": "rl train drr"}
+# Below it an importance says more about chance than about the field.
+MIN_TRIALS: Final = 10
+
+
+def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Writes best.yaml, trials.csv and search.html into the search's folder.
+
+    Args: trials: the best first, which finished.
+    Returns: what `tandem tune` prints in JSON.
+    """
+    best, folder = trials[0], search.folder
+    assert best.measured is not None
+    write_config(folder / BEST_FILE, search.space.configured(search.base, best.values))
+    rows(trials).to_csv(folder / TABLE_FILE, index=False)
+    importance = importances(search.space, trials)
+    again, use = again_commands(search)
+    replace_file(folder / REPORT_FILE, _page(search, trials, importance, again, use).encode())
+    states = [trial.state for trial in trials]
+    return {
+        "run_dir": str(folder),
+        "best": {"trial": best.name, "values": best.values, **asdict(best.measured)},
+        "config": str(folder / BEST_FILE),
+        "report": str(folder / REPORT_FILE),
+        "trials": {state: states.count(state) for state in ("finished", "stopped", "failed")},
+        "importance": importance,
+        "indistinguishable": len(indistinguishable(trials)),
+        "again": again,
+        "use": use,
+    }
+
+
+def again_commands(search: Search) -> tuple[str, str]:
+    """How to search again, and how to use what was found."""
+    command = COMMANDS[search.space.learner]
+    again, use = (["tune", "--config", SEARCH_FILE], [*command.split(), "--config", BEST_FILE])
+    return tuple(shlex.join(["tandem", *words[:-1], str(search.folder / words[-1])]) for words in (again, use))  # pyright: ignore[reportReturnType]
+
+
+def rows(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row for each trial."""
+    return pd.DataFrame(
+        [
+            {
+                "trial": trial.name,
+                "state": trial.state,
+                **trial.values,
+                **(asdict(trial.measured) if trial.measured else {}),
+                "seconds": trial.seconds,
+                "error": trial.error,
+            }
+            for trial in trials
+        ]
+    )
+
+
+def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
+    """How much of the difference between the best tenth of the trials and the others each field explains.
+
+    PED-ANOVA, shares that sum to 1; nothing for fewer than MIN_TRIALS trials, or one field.
+
+    Source: Watanabe, Bansal and Hutter (2023), doi:10.24963/ijcai.2023/488.
+    """
+    finished = [trial for trial in trials if trial.measured is not None]
+    if len(finished) < MIN_TRIALS or len(space.parameters) < 2:
+        return {}
+    study = optuna.create_study(direction="maximize")
+    for trial in finished:
+        assert trial.measured is not None
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=space.encoded(trial.values),
+                distributions=space.distributions(),
+                value=trial.measured.score,
+            )
+        )
+    return {name: float(share) for name, share in get_param_importances(study).items()}
+
+
+def indistinguishable(trials: Sequence[Trial]) -> list[Trial]:
+    """Finished trials whose value is within two standard errors of the best's, itself among them.
+
+    The errors are of each value alone, though trials are judged by the same rows: it is a generous measure.
+    """
+    best = trials[0].measured
+    assert best is not None
+    slack = 2 * (best.std_error or 0.0)
+    return [trial for trial in trials if trial.measured is not None and trial.measured.value >= best.value - slack]
+
+
+def _page(search: Search, trials: Sequence[Trial], importance: Mapping[str, float], again: str, use: str) -> str:
+    best = trials[0]
+    assert best.measured is not None
+    names = list(search.space.parameters)
+    parts = [
+        f"<h1>Search {html.escape(search.folder.name)}</h1>",
+        f"<p>Best of {len(trials)} trials: {best.measured.metric} {format_estimate(asdict(best.measured))} on "
+        f"validation, by {html.escape(str(best.values))}. {len(indistinguishable(trials))} trials are within two "
+        "standard errors of it. The best of many estimates is too high: a test tells what it is worth.</p>",
+        f"<p>Use it: <code>{html.escape(use)}</code><br>Search again: <code>{html.escape(again)}</code></p>",
+        "<h2>Trials</h2>",
+        table(
+            ["trial", "state", *names, best.measured.metric, "n", "score", "seconds"],
+            [_row(trial, names) for trial in trials],
+        ),
+        "<h2>What goes with a high score</h2>",
+        drawn(parallel_coordinates(search.space, trials)),
+    ]
+    if importance:
+        parts.append(drawn(_bars(importance)))
+    return page(f"Tandem search {search.folder.name}", parts)
+
+
+def _row(trial: Trial, names: Sequence[str]) -> list[str]:
+    found = trial.measured
+    judged = ["", "", ""]
+    if found is not None:
+        judged = [format_estimate(asdict(found)), f"{found.n:,.0f}", f"{found.score:.4f}"]
+    seconds = "" if trial.seconds is None else f"{trial.seconds:.0f}"
+    return [trial.name, trial.state, *(_number(trial.values[name]) for name in names), *judged, seconds]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def parallel_coordinates(space: Space, trials: Sequence[Trial]) -> go.Figure:
+    """A line for each finished trial through its values, coloured by score."""
+    finished = [trial for trial in trials if trial.measured is not None]
+    scores = [trial.measured.score for trial in finished if trial.measured is not None]
+    axes = [_axis(space, name, [trial.values[name] for trial in finished]) for name in space.parameters]
+    axes.append({"label": "score", "values": scores})
+    line = {"color": scores, "colorscale": "Viridis", "showscale": True}
+    return go.Figure(go.Parcoords(dimensions=axes, line=line))
+
+
+def _axis(space: Space, name: str, values: Sequence[Any]) -> dict[str, Any]:
+    parameter, label = space.parameters[name], name.rsplit(".", 1)[-1]
+    if parameter.choices:
+        texts = [json.dumps(choice) for choice in parameter.choices]
+        places = [texts.index(json.dumps(value)) for value in values]
+        return {"label": label, "values": places, "tickvals": list(range(len(texts))), "ticktext": texts}
+    if not parameter.log:
+        return {"label": label, "values": list(values)}
+    # Plotly has no logarithmic axis here.
+    assert parameter.low is not None and parameter.high is not None
+    ends = np.linspace(np.log10(parameter.low), np.log10(parameter.high), 5)
+    ticks = {"tickvals": ends.tolist(), "ticktext": [f"{10**end:.3g}" for end in ends]}
+    return {"label": label, "values": np.log10(values).tolist(), "range": [ends[0], ends[-1]], **ticks}
+
+
+def _bars(importance: Mapping[str, float]) -> go.Figure:
+    figure = go.Figure(go.Bar(x=list(importance.values()), y=list(importance), orientation="h"))
+    return figure.update_layout(
+        title="Importance of each field (PED-ANOVA)", yaxis={"autorange": "reversed", "automargin": True}
+    )

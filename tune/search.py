@@ -1,0 +1,237 @@
+"""A search: Ray Tune runs the trials, Optuna proposes them, and each leaves a file of what came of it."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import optuna
+import ray
+import yaml
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from ray import tune as ray_tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from rec.config import Config, TrainConfig, load_config
+from rec.data.dataset import Dataset
+from rec.errors import ConfigError, TandemError, TrainingError
+from rec.metrics import format_estimate
+from rec.ray_cluster import ensure_ray
+from rec.ray_train import print_epoch, write_run_record
+from rec.run_files import RUN_FILE
+from rec.runs import RUNS, Runs, say
+from rec.storage import Home
+from tune.agents import JUDGES as AGENT_JUDGES
+from tune.config import TuneConfig
+from tune.objectives import JUDGES, epoch_score, judged_fit, refuse_unjudged
+from tune.resources import concurrent_trials, workers_of
+from tune.spaces import CONFIGS, PLACES, Space, Values
+from tune.trials import FOLDER, Trial, ended, read_trials
+
+SEARCH_FILE: Final = "search.yaml"
+BASE_FILE: Final = "base.yaml"
+SCORE: Final = "score"
+EPOCH: Final = "epoch"
+_TUNER: Final = "tuner"
+# Ray Tune keeps its state after every event, so that a kill loses no trial that ended; and leaves Ctrl-C to us.
+_SETTINGS: Final = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search, and the folder that it is kept in.
+
+    Attributes: folder: of the run. config: of the search. base: what it begins from. space: what is searched.
+    """
+
+    folder: Path
+    config: TuneConfig
+    base: Config
+    space: Space
+
+    @classmethod
+    def of(cls, folder: Path, config: TuneConfig, base: Config) -> Self:
+        """A search that can be: every field is one of the base's, and the values go together.
+
+        Raises: ConfigError: where they do not.
+        """
+        space = Space.of(config)
+        if isinstance(base, TrainConfig):
+            refuse_unjudged(base, config.judge, asha=config.scheduler == "asha")
+        elif config.scheduler == "asha":
+            raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
+        space.refuse_impossible(base)
+        return cls(folder, config, base, space)
+
+    def record(self, dataset: Dataset | None) -> None:
+        """Writes what is searched, from what, on which data."""
+        data = {} if dataset is None else {"name": dataset.name, "sha256": dataset.sha256}
+        write_run_record(self.folder, config=self.config, seed=self.config.seed, data=data)
+        write_config(self.folder / BASE_FILE, self.base)
+        config = self.config.model_copy(update={"base": str(self.folder / BASE_FILE)})
+        write_config(self.folder / SEARCH_FILE, config)
+
+    @classmethod
+    def recorded(cls, home: Home, name: str) -> Self:
+        """The search of a name, to go on with.
+
+        Raises: ConfigError: when there is none.
+        """
+        folder = ((home.folder or home.cache) / RUNS / name).resolve()
+        if not name or not (folder / SEARCH_FILE).is_file():
+            raise ConfigError(f"there is no search {name!r} to resume", file=str(folder), field="resume")
+        config = load_config(TuneConfig, folder / SEARCH_FILE)
+        learner = Space.of(config).learner
+        return cls.of(folder, config, load_config(CONFIGS[learner], folder / BASE_FILE))
+
+    def require_same(self, dataset: Dataset | None) -> None:
+        """Refuses to go on with other data.
+
+        Raises: ConfigError: when they are.
+        """
+        begun = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))["data"].get("sha256")
+        if begun != (None if dataset is None else dataset.sha256):
+            raise ConfigError("the search was on other data; begin a new one", file=str(self.folder), field="resume")
+
+    def run(self, dataset: Dataset | None) -> list[Trial]:
+        """Runs the trials that are missing; returns all, the best first.
+
+        Args: dataset: what training learns from; agents have none.
+        Raises: TrainingError: when no trial finished. ConfigError: when not even one trial has the CPUs it takes.
+        """
+        os.environ.update(_SETTINGS)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        workers = workers_of(self.base)
+        ensure_ray(1 + workers)
+        side_by_side = concurrent_trials(ray.cluster_resources().get("CPU", 0), workers, self.config.concurrent)
+        trial = ray_tune.with_parameters(partial(run_trial, search=self), dataset=dataset)
+        # Ray Train reserves its workers' CPUs itself; the runners of RLlib take what the trial has reserved.
+        bundles = 1 if isinstance(self.base, TrainConfig) else 1 + workers
+        trainable = ray_tune.with_resources(trial, PlacementGroupFactory([{"CPU": 1}] * bundles))
+        path = str(self.folder / _TUNER)
+        if ray_tune.Tuner.can_restore(path):
+            tuner = ray_tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
+        else:
+            tuner = self._tuner(trainable, side_by_side)
+        say(f"search {self.folder.name}: {self.config.trials} trials, {side_by_side} side by side, in {self.folder}")
+        tuner.fit()
+        trials = ended(read_trials(self.folder))
+        if not any(each.measured for each in trials):
+            why = next((each.error for each in trials if each.error), "all of them were stopped")
+            raise TrainingError(f"none of the {len(trials)} trials finished: {why}", file=str(self.folder))
+        return trials
+
+    def _tuner(self, trainable: Any, side_by_side: int) -> ray_tune.Tuner:
+        config, starts = self.config, self.space.starts(self.base, self.config.starts)
+        searcher = OptunaSearch(
+            space=self.space.distributions(),
+            metric=SCORE,
+            mode="max",
+            sampler=SAMPLERS[config.sampler](config.seed),
+            points_to_evaluate=[self.space.encoded(start) for start in starts],
+        )
+        return ray_tune.Tuner(
+            trainable,
+            tune_config=ray_tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=self._scheduler(),
+                num_samples=config.trials,
+                max_concurrent_trials=side_by_side,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=_TUNER, storage_path=str(self.folder), verbose=0, callbacks=[_Told(self.folder)]
+            ),
+        )
+
+    def _scheduler(self) -> TrialScheduler:
+        if self.config.scheduler == "fifo":
+            return FIFOScheduler()
+        return AsyncHyperBandScheduler(
+            time_attr=EPOCH,
+            metric=SCORE,
+            mode="max",
+            max_t=cast(TrainConfig, self.base).training.epochs + 1,
+            grace_period=self.config.grace_epochs,
+            reduction_factor=self.config.reduction_factor,
+        )
+
+
+class _Told(ray_tune.Callback):
+    """Says what came of each trial."""
+
+    def __init__(self, search: Path) -> None:
+        self._search = search
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = Trial.read(self._search / FOLDER / trial.trial_id)
+        if found is None or found.measured is None:
+            say(f"trial {trial.trial_id} was stopped")
+        else:
+            say(f"trial {found.name}: {found.measured.metric} {format_estimate(asdict(found.measured))} {found.values}")
+
+
+def _tpe(seed: int) -> BaseSampler:
+    # With trials side by side, those that run count as bad ones, so that no two try the same.
+    return TPESampler(seed=seed, constant_liar=True)
+
+
+SAMPLERS: Final = {"tpe": _tpe, "random": lambda seed: RandomSampler(seed=seed)}
+
+
+def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None:
+    """One trial, in a process of Ray Tune's: what finished already is told again, what was cut off goes on."""
+    name = ray_tune.get_context().get_trial_id()
+    folder = search.folder / FOLDER / name
+    before = Trial.read(folder)
+    if before is not None and before.measured is not None:
+        _report(before.measured.score, len(before.epochs) + 1)
+        return
+    trial = Trial(name, search.space.decoded(drawn))
+    trial.write(folder)
+    began = time.perf_counter()
+    epochs: list[float] = []
+    try:
+        config = search.space.configured(search.base, trial.values)
+        if isinstance(config, TrainConfig):
+            assert dataset is not None
+
+            def on_epoch(fit: str, metrics: dict[str, float]) -> None:
+                print_epoch(metrics)
+                if search.config.judge == "retriever" and fit == judged_fit(config):
+                    epochs.append(epoch_score(config, metrics))
+                    _report(max(epochs), int(metrics[EPOCH]))
+
+            runs = Runs(folder, config, resumed=before is not None, on_epoch=on_epoch)
+            measured = JUDGES[search.config.judge](dataset, config, runs)
+        else:
+            learner = search.space.learner
+            assert learner != "train"
+            measured = AGENT_JUDGES[learner](config, folder, search.config.sessions, search.config.seed)
+    except Exception as error:
+        told = str(error) if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
+        replace(trial, state="failed", error=told).write(folder)
+        raise
+    seconds = time.perf_counter() - began
+    replace(trial, state="finished", measured=measured, epochs=tuple(epochs), seconds=round(seconds, 1)).write(folder)
+    _report(measured.score, len(epochs) + 1)
+
+
+def _report(score: float, epoch: int) -> None:
+    ray_tune.report({SCORE: score, EPOCH: epoch})
+
+
+def write_config(file: Path, config: Config) -> None:
+    """Writes a config as the YAML that `--config` takes, without where its run goes."""
+    plain = config.model_dump(mode="json", exclude=set(PLACES))
+    file.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
