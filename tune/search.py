@@ -183,7 +183,7 @@ class _Told(ray_tune.Callback):
 
 def _tpe(seed: int) -> BaseSampler:
     # With trials side by side, those that run count as bad ones, so that no two try the same.
-    return TPESampler(seed=seed, constant_liar=True)
+    return TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
 
 
 SAMPLERS: Final = {"tpe": _tpe, "random": lambda seed: RandomSampler(seed=seed)}
