@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from rec import __version__
 from serve.gateway import Gateway
+from serve.page import add_page
 from serve.problems import PROBLEM_JSON, ProblemError, invalid, problem_body, responses
 from serve.request_log import KEY, MAX_KEY_LENGTH
 from serve.schemas import (
@@ -33,7 +34,7 @@ RECOMMEND: Final = "/v1/recommend"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
 # What only an explained answer has.
-_EXPLANATION: Final = {"stages", "sources"}
+_EXPLANATION: Final = {"stages", "sources", "candidates"}
 _EVENTS: Final = TypeAdapter(Annotated[list[FeedbackEvent], Field(min_length=1, max_length=MAX_EVENTS)])
 _BODY_PROBLEMS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",
@@ -169,6 +170,7 @@ class Api:
             refused = None if gateway.refused is None else gateway.refused.version or "CURRENT"
             return HealthResponse(status="ready", version=gateway.version, refused=refused)
 
+        add_page(app, gateway)
         return app
 
 

@@ -162,11 +162,9 @@ class StageDeployment:
         """Does what the stage of a version does."""
         return (await self._stages.get(version))(*args)
 
-    async def item(self, version: str, item_id: str) -> dict[str, Any] | None:
-        """What the hydrate stage of a version knows about an item."""
-        stage = await self._stages.get(version)
-        assert isinstance(stage, HydrateStage)
-        return stage.item(item_id)
+    async def ask(self, version: str, what: str, *args: Any) -> Any:
+        """What the hydrate stage of a version knows beside states, by the name of its method."""
+        return getattr(await self._stages.get(version), what)(*args)
 
 
 def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
@@ -177,7 +175,9 @@ def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
     called = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
     return Stages(
         hydrate=partial(called["hydrate"].remote, version),
-        item=partial(called["hydrate"].item.remote, version),
+        item=partial(called["hydrate"].ask.remote, version, "item"),
+        users=partial(called["hydrate"].ask.remote, version, "users"),
+        names=partial(called["hydrate"].ask.remote, version, "names"),
         retrieve=partial(called["retriever"].remote, version),
         rank=partial(called["ranker"].remote, version),
         select=partial(called["select"].remote, version),

@@ -21,11 +21,13 @@ from serve.registry_watch import Refused, RegistryWatch
 from serve.request_log import Answered, RequestLog
 from serve.retriever import RetrieverStage, without_excluded
 from serve.schemas import (
+    CandidateShown,
     FeedbackEvent,
     FeedbackResponse,
     ItemShown,
     Model,
     ModelsResponse,
+    PageSetup,
     RecommendRequest,
     RecommendResponse,
     StageReport,
@@ -47,6 +49,8 @@ class Stages:
 
     hydrate: Callable[[Sequence[str], Sequence[Sequence[str]]], Awaitable[UserStates]]
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
+    users: Callable[[], Awaitable[list[str]]]
+    names: Callable[[NDArray[np.int32]], Awaitable[list[tuple[str, str | None]]]]
     retrieve: Callable[[UserStates, int], Awaitable[Candidates]]
     rank: Callable[[UserStates, Candidates], Awaitable[NDArray[np.float64]]]
     select: Callable[[UserStates, Candidates, NDArray[np.float64], int, PolicyConfig], Awaitable[list[Selection]]]
@@ -58,6 +62,8 @@ class Stages:
         return cls(
             hydrate=_awaitable(hydrate),
             item=_awaitable(hydrate.item),
+            users=_awaitable(hydrate.users),
+            names=_awaitable(hydrate.names),
             retrieve=_awaitable(RetrieverStage(recommender)),
             rank=_awaitable(RankerStage(recommender)),
             select=_awaitable(SelectStage(recommender, np.random.SeedSequence(config.seed), logged=config.log.enabled)),
@@ -138,8 +144,14 @@ class Gateway:
             ],
             stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
             sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
+            candidates=await _considered(stages, candidates, scores[0]) if request.explain else None,
         )
         return Answered(response, selection, arm)
+
+    async def page_setup(self) -> PageSetup:
+        """What the page offers; no action where feedback is not taken."""
+        users = await self._arms.champion.stages.users()
+        return PageSetup(users=users, actions=[] if self._log is None else self._log.offered)
 
     async def item(self, item_id: str) -> dict[str, Any] | None:
         """What is known about an item, None for one that is not in the catalogue."""
@@ -185,6 +197,22 @@ def _awaitable(stage: Callable[Given, Result]) -> Callable[Given, Awaitable[Resu
         return stage(*args, **kwargs)
 
     return call
+
+
+async def _considered(stages: Stages, candidates: Candidates, scores: NDArray[np.float64]) -> list[CandidateShown]:
+    (columns,) = np.nonzero(candidates.items[0] >= 0)
+    columns = columns[np.argsort(-scores[columns], kind="stable")]
+    names = await stages.names(candidates.items[0, columns])
+    return [
+        CandidateShown(
+            item_id=item_id,
+            title=title,
+            retrieval_score=float(candidates.scores[0, column]),
+            score=float(scores[column]),
+            sources=list(candidates.sources_of(0, column)),
+        )
+        for column, (item_id, title) in zip(columns.tolist(), names, strict=True)
+    ]
 
 
 def _reports(

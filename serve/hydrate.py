@@ -1,12 +1,16 @@
 """The first stage: what is known about a user at the moment of asking, and about an item."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rec.recommender import Recommender
 from rec.state import UserStates
+
+# Offered to pick from.
+N_USERS: Final = 20
 
 
 @final
@@ -19,6 +23,14 @@ class HydrateStage:
     def __call__(self, user_ids: Sequence[str], exclude: Sequence[Sequence[str]]) -> UserStates:
         """The states of users; what they have seen, and `exclude` (a list a user), must not be shown to them."""
         return self._recommender.hydrate(user_ids, exclude=exclude)
+
+    def users(self) -> list[str]:
+        """Some users the bundle knows."""
+        return self._recommender.snapshot.user_ids[:N_USERS].tolist()
+
+    def names(self, items: NDArray[np.int32]) -> list[tuple[str, str | None]]:
+        """Id and title of items by their place in the catalogue, (M,)."""
+        return [(str(self._recommender.item_ids[item]), self._recommender.titles[item]) for item in items.tolist()]
 
     def item(self, item_id: str) -> dict[str, Any] | None:
         """The id, title and features of an item, None for one that is not in the catalogue."""

@@ -27,6 +27,7 @@ from serve.select import Selection
 AHEAD_MS: Final = 5 * 60 * 1000
 KEY: Final = "idempotency-key"
 MAX_KEY_LENGTH: Final = 255
+USUAL_ACTIONS: Final = ("watched", "liked", "skipped")
 # In the logged context, beside what the client gave: items that the request excluded.
 EXCLUDED: Final = "tandem.exclude"
 SPOOL: Final = "spool"
@@ -89,6 +90,11 @@ class RequestLog:
         trained: list[Any] = [registry.show(version).config.get("data", {}) for version in versions]
         rewards = [self._config.rewards or data.get("rewards") for data in trained]
         self._actions = {action for each in rewards for action in each} if all(rewards) else None
+
+    @property
+    def offered(self) -> list[str]:
+        """Actions that feedback may have; some usual ones where any may be."""
+        return list(USUAL_ACTIONS if self._actions is None else self._actions)
 
     async def once(
         self, request: RecommendRequest, key: str | None, answer: Callable[[], Awaitable[Answered]]

@@ -61,6 +61,16 @@ class ItemShown(BaseModel):
     title: str | None = None
 
 
+class CandidateShown(BaseModel):
+    """One candidate of an explained answer: what found it, its score there, and that of the ranker."""
+
+    item_id: str
+    title: str | None
+    retrieval_score: float
+    score: float
+    sources: list[str]
+
+
 class StageReport(BaseModel):
     """What one stage was given and gave, in items (users for hydrate), and how long it took."""
 
@@ -74,8 +84,8 @@ class RecommendResponse(BaseModel):
     """A slate, top first.
 
     `user_known` is false for a user the model has never seen, `short` is true when fewer items were left than asked
-    for, `degraded` when a stage had to be left out. An explained answer has `stages`, and as `sources` all that found
-    each item, of which its `source` is the first.
+    for, `degraded` when a stage had to be left out. An explained answer has `stages`, as `sources` all that found each
+    item, of which its `source` is the first, and all `candidates`, best first.
     """
 
     request_id: str
@@ -86,6 +96,7 @@ class RecommendResponse(BaseModel):
     items: list[ItemShown]
     stages: list[StageReport] | None = None
     sources: dict[str, list[str]] | None = None
+    candidates: list[CandidateShown] | None = None
 
 
 class FeedbackEvent(BaseModel):
@@ -123,6 +134,13 @@ class ItemResponse(BaseModel):
     item_id: str
     title: str | None
     features: dict[str, Any]
+
+
+class PageSetup(BaseModel):
+    """What the page offers to pick from: some users, and the actions that feedback may have."""
+
+    users: list[str]
+    actions: list[str]
 
 
 class Model(BaseModel):

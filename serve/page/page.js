@@ -1,0 +1,226 @@
+// The page: who watches, their feed, and how each answer came about. No library, nothing from elsewhere.
+
+const SLATE = 10;
+const KEPT_TIMES = 100;
+const REFRESH_MS = 5000;
+
+const find = (id) => document.getElementById(id);
+const state = { user: null, session: null, shown: [], times: [], events: [], actions: [], failures: 0, requests: 0 };
+
+/** An element with attributes and children; text is never read as HTML. */
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") made.addEventListener("click", value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const cell = (text) => element("td", {}, text);
+const number = (value, digits) =>
+  element("td", { class: "number" }, value === null || value === undefined ? "–" : value.toFixed(digits));
+
+function pairs(list, entries) {
+  list.replaceChildren(...entries.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, String(text))]));
+}
+
+function say(text, isError = false) {
+  find("message").textContent = text;
+  find("message").className = isError ? "alarm" : "";
+}
+
+/** The answer of the service; an error says what the service said. */
+async function ask(path, { body, headers = {} } = {}) {
+  const key = find("key").value.trim();
+  if (key) headers.authorization = `Bearer ${key}`;
+  if (body) headers["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Error("The service does not answer; is it running?");
+  }
+  const parsed = await answer.json().catch(() => ({}));
+  if (answer.ok) return parsed;
+  if (answer.status === 401) find("access").open = true;
+  throw new Error(parsed.detail ?? `The service answered ${answer.status}.`);
+}
+
+async function showFeed() {
+  find("feed").setAttribute("aria-busy", "true");
+  const before = performance.now();
+  state.requests += 1;
+  try {
+    const body = { user_id: state.user, n: SLATE, session_id: state.session, exclude: state.shown, explain: true };
+    const answer = await ask("v1/recommend", { body, headers: { "idempotency-key": crypto.randomUUID() } });
+    state.times = [...state.times, performance.now() - before].slice(-KEPT_TIMES);
+    draw(answer);
+  } catch (error) {
+    state.failures += 1;
+    say(error.message, true);
+  } finally {
+    find("feed").removeAttribute("aria-busy");
+    drawLive();
+  }
+}
+
+function draw(answer) {
+  const shown = new Map(answer.items.map((item) => [item.item_id, item]));
+  find("slate").replaceChildren(...answer.items.map((item) => card(answer.request_id, item)));
+  find("more").hidden = answer.items.length === 0;
+  find("more").disabled = true;
+  say(
+    answer.items.length === 0
+      ? "There is nothing left to show."
+      : `${answer.items.length} items for ${answer.user_known ? state.user : "somebody new"}.`,
+  );
+  pairs(find("answer"), [
+    ["Request", answer.request_id],
+    ["Model", answer.policy_version],
+    ["User", answer.user_known ? "known to the model" : "new to the model"],
+    ["Answer", answer.degraded ? "degraded: a stage was left out" : answer.short ? "short: items ran out" : "complete"],
+  ]);
+  find("stages").replaceChildren(
+    ...answer.stages.map((stage) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, stage.name),
+        number(stage.n_in, 0),
+        number(stage.n_out, 0),
+        element("td", { class: "number" }, `${stage.ms.toFixed(2)} ms`),
+      ),
+    ),
+  );
+  const candidates = answer.candidates ?? [];
+  const explored = answer.items.filter((item) => item.score === null);
+  find("candidates").replaceChildren(
+    ...[...explored.map((item) => ({ ...item, sources: [item.source] })), ...candidates].map((candidate) =>
+      element(
+        "tr",
+        { class: shown.has(candidate.item_id) ? "shown" : null },
+        cell(candidate.title ?? candidate.item_id),
+        number(candidate.retrieval_score, 3),
+        number(candidate.score, 3),
+        cell(candidate.sources.join(", ")),
+        number(shown.get(candidate.item_id)?.propensity, 4),
+      ),
+    ),
+  );
+}
+
+function card(requestId, item) {
+  const name = item.title ?? item.item_id;
+  const buttons = state.actions.map((action) =>
+    element(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": "false",
+        "aria-label": `${action}: ${name}`,
+        onclick: (event) => react(event.currentTarget, requestId, item, action),
+      },
+      action,
+    ),
+  );
+  return element(
+    "li",
+    { "data-item": item.item_id },
+    element("h3", {}, name),
+    element("p", {}, `from ${item.source}, shown here with probability ${item.propensity.toFixed(4)}`),
+    element("div", { class: "actions", role: "group", "aria-label": `What do you do with ${name}?` }, ...buttons),
+  );
+}
+
+async function react(button, requestId, item, action) {
+  const before = performance.now();
+  button.disabled = true;
+  try {
+    const event = { request_id: requestId, item_id: item.item_id, action, event_id: crypto.randomUUID() };
+    await ask("v1/feedback", { body: event });
+    for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
+    if (!state.shown.includes(item.item_id)) state.shown.push(item.item_id);
+    const after = `${(performance.now() - before).toFixed(0)} ms`;
+    state.events = [{ action, name: item.title ?? item.item_id, after }, ...state.events];
+    find("events").replaceChildren(
+      ...state.events.map((each) => element("tr", {}, cell(each.action), cell(each.name), element("td", { class: "number" }, each.after))),
+    );
+    find("more").disabled = false;
+    say(`Noted: ${action}, ${item.title ?? item.item_id}.`);
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    button.disabled = false;
+    button.focus();
+  }
+}
+
+function startAs(user) {
+  Object.assign(state, { user, session: crypto.randomUUID(), shown: [], events: [] });
+  find("events").replaceChildren();
+  return showFeed();
+}
+
+function drawLive() {
+  const sorted = [...state.times].sort((a, b) => a - b);
+  const at = (share) => (sorted.length ? `${sorted[Math.floor(share * (sorted.length - 1))].toFixed(0)} ms` : "–");
+  pairs(find("live"), [
+    ["Requests of this page", `${state.requests}, ${state.failures} failed`],
+    ["Half of them within", at(0.5)],
+    ["95% of them within", at(0.95)],
+    ["Events noted", state.events.length],
+  ]);
+}
+
+async function refresh() {
+  try {
+    const { serving, models } = await ask("v1/models");
+    find("health").textContent = `Model ${serving} answers.`;
+    find("health").className = "";
+    find("models").replaceChildren(
+      ...models.map((model) => {
+        const facts = [model.is_serving && "answers", model.is_current && "current", model.problem].filter(Boolean);
+        return element("tr", {}, element("th", { scope: "row" }, model.version), cell(facts.join(", ") || "published"));
+      }),
+    );
+  } catch (error) {
+    find("health").textContent = error.message;
+    find("health").className = "alarm";
+  }
+}
+
+async function setUp() {
+  try {
+    const { users, actions } = await ask("page/setup.json");
+    state.actions = actions;
+    find("users").replaceChildren(...users.map((user) => element("option", { value: user })));
+    find("user").placeholder = users.length ? `such as ${users[0]}` : "";
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+find("person").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (!state.actions.length) await setUp();
+  await startAs(find("user").value);
+});
+find("newcomer").addEventListener("click", async () => {
+  if (!state.actions.length) await setUp();
+  await startAs(`guest-${crypto.randomUUID()}`);
+});
+find("more").addEventListener("click", async () => {
+  await showFeed();
+  find("feed").focus();
+});
+find("key").value = sessionStorage.getItem("key") ?? "";
+find("key").addEventListener("change", () => {
+  sessionStorage.setItem("key", find("key").value);
+  setUp().then(refresh);
+});
+drawLive();
+await setUp();
+await refresh();
+setInterval(refresh, REFRESH_MS);
