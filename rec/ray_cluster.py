@@ -2,15 +2,22 @@
 
 import logging
 import os
+import secrets
+from pathlib import Path
+from typing import Final
 
 import ray
+
+# Where Ray looks for the token of a cluster that it starts, unless one is given.
+TOKEN_FILE: Final = Path(".ray") / "auth_token"
+TOKEN_VARIABLES: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def ensure_ray(workers: int) -> None:
     """Joins the cluster of RAY_ADDRESS or of the job this runs in; else starts a Ray for this process alone.
 
     A Ray of its own listens without a dashboard and ends with the process. It has a CPU for every training worker,
-    even where the machine has fewer.
+    even where the machine has fewer, and answers to a token of this user alone, unless RAY_AUTH_MODE says otherwise.
     """
     # Ray Train notices the end of a worker at its next look; its default of two seconds delays every short run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -20,4 +27,23 @@ def ensure_ray(workers: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
+        keep_token_private(Path.home())
         ray.init(address="local", num_cpus=max(os.cpu_count() or 1, workers), include_dashboard=False, **quiet)
+
+
+def keep_token_private(home: Path) -> None:
+    """Makes the token that a Ray started here asks for, readable by this user alone; Ray would let all read it.
+
+    Nothing is done where another token is given, or none is to be asked for.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or any(map(os.environ.get, TOKEN_VARIABLES)):
+        return
+    file = home / TOKEN_FILE
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        file.chmod(0o600)
+        return
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_hex(32))

@@ -6,18 +6,23 @@ and answers everything else.
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Final, final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.security import HTTPBearer
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from rec import __version__
 from serve.gateway import Gateway
+from serve.guard import Guard
+from serve.keys import Role
 from serve.page import add_page
-from serve.problems import PROBLEM_JSON, ProblemError, invalid, problem_body, responses
+from serve.problems import PROBLEM_JSON, ProblemError, busy, invalid, problem_body, responses
 from serve.request_log import KEY, MAX_KEY_LENGTH
 from serve.schemas import (
     MAX_EVENTS,
@@ -41,6 +46,18 @@ _BODY_PROBLEMS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
 }
+_KEY_PROBLEMS: Final = {
+    HTTPStatus.UNAUTHORIZED: "A key is required",
+    HTTPStatus.FORBIDDEN: "The key does not have the role that this takes",
+    HTTPStatus.TOO_MANY_REQUESTS: "More requests than the key may make; try again later",
+}
+_BEARER: Final = HTTPBearer(auto_error=False, description="A key of `tandem keys create`, where the server has any")
+# On every answer: it is what its type says, belongs into no frame, and tells nobody where it came from.
+_SAFETY: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -54,30 +71,52 @@ _LOG: Final = logging.getLogger(__name__)
 class Api:
     """The ASGI application."""
 
-    def __init__(self, gateway: Gateway, *, max_body_bytes: int, body_timeout_s: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        guard: Guard | None = None,
+        *,
+        max_body_bytes: int,
+        body_timeout_s: float,
+        deadline_s: float = 5.0,
+        max_ongoing: int = 256,
+    ) -> None:
+        """Args: guard: who may do what; without one, everybody everything. max_ongoing: answered at a time."""
         self._gateway = gateway
+        self._guard = guard
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._deadline_s = deadline_s
+        self._max_ongoing = max_ongoing
+        self._n_ongoing = 0
         self._documented = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one connection's request."""
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *_SAFETY]}
+            await send(message)
+
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RECOMMEND:
-            key = next((value.decode("latin-1") for name, value in scope["headers"] if name == KEY.encode()), None)
-            status, content_type, body, more = await self._recommend(receive, key)
+            status, content_type, body, more = await self._recommend(receive, scope)
             length = str(len(body)).encode()
             headers = [(b"content-type", content_type), (b"content-length", length)]
             headers += [(name.encode(), value.encode()) for name, value in more.items()]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await send_safely({"type": "http.response.start", "status": status, "headers": headers})
+            await send_safely({"type": "http.response.body", "body": body})
         else:
-            await self._documented(scope, receive, send)
+            await self._documented(scope, receive, send_safely)
 
-    async def _recommend(self, receive: Receive, key: str | None) -> tuple[int, bytes, bytes, dict[str, str]]:
+    async def _recommend(self, receive: Receive, scope: Scope) -> tuple[int, bytes, bytes, dict[str, str]]:
         """Status, content type, body and further headers of the answer."""
         try:
-            request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
-            answer = await self._gateway.recommend(request, key)
+            self._admit(scope, "recommend")
+            with self._room():
+                request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
+                async with self._deadline():
+                    answer = await self._gateway.recommend(request, _header(scope, KEY))
             left_out = _EXPLANATION if answer.stages is None else None
             return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode(), {}
         except ProblemError as error:
@@ -86,6 +125,39 @@ class Api:
             _LOG.exception("recommend failed")
             problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
         return problem.status, PROBLEM_JSON.encode(), problem.body, problem.headers
+
+    def _admit(self, scope: Scope, role: Role) -> None:
+        """Raises: ProblemError: as `Guard.admit`."""
+        if self._guard is not None:
+            self._guard.admit(_header(scope, "authorization"), role)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Raises: ProblemError: when as many requests are being answered as there may be."""
+        if self._n_ongoing >= self._max_ongoing:
+            raise busy(f"{self._max_ongoing} requests are being answered; try again later")
+        self._n_ongoing += 1
+        try:
+            yield
+        finally:
+            self._n_ongoing -= 1
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Raises: ProblemError: when what is done inside takes too long."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                yield
+        except TimeoutError as error:
+            raise busy(f"there was no answer within {self._deadline_s:g} s; try again later") from error
+
+    def _allowed(self, role: Role) -> list[Any]:
+        """What a route of FastAPI depends on, so that only keys of a role open it."""
+
+        async def admitted(request: Request) -> None:
+            self._admit(request.scope, role)
+
+        return [Depends(_BEARER), Depends(admitted)]
 
     def _routes(self) -> FastAPI:
         app = FastAPI(
@@ -100,9 +172,11 @@ class Api:
             RECOMMEND,
             response_model=RecommendResponse,
             openapi_extra={"requestBody": _body_of(RecommendRequest.model_json_schema()), "parameters": [_KEY]},
+            dependencies=[Depends(_BEARER)],
             responses=responses(
-                _BODY_PROBLEMS
-                | {HTTPStatus.SERVICE_UNAVAILABLE: "The answer cannot be logged, or its key is busy; try again"}
+                _KEY_PROBLEMS
+                | _BODY_PROBLEMS
+                | {HTTPStatus.SERVICE_UNAVAILABLE: "Too much at once, too late, or not to be logged; try again"}
             ),
         )
         async def recommend(request: Request) -> Response:
@@ -110,15 +184,17 @@ class Api:
 
             With an `Idempotency-Key`, the same request sent again gets the same answer, which is logged once.
             """
-            status, content_type, body, more = await self._recommend(request.receive, request.headers.get(KEY))
+            status, content_type, body, more = await self._recommend(request.receive, request.scope)
             return Response(body, status, headers=more, media_type=content_type.decode())
 
         @app.post(
             "/v1/feedback",
             status_code=HTTPStatus.ACCEPTED,
             openapi_extra={"requestBody": _body_of(_events_schema())},
+            dependencies=self._allowed("feedback"),
             responses=responses(
-                _BODY_PROBLEMS
+                _KEY_PROBLEMS
+                | _BODY_PROBLEMS
                 | {
                     HTTPStatus.NOT_FOUND: "A request was never answered; nothing is accepted",
                     HTTPStatus.NOT_IMPLEMENTED: "This server keeps no log",
@@ -131,11 +207,16 @@ class Api:
 
             The answer comes when the events are safe on the disk.
             """
-            body = await read_body(request.receive, self._max_body_bytes, self._body_timeout_s)
-            events, listed = parse_events(body)
-            return await gateway.feedback(events, listed=listed)
+            with self._room():
+                body = await read_body(request.receive, self._max_body_bytes, self._body_timeout_s)
+                events, listed = parse_events(body)
+                return await gateway.feedback(events, listed=listed)
 
-        @app.get("/v1/items/{item_id:path}", responses=responses({HTTPStatus.NOT_FOUND: "No such item"}))
+        @app.get(
+            "/v1/items/{item_id:path}",
+            dependencies=self._allowed("recommend"),
+            responses=responses(_KEY_PROBLEMS | {HTTPStatus.NOT_FOUND: "No such item"}),
+        )
         async def item(item_id: str) -> ItemResponse:
             """What the model knows about an item."""
             found = await gateway.item(item_id)
@@ -143,7 +224,7 @@ class Api:
                 raise ProblemError(HTTPStatus.NOT_FOUND, f"no item {item_id!r} in model {gateway.version}", "item_id")
             return ItemResponse.model_validate(found)
 
-        @app.get("/v1/models")
+        @app.get("/v1/models", dependencies=self._allowed("admin"), responses=responses(_KEY_PROBLEMS))
         def models() -> ModelsResponse:
             """The published models, and which of them answers."""
             return gateway.models()
@@ -170,8 +251,12 @@ class Api:
             refused = None if gateway.refused is None else gateway.refused.version or "CURRENT"
             return HealthResponse(status="ready", version=gateway.version, refused=refused)
 
-        add_page(app, gateway)
+        add_page(app, gateway, self._allowed("recommend"))
         return app
+
+
+def _header(scope: Scope, wanted: str) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted.encode()), None)
 
 
 def parse_request(body: bytes) -> RecommendRequest:

@@ -32,6 +32,7 @@ from rec.registry import Registry
 from rec.storage import Home
 from serve.committer import Committer
 from serve.config import ServeConfig
+from serve.guard import Guard
 from serve.request_log import spool_folder
 
 if TYPE_CHECKING:
@@ -93,6 +94,12 @@ def start(config: ServeConfig) -> Server:
     """
     config = _absolute(config)
     version = _verified_version(config)
+    if Guard(config).locked:
+        raise ConfigError(
+            "a key is required, and there is none: make one with `tandem keys create`, or say --keys off where "
+            "everybody may use the service",
+            field="keys",
+        )
     port = _available_port(config.host, config.port)
     with ExitStack() as running:
         if config.log.enabled:

@@ -68,6 +68,11 @@ class ServeConfig(Config):
     Without a `version` the service looks every `watch_s` whether CURRENT names another, and changes to it. `arms` are
     the challengers of an experiment, and the rest of the users are the champion's; another name of the `experiment`
     divides the users anew.
+
+    `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
+    may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
+    answers `max_ongoing_requests` at a time and refuses what comes beside them; so it does with a recommendation that
+    takes longer than `deadline_s`.
     """
 
     home: HomePath
@@ -81,6 +86,10 @@ class ServeConfig(Config):
     max_ongoing_requests: PositiveInt = 256
     max_body_bytes: PositiveInt = 262_144
     body_timeout_s: PositiveFloat = 5.0
+    deadline_s: PositiveFloat = 5.0
+    keys: Literal["auto", "required", "off"] = "auto"
+    requests_per_s: PositiveFloat | None = None
+    burst: PositiveInt = 100
     policy: PolicyConfig = PolicyConfig()
     log: LogConfig = LogConfig()
     rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=dict)

@@ -22,6 +22,7 @@ from serve.claims import Claims
 from serve.committer import Committer, commit_for_ever
 from serve.config import ServeConfig
 from serve.gateway import Gateway, Stages, check
+from serve.guard import Guard
 from serve.hydrate import HydrateStage
 from serve.loaded import LoadedModels
 from serve.ranker import RankerStage
@@ -33,6 +34,7 @@ from serve.select import SelectStage
 STAGES: Final = ("hydrate", "retriever", "ranker", "select")
 # What runs takes milliseconds, so a stopping replica need not wait long for it.
 SHUTDOWN_S: Final = 2.0
+REFUSED_AT_A_TIME: Final = 64
 # It works some milliseconds a second, and must be there whatever else is.
 _LOG: Final = {
     "num_replicas": 1,
@@ -49,7 +51,8 @@ def application(config: ServeConfig, version: str) -> Application:
     Args: config: its `home` must mean the same on every machine of the cluster. version: of the bundle.
     """
     replica = {
-        "max_ongoing_requests": config.max_ongoing_requests,
+        # Some more than are answered at a time, so that it is the gateway that says it is too much, and when to come.
+        "max_ongoing_requests": config.max_ongoing_requests + REFUSED_AT_A_TIME,
         "ray_actor_options": {"num_cpus": config.replica_cpus},
         "graceful_shutdown_wait_loop_s": 0.1,
         "graceful_shutdown_timeout_s": SHUTDOWN_S,
@@ -89,8 +92,18 @@ class GatewayDeployment:
         registry = Registry(Home(config.home))
         watch = RegistryWatch(registry, version, take_over)
         gateway = Gateway(self._arms, registry, self._log, watch)
-        self._api = Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)
-        self._following = None if config.version else asyncio.create_task(watch.follow(config.watch_s))
+        guard = Guard(config)
+        self._api = Api(
+            gateway,
+            guard,
+            max_body_bytes=config.max_body_bytes,
+            body_timeout_s=config.body_timeout_s,
+            deadline_s=config.deadline_s,
+            max_ongoing=config.max_ongoing_requests,
+        )
+        self._tasks = [asyncio.create_task(guard.follow())]
+        if config.version is None:
+            self._tasks.append(asyncio.create_task(watch.follow(config.watch_s)))
 
     def __del__(self) -> None:
         if (log := getattr(self, "_log", None)) is not None:

@@ -1,8 +1,9 @@
 """The page at `/`: the files of the folder beside this module, with headers that let nothing else in."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
@@ -15,21 +16,22 @@ FOLDER: Final = Path(__file__).with_name("page")
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
 
 
-def add_page(app: FastAPI, gateway: Gateway) -> None:
-    """Adds the page, its files and what it offers to an application, and to no documentation."""
+def add_page(app: FastAPI, gateway: Gateway, offered_to: Sequence[Any]) -> None:
+    """Adds the page, its files and what it offers to an application, and to no documentation.
+
+    Args: offered_to: dependencies that let those in who may see what it offers, users among it.
+    """
     files = {file.name for file in FOLDER.iterdir()}
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
-    @app.get("/page/setup.json", include_in_schema=False)
+    @app.get("/page/setup.json", include_in_schema=False, dependencies=offered_to)
     async def offered() -> PageSetup:
         return await gateway.page_setup()
 

@@ -26,8 +26,11 @@ class ProblemError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's head says beside the type: when to try again, where that may help."""
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        """What the answer's head says beside the type: when to try again, and how to say who one is."""
+        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["www-authenticate"] = "Bearer"
+        return headers
 
     @property
     def body(self) -> bytes:

@@ -21,6 +21,14 @@ from rec.cli.command import Answer, Command
 from rec.cli.data import GenerateOptions, ImportOptions, ValidateOptions, run_generate, run_import, run_validate
 from rec.cli.evaluation import EvaluateOptions, run_evaluate
 from rec.cli.events import CompactOptions, ExpireOptions, ForgetOptions, run_compact, run_expire, run_forget
+from rec.cli.keys import (
+    CreateKeyOptions,
+    KeysOptions,
+    RevokeKeyOptions,
+    run_create_key,
+    run_list_keys,
+    run_revoke_key,
+)
 from rec.cli.models import (
     ModelsOptions,
     PromoteOptions,
@@ -129,6 +137,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "events compact": Command("make few files of a log's many small ones", lambda: CompactOptions, run_compact),
     "events expire": Command("remove old requests from a log", lambda: ExpireOptions, run_expire),
     "events forget": Command("remove a user's requests from a log", lambda: ForgetOptions, run_forget),
+    "keys create": Command("make an API key, shown once", lambda: CreateKeyOptions, run_create_key),
+    "keys list": Command("list the API keys", lambda: KeysOptions, run_list_keys),
+    "keys revoke": Command("end an API key", lambda: RevokeKeyOptions, run_revoke_key),
     "models list": Command("list the published models", lambda: ModelsOptions, run_list),
     "models show": Command("show what one model is made of", lambda: ShowOptions, run_show),
     "models promote": Command("make a model the one that serves", lambda: PromoteOptions, run_promote),
