@@ -1,6 +1,6 @@
 """The gate: whether a challenger may take the champion's place, from the champion's log and what must not get worse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, final
 
@@ -30,9 +30,10 @@ class Comparison:
     champion: Estimate
     difference: Estimate
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made of it."""
+        return cls(**{name: Estimate.from_json(estimate) for name, estimate in values.items()})
 
 
 @final

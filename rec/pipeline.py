@@ -54,14 +54,22 @@ class Trained:
     doubts: list[str]
 
 
-def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str | None = None) -> dict[str, Any]:
+def train(
+    dataset: Dataset,
+    config: TrainConfig,
+    location: str,
+    *,
+    resume: str | None = None,
+    name: str | None = None,
+    promote: bool = True,
+) -> dict[str, Any]:
     """Trains retriever and ranker, publishes them as a bundle and lets it serve; returns the JSON of `tandem train`.
 
     Where the config names a parent, training goes on from that model, on what is new. Nothing is published unless
     everything succeeded.
 
     Args: location: of the home, a folder or an object-store URL. resume: name of a run that was cut off; what it
-        finished is not done again.
+        finished is not done again. name: of a new run, by default one of its own. promote: False leaves what serves.
     Raises: ConfigError: when the run to resume is not there, or was of another config or other data; or the parent is
         of other shapes or features. BundleError: when the parent is not there.
     """
@@ -76,7 +84,7 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
     )
     starts = ready.period_starts
     snapshots, counted = known_at_starts(ready, config)
-    runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset)
+    runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset, name)
     say(f"run {runs.folder.name} in {runs.folder}")
     if config.training.workers:
         ensure_ray(config.training.workers)
@@ -105,7 +113,8 @@ def train(dataset: Dataset, config: TrainConfig, location: str, *, resume: str |
             trained_until_ms=starts[-1],
         ),
     )
-    registry.promote(version)
+    if promote:
+        registry.promote(version)
     say(f"published {version}")
     answer = {
         "version": version,

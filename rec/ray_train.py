@@ -21,6 +21,7 @@ from rec.bundle import git_sha
 from rec.config import Config, TrainingConfig
 from rec.errors import ConfigError
 from rec.run_files import EPOCHS_FILE, RUN_FILE
+from rec.storage import replace_file
 from rec.training import PROGRESS_FILE, Fitted, TrainingTask, Worker, fit, read_fitted
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
@@ -76,8 +77,7 @@ def write_run_record(run_dir: Path, *, config: Config, seed: int, data: Mapping[
         "versions": {"tandem-rec": __version__, "python": platform.python_version(), **packages},
         "git_sha": git_sha(),
     }
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    replace_file(run_dir / RUN_FILE, (json.dumps(record, indent=2) + "\n").encode())
 
 
 class EpochLog:

@@ -42,9 +42,9 @@ class Runs:
     on_epoch: OnFitEpoch = lambda name, metrics: print_epoch(metrics)
 
     @classmethod
-    def begin(cls, home: Home, config: TrainConfig, dataset: Dataset) -> Self:
+    def begin(cls, home: Home, config: TrainConfig, dataset: Dataset, name: str | None = None) -> Self:
         """A run of its own name, its record written. Runs of a home in an object store are kept beside its cache."""
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
+        name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
         folder = ((home.folder or home.cache) / RUNS / name).resolve()
         write_run_record(folder, config=config, seed=config.seed, data={"name": dataset.name, "sha256": dataset.sha256})
         return cls(folder, config, resumed=False)
@@ -79,6 +79,11 @@ class Runs:
             init_from=init_from,
             on_epoch=partial(self.on_epoch, name),
         )
+
+
+def has_run(home: Home, name: str) -> bool:
+    """Whether there is a run of this name that can be resumed."""
+    return ((home.folder or home.cache) / RUNS / name / RUN_FILE).is_file()
 
 
 def recorded_config(home: Home, name: str) -> TrainConfig:

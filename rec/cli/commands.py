@@ -18,6 +18,7 @@ from rec.cli.agents import (
     train_drr_options,
 )
 from rec.cli.command import Answer, Command
+from rec.cli.cycle import CycleOptions, run_cycle_command
 from rec.cli.data import GenerateOptions, ImportOptions, ValidateOptions, run_generate, run_import, run_validate
 from rec.cli.evaluation import EvaluateOptions, run_evaluate
 from rec.cli.events import CompactOptions, ExpireOptions, ForgetOptions, run_compact, run_expire, run_forget
@@ -128,6 +129,11 @@ COMMANDS: Final[dict[str, Command]] = {
     "tune": Command("search for settings that do better on validation", tune_options, run_tune),
     "evaluate": Command("measure a bundle beside baselines on held-out data", lambda: EvaluateOptions, run_evaluate),
     "ope": Command("estimate what a policy would earn, from the log of another", lambda: OpeOptions, _ope),
+    "cycle": Command(
+        "train on from the log, and let the challenger serve if held-out days say it earns more",
+        lambda: CycleOptions,
+        run_cycle_command,
+    ),
     "recommend": Command("recommend items to one user", lambda: RecommendOptions, run_recommend),
     "candidates": Command(
         "find candidates for many users and write them as a table", lambda: CandidatesOptions, run_candidates

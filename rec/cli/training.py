@@ -12,11 +12,13 @@ from rec.config import DataConfig, HomePath, TrainConfig
 class TrainOptions(TrainConfig):
     """Everything about one training run; `home` is where models, logs and runs go: a folder or an object-store URL.
 
-    `resume` names a run of that home that was cut off; give it the same config.
+    `resume` names a run of that home that was cut off; give it the same config. With `no_promote` the new model is
+    published and does not serve yet.
     """
 
     home: HomePath
     resume: str | None = None
+    no_promote: bool = False
 
 
 def run_train(options: TrainOptions) -> Answer:
@@ -25,10 +27,10 @@ def run_train(options: TrainOptions) -> Answer:
     from rec.runs import recorded_config
     from rec.storage import Home
 
-    config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume"}))
+    config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume", "no_promote"}))
     begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
     config = config.model_copy(update={"data": settled(config.data, begun)})
-    return train(read(config.data), config, options.home, resume=options.resume)
+    return train(read(config.data), config, options.home, resume=options.resume, promote=not options.no_promote)
 
 
 def settled(data: DataConfig, now_ms: int | None = None) -> DataConfig:

@@ -6,6 +6,7 @@ Nothing here imports torch or Ray, so that the command line starts fast.
 from rec.config.agents import AgentField, AgentInputs, CandidateQConfig
 from rec.config.base import Config, Fraction, Seed
 from rec.config.batch import BatchConfig, TableFormat
+from rec.config.cycle import CycleConfig
 from rec.config.data import ColumnsConfig, DataConfig, DataName, EncodersConfig, SplitConfig
 from rec.config.evaluation import BaselineName, BaselinesConfig, EvaluationConfig
 from rec.config.gate import GateConfig
@@ -57,6 +58,7 @@ __all__ = [
     "Config",
     "ConfigT",
     "CosineConfig",
+    "CycleConfig",
     "DataConfig",
     "DataName",
     "EncodersConfig",

@@ -1,6 +1,6 @@
 """An estimate with its error, and how estimators hand over what it is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, final
 
@@ -55,6 +55,12 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """The estimate as the command line prints it."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave."""
+        around = values["interval"]
+        return cls(**{**values, "interval": None if around is None else Interval(**around)})
 
 
 @final

@@ -1,0 +1,83 @@
+"""`tandem cycle`: a service learns from its own log, and takes what is better."""
+
+import re
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import AfterValidator
+
+from rec.cli.command import Answer
+from rec.config import CycleConfig, HomePath
+
+if TYPE_CHECKING:
+    from rec.cycle.journal import Journal
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def _duration(text: str | None) -> str | None:
+    if text is not None and seconds_of(text) <= 0:
+        raise ValueError("a time above 0 is required, such as 24h")
+    return text
+
+
+class CycleOptions(CycleConfig):
+    """One cycle, or one every so often: `every` is a number with s, m, h or d, such as 24h; by default there is one.
+
+    A cycle that was cut off is gone on with first, with the config it had. `home` is where events and models are.
+    """
+
+    home: HomePath
+    every: Annotated[str | None, AfterValidator(_duration)] = None
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time such as 90s, 30m, 24h or 7d.
+
+    Raises: ValueError: for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if found is None:
+        raise ValueError(f"a number with s, m, h or d is required, such as 24h; found {text!r}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def run_cycle_command(options: CycleOptions) -> Answer:
+    """Runs a cycle, prints what came of it and why, and returns it."""
+    from rec.cycle.run import run_cycle, run_every
+    from rec.cycle.steps import STEPS
+
+    config = CycleConfig.model_validate(options.model_dump(exclude={"home", "every"}))
+
+    def one() -> Answer:
+        return _told(run_cycle(options.home, config, STEPS))
+
+    if options.every is not None:
+        run_every(seconds_of(options.every), one)
+    return one()
+
+
+def _told(journal: "Journal") -> Answer:
+    from rec.cycle.run import WAITING
+
+    steps = journal.steps
+    reasons = [found[WAITING] for found in steps.values() if WAITING in found]
+    reasons += steps.get("gate", {}).get("reasons", [])
+    champion, challenger = steps["read"]["champion"], steps.get("train", {}).get("challenger")
+    print(f"cycle {journal.cycle}: {journal.status}; champion {champion}, challenger {challenger or 'none'}")
+    for reason in reasons:
+        print(f"  {reason}")
+    for name, estimate in steps.get("estimate", {}).get("comparison", {}).items():
+        around = estimate["interval"]
+        interval = "" if around is None else f" [{around['low']:+.4f}, {around['high']:+.4f}]"
+        print(f"  {name:<12} {estimate['value']:+.4f}{interval}  ess {estimate['ess']:,.0f} of {estimate['n']:,}")
+    if "report" in steps:
+        print(f"  report: {steps['report']['html']}")
+    return {
+        "cycle": journal.cycle,
+        "status": journal.status,
+        "champion": champion,
+        "challenger": challenger,
+        "current": steps.get("promote", {}).get("current", champion),
+        "reasons": reasons,
+        "steps": steps,
+    }

@@ -1,0 +1,189 @@
+"""The steps of a cycle: read, train, estimate, gate, promote, report."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rec.config import CycleConfig, SplitConfig, TrainConfig
+from rec.cycle.journal import CYCLES, read_journal
+from rec.cycle.judging import judged
+from rec.cycle.report import write_cycle_report
+from rec.cycle.run import WAITING, Cycle, Step
+from rec.data.events import EventTables
+from rec.data.source import read_dataset
+from rec.errors import BundleError, ConfigError, DataError, SupportError
+from rec.features.as_of import DAY_MS
+from rec.gate import Comparison, Health, Verdict, decide, guard, judge
+from rec.pipeline import train
+from rec.recommender import Recommender
+from rec.registry import CURRENT, Registry
+from rec.runs import has_run
+from rec.storage import Home
+
+
+def read_log(cycle: Cycle) -> dict[str, Any]:
+    """Which versions of the tables there are, who is champion, and which requests judge: those at or after `since_ms`.
+
+    Raises: ConfigError: without rewards. BundleError: when no model serves yet. DataError: without a log.
+    """
+    config, home = cycle.config, cycle.home
+    if not config.rewards:
+        raise ConfigError(
+            "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
+        )
+    events = EventTables(home)
+    versions = events.versions()
+    if versions["requests"] is None or versions["impressions"] is None:
+        raise DataError("the log is empty: name the home whose service logs", file=events.uri("requests"))
+    champion = Recommender.from_bundle(Registry(home).open())
+    until_ms = (config.now_ms or 0) - config.attribution_s * 1000
+    since_ms = until_ms - int(config.held_out_days * DAY_MS)
+    knows_ms = champion.snapshot.at_ms
+    if config.challenger is not None:
+        given = Recommender.from_bundle(Registry(home).open(config.challenger))
+        since_ms = max(since_ms, knows_ms, given.snapshot.at_ms)
+    times = events.read("requests", version=versions["requests"], columns=["timestamp"])["timestamp"].to_numpy()
+    n_new = int(((times >= knows_ms) & (times < since_ms)).sum())
+    n_held_out = int(((times >= since_ms) & (times <= until_ms)).sum())
+    found = {
+        "champion": champion.version,
+        "versions": versions,
+        "versions_before": _versions_before(home, cycle.journal.cycle),
+        "champion_knows_until_ms": knows_ms,
+        "since_ms": since_ms,
+        "until_ms": until_ms,
+        "n_new": n_new,
+        "n_held_out": n_held_out,
+    }
+    if not n_held_out:
+        return found | {WAITING: f"no request from {_day(since_ms)} to {_day(until_ms)} could judge a challenger yet"}
+    if config.challenger is None and not n_new:
+        return found | {
+            WAITING: f"nothing new to learn from: {champion.version} knows what happened until {_day(knows_ms)}, and "
+            f"from {_day(since_ms)} on requests are held out"
+        }
+    return found
+
+
+def train_challenger(cycle: Cycle) -> dict[str, Any]:
+    """The challenger: CURRENT, trained on with what was known before the held-out requests; published, not promoted."""
+    if cycle.config.challenger is not None:
+        return {"challenger": cycle.config.challenger, "run": None}
+    read, registry = cycle.found("read"), Registry(cycle.home)
+    config = challenger_config(
+        TrainConfig.model_validate(registry.show(read["champion"]).config),
+        cycle.config,
+        path=cycle.home.location,
+        parent=read["champion"],
+        since_ms=read["since_ms"],
+    )
+    published = _published(registry, config)
+    if published is not None:
+        return {"challenger": published, "run": None}
+    dataset = read_dataset(config.data.model_copy(update={"path": cycle.location}))
+    # Of the same cycle and the same data it is the same run, which a restart goes on with.
+    name = f"{cycle.journal.cycle}-{dataset.sha256[:8]}"
+    resume = name if has_run(cycle.home, name) else None
+    answer = train(dataset, config, cycle.location, resume=resume, name=name, promote=False)
+    return {"challenger": answer["version"], "run": name, "data": answer["data"], "valid": answer["valid"]}
+
+
+def challenger_config(
+    champion: TrainConfig, config: CycleConfig, *, path: str, parent: str, since_ms: int
+) -> TrainConfig:
+    """How the challenger is trained: as the champion was, on from it, on all that was known before a time."""
+    data = {
+        "name": "events",
+        "path": path,
+        "now_ms": since_ms - 1,
+        "rewards": config.rewards,
+        "attribution_s": config.attribution_s,
+    }
+    more: dict[str, Any] = {
+        "data": champion.data.model_copy(update=data),
+        "split": SplitConfig(kind="none"),
+        "incremental": config.incremental.model_copy(update={"parent": parent}),
+    }
+    if config.workers is not None:
+        more["training"] = champion.training.model_copy(update={"workers": config.workers})
+    return TrainConfig.model_validate(champion.model_copy(update=more).model_dump())
+
+
+def estimate(cycle: Cycle) -> dict[str, Any]:
+    """What champion and challenger are worth on the held-out requests, or why these cannot tell."""
+    read, version = cycle.found("read"), cycle.found("train")["challenger"]
+    champion, challenger = (Recommender.load(cycle.location, name) for name in (read["champion"], version))
+    try:
+        found = judged(
+            cycle.home,
+            challenger,
+            champion,
+            cycle.config,
+            since_ms=max(read["since_ms"], challenger.snapshot.at_ms),
+            versions=read["versions"],
+        )
+    except (DataError, SupportError) as error:
+        return {"refusal": str(error)}
+    return found.to_json()
+
+
+def gate(cycle: Cycle) -> dict[str, Any]:
+    """The verdict."""
+    found, config = cycle.found("estimate"), cycle.config.gate
+    if "refusal" in found:
+        return Verdict.refused(found["refusal"]).to_json()
+    estimates = judge(Comparison.from_json(found["comparison"]), found["n_impressions"], config)
+    guards = guard(Health(**found["challenger"]), Health(**found["champion"]), config)
+    return decide(estimates, guards).to_json()
+
+
+def promote(cycle: Cycle) -> dict[str, Any]:
+    """Lets the challenger serve where the gate says so, unless another than the champion serves by now.
+
+    Raises: BundleError: when somebody promoted another meanwhile.
+    """
+    champion, challenger = cycle.found("read")["champion"], cycle.found("train")["challenger"]
+    if not cycle.found("gate")["promote"]:
+        return {"promoted": False, "current": champion}
+    registry = Registry(cycle.home)
+    current = registry.current()
+    if current not in (champion, challenger):
+        raise BundleError(
+            f"{challenger} was judged beside {champion}, and meanwhile {current} was promoted: the next cycle judges "
+            "beside that",
+            file=cycle.home.show(CURRENT),
+        )
+    registry.promote(challenger)
+    return {"promoted": True, "current": challenger}
+
+
+def report(cycle: Cycle) -> dict[str, Any]:
+    """Writes the report, as HTML and Markdown."""
+    return write_cycle_report(cycle.home, cycle.journal)
+
+
+STEPS: Final[dict[str, Step]] = {
+    "read": read_log,
+    "train": train_challenger,
+    "estimate": estimate,
+    "gate": gate,
+    "promote": promote,
+    "report": report,
+}
+
+
+def _versions_before(home: Home, cycle: str) -> dict[str, int | None] | None:
+    """Which versions of the tables the cycle before read, None where there was none."""
+    earlier = [read_journal(home, name) for name in home.children(CYCLES) if name < cycle]
+    read = [journal.steps["read"] for journal in earlier if journal is not None and "read" in journal.steps]
+    return read[-1]["versions"] if read else None
+
+
+def _published(registry: Registry, config: TrainConfig) -> str | None:
+    """The version of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
+    wanted = config.model_dump(mode="json")
+    later = [version for version in registry.versions() if version > (config.incremental.parent or "")]
+    return next((version for version in later if registry.show(version).config == wanted), None)
+
+
+def _day(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,145 @@
+"""The loop: a service's days, a challenger from its log, and a gate that tells better from worse."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rec.cycle.run import WAITING, Cycle
+from rec.cycle.steps import STEPS
+from rec.data.events import open_events
+from rec.data.tabular import write_side_tables
+from rec.recommender import Recommender
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok, Sessions
+from rl.instatok.slate_log import Candidates, log_slates
+
+DAY_MS = 86_400_000
+CONFIG = InstaTokConfig(n_users=150, n_videos=120, days=1.0, seed=5)
+DRAWN: Any = {"k": 2, "epsilon": 0.2, "temperature": 1.0, "max_requests": 1}
+TRAIN: Any = {
+    "data": {"name": "events", "positive_actions": ["watched"]},
+    "split": {"kind": "none"},
+    "retriever": {"output_dim": 16, "queries": {"min_batches": 5}},
+    "training": {"workers": 0, "epochs": 1},
+    "ranker": {
+        "kind": "mmoe",
+        "n_candidates": 60,
+        "learn_from": "answers",
+        "min_positives": 1,
+        "tasks": [{"name": "watched", "actions": ["watched"]}],
+    },
+}
+REWARDS = ("--rewards", "watched", "1", "skipped", "-2", "liked", "2", "other", "-0.5")
+
+
+def day(home: str, number: int, recommender: Recommender | None, *, n_requests: int = 3000) -> None:
+    """What people did in a day of slates, drawn from what a bundle ranks, or uniformly."""
+    world = InstaTok(CONFIG.model_copy(update={"start_ms": CONFIG.start_ms + number * DAY_MS}))
+    rng = np.random.default_rng(number)
+
+    def candidates(sessions: Sessions, rng: np.random.Generator) -> Candidates:
+        if recommender is None:
+            return Candidates(np.full((len(sessions), 1), -1), np.zeros((len(sessions), 1)))
+        states = recommender.hydrate([str(user) for user in world.user_ids])
+        found = recommender.retrieve(states)
+        scores = recommender.rank(states, found)
+        place = {item: position for position, item in enumerate(world.item_ids)}
+        ids = np.array([place[item] for item in recommender.item_ids])[found.items]
+        ids = np.where(found.items >= 0, ids, -1)
+        return Candidates(ids[sessions.users], np.where(ids >= 0, scores, 0.0)[sessions.users])
+
+    version = "uniform" if recommender is None else recommender.version
+    log = log_slates(world, candidates, n_sessions=n_requests, rng=rng, policy_version=version, **DRAWN)
+    # The service draws from what it ranks whatever people saw earlier in the day, and says so.
+    place = log.requests.schema.get_field_index("history")
+    nothing = pa.array([[]] * len(log.requests), log.requests.schema.field(place).type)
+    requests = log.requests.set_column(place, log.requests.schema.field(place), nothing)
+    replace(log, requests=requests).append_to(open_events(home))
+
+
+def end_of(number: int) -> str:
+    """When all that was asked on a day has been answered."""
+    return str(CONFIG.start_ms + (number + 1) * DAY_MS + 600_000)
+
+
+def cycle(tandem: Any, home: str, number: int, *more: str) -> dict[str, Any]:
+    options = ("--attribution-s", "600", "--held-out-days", "1", "--now-ms", end_of(number))
+    done = tandem("cycle", "--home", home, *REWARDS, *options, *more, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def home(tandem: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that knows nothing on its first day, and that is trained on that; then it served two days."""
+    folder = tmp_path_factory.mktemp("cycle")
+    (folder / "train.yaml").write_text(json.dumps(TRAIN), encoding="utf-8")
+    home = str(folder / "home")
+    write_side_tables(InstaTok(CONFIG).dataset(n_sessions=1), folder / "home" / "events")
+    day(home, 0, None, n_requests=400)
+    options = ("--config", str(folder / "train.yaml"), "--path", home, "--attribution-s", "600", "--now-ms", end_of(0))
+    done = tandem("train", "--home", home, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    champion = Recommender.load(home)
+    day(home, 1, champion)
+    day(home, 2, champion)
+    yield home
+
+
+@pytest.mark.slow
+def test_a_cycle_reads_trains_judges_and_decides(tandem: Any, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = Recommender.load(home).version
+    waiting = cycle(tandem, home, 0)
+    assert waiting["status"] == WAITING and waiting["challenger"] is None
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_: Cycle) -> dict[str, Any]:
+        raise Killed
+
+    with monkeypatch.context() as cut, pytest.raises(Killed):
+        cut.setitem(STEPS, "estimate", killed)
+        cycle(tandem, home, 2, "--gate.min-ess", "300")
+    found = cycle(tandem, home, 2, "--gate.min-ess", "300")
+    published = sorted(path.name for path in (Path(home) / "models").iterdir() if path.is_dir() and "-" in path.name)
+    assert published == [champion, found["challenger"]], "what was trained before the end came is not trained again"
+
+    steps = found["steps"]
+    assert list(steps) == list(STEPS)
+    assert steps["read"]["champion"] == champion and steps["read"]["versions"]["requests"] == 3
+    assert Recommender.load(home, found["challenger"]).snapshot.at_ms <= steps["read"]["since_ms"]
+    assert steps["estimate"]["n_requests"] == pytest.approx(3000, abs=60)
+    assert steps["estimate"]["reproduced"] == 1
+    promoted = found["status"] == "promoted"
+    assert promoted == (not found["reasons"])
+    assert Recommender.load(home).version == (found["challenger"] if promoted else champion)
+    for kind in ("html", "markdown"):
+        assert found["challenger"] in Path(steps["report"][kind]).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_given_challenger_that_the_log_does_not_vouch_for_is_not_promoted(tandem: Any, home: str) -> None:
+    champion = Recommender.load(home).version
+    task = {"name": "watched", "actions": ["skipped"]}
+    others = {**TRAIN, "data": {**TRAIN["data"], "positive_actions": ["skipped"]}}
+    others["ranker"] = {**TRAIN["ranker"], "tasks": [task]}
+    file = Path(home).parent / "others.yaml"
+    file.write_text(json.dumps(others), encoding="utf-8")
+    options = ("--path", home, "--attribution-s", "600", "--now-ms", end_of(1), "--no-promote")
+    done = tandem("train", "--home", home, "--config", str(file), *options, "--json")
+    assert done.returncode == 0, done.stderr
+    other = json.loads(done.stdout)["version"]
+    assert Recommender.load(home).version == champion
+
+    # It shows other videos than the log does: no log of 3,000 requests is worth so many of its own.
+    found = cycle(tandem, home, 2, "--challenger", other, "--gate.min-ess", "2900")
+    assert (found["status"], found["challenger"], found["current"]) == ("refused", other, champion)
+    assert any(reason.startswith("effective sample size") for reason in found["reasons"])
+    assert Recommender.load(home).version == champion
