@@ -31,7 +31,7 @@ from tune.config import TuneConfig
 from tune.objectives import JUDGES, epoch_score, judged_fit, refuse_unjudged
 from tune.resources import concurrent_trials, workers_of
 from tune.spaces import CONFIGS, PLACES, Space, Values
-from tune.trials import FOLDER, Trial, ended, read_trials
+from tune.trials import FOLDER, Trial, read_trials
 
 SEARCH_FILE: Final = "search.yaml"
 BASE_FILE: Final = "base.yaml"
@@ -126,7 +126,7 @@ class Search:
             tuner = self._tuner(trainable, side_by_side)
         say(f"search {self.folder.name}: {self.config.trials} trials, {side_by_side} side by side, in {self.folder}")
         tuner.fit()
-        trials = ended(read_trials(self.folder))
+        trials = read_trials(self.folder)
         if not any(each.measured for each in trials):
             why = next((each.error for each in trials if each.error), "all of them were stopped")
             raise TrainingError(f"none of the {len(trials)} trials finished: {why}", file=str(self.folder))
@@ -145,16 +145,17 @@ class Search:
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=self._scheduler(),
+                scheduler=self.scheduler(),
                 num_samples=config.trials,
                 max_concurrent_trials=side_by_side,
             ),
             run_config=ray_tune.RunConfig(
-                name=_TUNER, storage_path=str(self.folder), verbose=0, callbacks=[_Told(self.folder)]
+                name=_TUNER, storage_path=str(self.folder), verbose=0, callbacks=[_Told(self)]
             ),
         )
 
-    def _scheduler(self) -> TrialScheduler:
+    def scheduler(self) -> TrialScheduler:
+        """What stops trials early, if anything."""
         if self.config.scheduler == "fifo":
             return FIFOScheduler()
         return AsyncHyperBandScheduler(
@@ -168,17 +169,29 @@ class Search:
 
 
 class _Told(ray_tune.Callback):
-    """Says what came of each trial."""
+    """Says what came of each trial, and writes it where the trial's process could not."""
 
-    def __init__(self, search: Path) -> None:
+    def __init__(self, search: Search) -> None:
         self._search = search
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        found = Trial.read(self._search / FOLDER / trial.trial_id)
-        if found is None or found.measured is None:
-            say(f"trial {trial.trial_id} was stopped")
+        folder = self._search.folder / FOLDER / trial.trial_id
+        found = Trial.read(folder)
+        assert found is not None
+        if found.measured is None:
+            replace(found, state="stopped").write(folder)
+            say(f"trial {found.name} was stopped")
         else:
             say(f"trial {found.name}: {found.measured.metric} {format_estimate(asdict(found.measured))} {found.values}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        folder = self._search.folder / FOLDER / trial.trial_id
+        found = Trial.read(folder) or Trial(trial.trial_id, self._search.space.decoded(trial.config))
+        if found.state != "failed":
+            lost = f"its process was lost; see {trial.error_file or 'the logs of this Ray session'}"
+            found = replace(found, state="failed", error=lost)
+            found.write(folder)
+        say(f"trial {found.name} failed: {found.error}")
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -197,10 +210,10 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
     if before is not None and before.measured is not None:
         _report(before.measured.score, len(before.epochs) + 1)
         return
-    trial = Trial(name, search.space.decoded(drawn))
+    epochs = [] if before is None else list(before.epochs)
+    trial = Trial(name, search.space.decoded(drawn), epochs=tuple(epochs))
     trial.write(folder)
     began = time.perf_counter()
-    epochs: list[float] = []
     try:
         config = search.space.configured(search.base, trial.values)
         if isinstance(config, TrainConfig):
@@ -209,8 +222,11 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
             def on_epoch(fit: str, metrics: dict[str, float]) -> None:
                 print_epoch(metrics)
                 if search.config.judge == "retriever" and fit == judged_fit(config):
-                    epochs.append(epoch_score(config, metrics))
-                    _report(max(epochs), int(metrics[EPOCH]))
+                    # A fit that goes on may do epochs again that were told already.
+                    epoch = int(metrics[EPOCH])
+                    epochs[epoch - 1 :] = [epoch_score(config, metrics)]
+                    replace(trial, epochs=tuple(epochs)).write(folder)
+                    _report(max(epochs), epoch)
 
             runs = Runs(folder, config, resumed=before is not None, on_epoch=on_epoch)
             measured = JUDGES[search.config.judge](dataset, config, runs)
@@ -220,7 +236,7 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
             measured = AGENT_JUDGES[learner](config, folder, search.config.sessions, search.config.seed)
     except Exception as error:
         told = str(error) if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-        replace(trial, state="failed", error=told).write(folder)
+        replace(trial, state="failed", epochs=tuple(epochs), error=told).write(folder)
         raise
     seconds = time.perf_counter() - began
     replace(trial, state="finished", measured=measured, epochs=tuple(epochs), seconds=round(seconds, 1)).write(folder)

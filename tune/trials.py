@@ -1,8 +1,7 @@
 """Trials as they are kept: one file each, which says what was tried and what came of it."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -73,11 +72,6 @@ def read_trials(search: Path) -> list[Trial]:
     """All trials of a search's folder, the best first, then those without a result."""
     found = (Trial.read(folder) for folder in sorted((search / FOLDER).glob("*")))
     return sorted((trial for trial in found if trial is not None), key=_rank)
-
-
-def ended(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials of a search that is over: what did not finish, and did not fail, was stopped."""
-    return [replace(trial, state="stopped") if trial.state == "running" else trial for trial in trials]
 
 
 def _rank(trial: Trial) -> tuple[bool, float, str]:

@@ -8,11 +8,14 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
+from ray.tune.schedulers import TrialScheduler
 
 from rec.cli.data import read
 from rec.config import TrainConfig, load_config
@@ -104,26 +107,35 @@ def test_trials_with_workers_of_ray_train_end_on_two_cpus(tmp_path: Path, base: 
     assert [trial.state for trial in search.run(data)] == ["finished"] * 2
 
 
+def test_asha_lets_one_of_three_go_on_after_each_rung(tmp_path: Path):
+    """Scores that rise from trial to trial or fall, in turn: those that are worse than two thirds are stopped."""
+    base = TrainConfig.model_validate({"training": {"epochs": 20}})
+    config = TuneConfig(spaces=("learning",), scheduler="asha", grace_epochs=2, reduction_factor=3)
+    scheduler = Search.of(tmp_path, config, base).scheduler()
+    scheduler.set_search_properties(None, None)
+    scores = np.random.default_rng(0).permutation(300)
+    on = []
+    for score in scores.tolist():
+        trial: Any = SimpleNamespace(trial_id=str(score))
+        scheduler.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
+        answers = [
+            scheduler.on_trial_result(None, trial, {"score": score, "epoch": epoch})  # pyright: ignore[reportArgumentType]
+            for epoch in (1, 2)
+        ]
+        assert answers[0] == TrialScheduler.CONTINUE
+        on.append(answers[1] == TrialScheduler.CONTINUE)
+    went_on = scores[np.array(on)]
+    assert 0.25 < len(went_on) / len(scores) < 0.45
+    assert went_on.mean() > 240
+
+
 @pytest.mark.slow
-def test_asha_stops_what_is_worse(tmp_path: Path, base: Path, ray_session):
-    """Learning rates of a billionth learn nothing: after the first that learns, none of them is gone on with."""
-    rates = {"training.learning_rate": {"low": 1e-12, "high": 1e-2, "log": True}}
-    starts = [{"training.learning_rate": 1e-12 * (1 + place)} for place in range(3)]
-    search, data = search_of(
-        tmp_path / "search",
-        base,
-        spaces=(),
-        parameters=rates,
-        starts=starts,
-        trials=4,
-        scheduler="asha",
-        reduction_factor=2,
-        concurrent=1,
-    )
+def test_what_asha_stops_was_worse_and_is_told_apart(tmp_path: Path, base: Path, ray_session):
+    search, data = search_of(tmp_path / "search", base, trials=5, scheduler="asha", reduction_factor=2, concurrent=1)
     trials = search.run(data)
-    assert trials[0].values == {"training.learning_rate": 2e-3}
-    assert "stopped" in {trial.state for trial in trials}
-    assert {trial.state for trial in trials} <= {"finished", "stopped"}
+    assert len(trials) == 5 and {trial.state for trial in trials} <= {"finished", "stopped"}
+    stopped = [trial for trial in trials if trial.state == "stopped"]
+    assert all(max(trial.epochs) < max(trials[0].epochs) and trial.measured is None for trial in stopped)
 
 
 @pytest.mark.slow
