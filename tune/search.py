@@ -38,9 +38,10 @@ BASE_FILE: Final = "base.yaml"
 SCORE: Final = "score"
 EPOCH: Final = "epoch"
 _TUNER: Final = "tuner"
-# Ray Tune keeps its state after every event, so that a kill loses no trial that ended; and leaves Ctrl-C to us.
+# Ray Tune keeps its state every second. What ended since tells its result from its own file, so that a kill loses no
+# trial that ended. Ctrl-C is left to us.
 _SETTINGS: Final = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -72,6 +73,7 @@ class Search:
         elif config.scheduler == "asha":
             raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
         space.refuse_impossible(base)
+        space.starts(base, config.starts)
         return cls(folder, config, base, space)
 
     def record(self, dataset: Dataset | None) -> None:
