@@ -18,12 +18,13 @@ PropensityKind = Literal["draw", "conditional", "inclusion"]
 
 # Contexts taken at once: their probabilities should stay in the cache.
 _BLOCK_NUMBERS: Final = 2**20
-# The quadrature of inclusion probabilities: first time, least rate, step of the logarithm of time, and how many of the
-# likeliest actions beyond k are counted one by one.
+# The quadrature of inclusion probabilities: first time, least rate, and step of the logarithm of time for up to so many
+# draws. Beyond the most draws counts would come near the ends of float64.
 _EARLIEST: Final = 1e-7
 _SLOWEST: Final = 1e-300
 _STEP: Final = 0.25
-_HEADS: Final = 12
+_DRAWS_OF_STEP: Final = 12
+_MOST_DRAWS: Final = 200
 
 
 @final
@@ -151,11 +152,16 @@ def inclusion_probabilities(
     power sums of their odds e^{p_j t} - 1, which then are small. The integral is the trapezoid's over log t, whose
     error falls exponentially; times below 1e-7 are left out, and with them at most 1e-7 of the answer.
 
-    Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,).
+    Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,). k: up to 200.
     Raises: DataError: naming the round, for an action whose probability is too small to be represented, and for a
-        context or an action that the logits do not have.
+        context or an action that the logits do not have; for more draws than there are actions, or than 200.
     """
     n_contexts, n_actions = logits.shape
+    if not 1 <= k <= min(n_actions, _MOST_DRAWS):
+        raise DataError(
+            f"inclusion probabilities are known for 1 to {_MOST_DRAWS} draws, of as many actions or more; found {k} of "
+            f"{n_actions}: take draw or conditional propensities"
+        )
     unknown = (context < 0) | (context >= n_contexts) | (action < 0) | (action >= n_actions)
     if unknown.any() or not np.isfinite(logits).all() or (np.diff(context) < 0).any():
         raise DataError(
@@ -179,7 +185,8 @@ def inclusion_probabilities(
 
 def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64], k: int) -> FloatArray:
     """`inclusion_probabilities` where `mine` is the row of p (C, N) that each action (n,) belongs to."""
-    n_heads = min(k + _HEADS, p.shape[1])
+    # With fewer heads the odds of the tail could be so large that their power sums cancel.
+    n_heads = min(2 * k, p.shape[1])
     heads = np.argpartition(-p, n_heads - 1, axis=1)[:, :n_heads]
     p_head = np.take_along_axis(p, heads, axis=1)
     p_tail = p.copy()
@@ -190,12 +197,15 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
     in_tail = np.where(is_head.any(axis=1), 0.0, p_action)
     tail_mass = p_tail.sum(axis=1)[mine] - in_tail
     likeliest = np.sort(p_head, axis=1)[:, ::-1]
-    # The slowest decay of each context, where all of the k - 1 likeliest have arrived. At its end the integrand is
-    # below e^-50; odds of a context that is over would overflow while others go on, so its time stands still.
+    # The slowest rate of each context at which actions still arrive, where all of the k - 1 likeliest have. Once 3 k
+    # and 50 are expected, fewer than k have a probability below e^-45, and what is left of the integral is nothing.
+    # Odds of a context that is over would overflow while others go on, so its time stands still.
     slowest = np.maximum(likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1), _SLOWEST)
-    end = 50 / slowest
+    end = (50 + 3 * k) / slowest
+    # The k-th arrival is the sharper in log t the more draws there are: by the square root of k.
+    step = _STEP * min(1.0, _DRAWS_OF_STEP / k) ** 0.5
     total = np.zeros(len(action))
-    for log_time in np.arange(np.log(_EARLIEST), np.log(end.max(initial=_EARLIEST)), _STEP):
+    for log_time in np.arange(np.log(_EARLIEST), np.log(end.max(initial=_EARLIEST)), step):
         now = np.exp(log_time)
         odds = np.expm1(p_tail * np.minimum(now, end)[:, None])
         time = np.minimum(now, end[mine])
@@ -209,8 +219,8 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
             stays = np.exp(-others[:, head] * time)[:, None]
             earlier = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
             arrived = arrived * stays + earlier * (1 - stays)
-        total += np.where(now <= end[mine], time * np.exp(-p_action * time) * arrived.sum(axis=1), 0.0)
-    return p_action * total * _STEP
+        total += time * np.exp(-p_action * time) * arrived.sum(axis=1)
+    return p_action * total * step
 
 
 def softmax(logits: FloatArray) -> FloatArray:
@@ -234,7 +244,7 @@ def _elementary(power_sums: list[FloatArray], n: int) -> FloatArray:
     elementary = [np.ones(n)]
     for m in range(1, len(power_sums) + 1):
         terms = [(-1) ** (i - 1) * elementary[m - i] * power_sums[i - 1] for i in range(1, m + 1)]
-        elementary.append(np.maximum(np.sum(terms, axis=0) / m, 0.0))
+        elementary.append(np.sum(terms, axis=0) / m)
     return np.stack(elementary, axis=1)
 
 

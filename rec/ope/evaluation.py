@@ -1,7 +1,6 @@
 """Estimates of what one policy is worth, by any of the estimators."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -111,8 +110,7 @@ def bracket_of(rounds: LoggedActions, name: str, parameter: float | None, settin
     used = chosen_by_others(rounds, name, reward_range) if parameter is None else parameter
     weight_bound = np.inf if settings.weight_bound is None else settings.weight_bound
     value = SHRINKING_ESTIMATORS[name](rounds, used)
-    bracket = shrunk_bracket(rounds, name, value, used, reward_range=reward_range, weight_bound=weight_bound)
-    return bracket if parameter is not None else replace(bracket, bounds=None)
+    return shrunk_bracket(rounds, name, value, used, reward_range=reward_range, weight_bound=weight_bound)
 
 
 def estimate_of(

@@ -41,12 +41,12 @@ def marginal_probabilities(
             continue
         m = int((policy.candidates[row] >= 0).sum())
         listed = policy.candidates[row] >= 0
-        # Items of one request: its candidates from 0, then everything else that may be shown.
+        # Items of one request: its candidates from 0, then everything else that may be shown, of which all have one
+        # marginal: the first stands for each.
         n_items = int(n_eligible[row, 0])
         place = np.full(len(listed), -1)
         place[listed] = np.arange(m)
-        others = np.cumsum(columns[row] < 0) - 1
-        item = np.where(columns[row] >= 0, place[np.maximum(columns[row], 0)], m + others)
+        item = np.where(columns[row] >= 0, place[np.maximum(columns[row], 0)], m)
         found[row, :length] = _of_request(
             policy.scores[row][listed],
             item[:length],

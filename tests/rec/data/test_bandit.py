@@ -67,6 +67,21 @@ def test_inclusion_probabilities_sum_to_k_in_a_large_catalogue():
     assert found.sum() == pytest.approx(5, rel=1e-5)
 
 
+@pytest.mark.parametrize(("k", "n_alike", "n"), [(30, 300, 300), (40, 43, 47)])
+def test_of_actions_that_are_alike_each_is_among_many_draws_as_often(k, n_alike, n):
+    """k of n_alike, the others as good as never: late arrivals, a sharp k-th one, and likely actions beyond k count."""
+    logits = np.full((1, n), -60.0)
+    logits[0, :n_alike] = 0
+    found = inclusion_probabilities(logits, np.zeros(1, np.int64), np.zeros(1, np.int64), k)
+    assert found[0] == pytest.approx(k / n_alike, rel=1e-7)
+
+
+def test_more_draws_than_actions_or_than_can_be_counted_are_refused():
+    for k, n in ((0, 4), (5, 4), (201, 300)):
+        with pytest.raises(DataError, match=f"found {k} of {n}"):
+            inclusion_probabilities(np.zeros((1, n)), np.zeros(1, np.int64), np.zeros(1, np.int64), k)
+
+
 def test_a_peaked_context_leaves_the_others_of_its_block_alone():
     rng = np.random.default_rng(3)
     peaked = np.full(200, -60.0)
@@ -162,6 +177,14 @@ def test_rows_are_named_as_they_stand_in_the_log_however_many_are_taken_at_once(
     with pytest.raises(DataError, match="drawn with") as refused:
         propensities(drawn, others, "inclusion")
     assert refused.value.row == 3 * 2
+
+
+def test_logits_of_another_order_are_refused_however_rare_each_action_is():
+    logits = np.random.default_rng(0).normal(size=(1, 1000))
+    drawn = bandit_log(logits, np.ones((1, 1000)), k=2, rng=np.random.default_rng(0))
+    assert drawn.draw_p.max() < 0.01
+    with pytest.raises(DataError, match="drawn with"):
+        propensities(drawn, logits[:, ::-1], "inclusion")
 
 
 def test_kinds_of_propensities_that_there_are_not_are_refused(log):

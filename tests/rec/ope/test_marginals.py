@@ -56,6 +56,18 @@ def test_a_short_slate_has_none_below_its_end():
     assert np.isfinite(found[0]) and np.isnan(found[1:]).all()
 
 
+def test_each_request_is_drawn_by_a_policy_of_its_own():
+    """At the top, by hand; the second policy ranks two items, beside gaps."""
+    log = log_of([[0, -1, -1], [2, -1, -1]])
+    candidates, parameters = np.array([[5, 0, 2, 3], [-1, 5, -1, 2]]), (np.array([0.2, 0.5]), np.array([0.7, 2.0]))
+    policy = SlatePolicy(candidates, log.logging.scores, *parameters)
+    found = marginal_probabilities(policy, log, rng=np.random.default_rng(0), n_prefixes=2)[:, 0]
+    weights = np.exp(policy.scores / policy.temperature[:, None])
+    first = 0.2 / N_ITEMS + 0.8 * weights[0, 1] / weights[0].sum()
+    second = 0.5 / N_ITEMS + 0.5 * weights[1, 3] / (weights[1, 1] + weights[1, 3])
+    np.testing.assert_allclose(found, [first, second])
+
+
 def test_items_beside_more_candidates_than_were_eligible_have_their_place_too():
     """The log counts four and the policy lists four others: the item shown is a fifth, which only epsilon draws."""
     log = log_of([[1, -1, -1]])

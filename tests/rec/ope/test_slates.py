@@ -130,10 +130,13 @@ def test_position_wise_is_biased_where_they_do(world):
     assert world.expectation(position_wise(world.logged())) != pytest.approx(world.value(), rel=0.01)
 
 
-def test_positions_may_count_differently(world):
-    discount = np.array([1.0, 0.5, 0.25])
-    terms = cascade(world.logged(position_weights=discount))
-    assert world.expectation(terms) == pytest.approx(world.value(discount), rel=1e-12)
+@pytest.mark.parametrize("name", SLATE_ESTIMATORS)
+def test_positions_may_count_differently(name):
+    independent, discount = SlateWorld(5, independent=True), np.array([1.0, 0.5, 0.25])
+    nothing = np.zeros((len(independent.slates), K))
+    logged = independent.logged(position_weights=discount, q_logged=nothing, q_target=nothing)
+    found = independent.expectation(SLATE_ESTIMATORS[name](logged))
+    assert found == pytest.approx(independent.value(discount), rel=1e-12)
 
 
 def test_slates_of_one_item_are_rounds():
