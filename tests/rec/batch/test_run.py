@@ -233,11 +233,13 @@ def test_a_damaged_bundle_or_manifest_is_named(home: str, tmp_path: Path):
     assert bundle.value.file == str(file) and not (tmp_path / "new").exists()
 
 
+# Waits to be killed when five parts are done and two are being written.
 WRITES = """
-import sys
-from rec.batch import write_candidates
+import sys, time
+from rec.batch import run
 from rec.config import BatchConfig
-write_candidates(BatchConfig(workers=2, k=10, users_per_part=1), sys.argv[2], home=sys.argv[1])
+run._tell = lambda report, n_done, *_: time.sleep(3600 if n_done == 5 else 0)
+run.write_candidates(BatchConfig(workers=2, k=10, users_per_part=1), sys.argv[2], home=sys.argv[1])
 """
 
 
@@ -249,20 +251,19 @@ def test_a_driver_that_was_killed_is_gone_on_with(home: str, tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-c", WRITES, home, str(cut)], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 250
     while len(list(cut.glob("*.parquet"))) < 5 and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Tasks of the dead driver's Ray may finish a part; soon there is nobody left to.
-    time.sleep(3)
     written = {path.name: path.stat().st_mtime_ns for path in cut.glob("*.parquet")}
-    assert 5 <= len(written) < 50
+    assert 5 <= len(written) <= 7
     with pytest.raises(DataError, match="no finished table"):
         read_candidates(str(cut))
 
-    assert write_candidates(config, str(cut), home=home)["n_parts_written"] == 50 - len(written)
+    # Tasks of the dead driver's Ray may still finish the two parts they were at.
+    assert 50 - 7 <= write_candidates(config, str(cut), home=home)["n_parts_written"] <= 50 - len(written)
     assert {name: (cut / name).stat().st_mtime_ns for name in written} == written
     assert _rows(cut).equals(_rows(whole))
 
