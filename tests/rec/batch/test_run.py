@@ -248,12 +248,18 @@ def test_a_driver_that_was_killed_is_gone_on_with(home: str, tmp_path: Path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config = BatchConfig(workers=0, k=10, users_per_part=1)
     write_candidates(config, str(whole), home=home)
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITES, home, str(cut)], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+
+    def begun() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", WRITES, home, str(cut)]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    process = begun()
     deadline = time.monotonic() + 250
     while len(list(cut.glob("*.parquet"))) < 5 and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it was killed"
+        if process.poll() is not None:
+            # Ray gives up where it has not started within 30 s, as on a busy machine.
+            assert not list(cut.glob("*.parquet")), "it ended before it was killed"
+            process = begun()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
