@@ -19,6 +19,7 @@ from rec.errors import ConfigError, DataError
 from rec.features.encoders import Encoders
 from rec.features.new_users import new_user_states
 from rec.features.ranking import RankingFeatures
+from rec.features.recent import recent_states
 from rec.features.snapshot import Snapshot
 from rec.golden import GOLDEN_FILE, GoldenQueries, refuse_other_answers
 from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
@@ -205,17 +206,24 @@ class Recommender:
         row = self.snapshot.item_table.iloc[self._require(item_id)]
         return {str(name): None if _missing(value) else value for name, value in row.items()}
 
-    def hydrate(self, user_ids: Sequence[str], *, exclude: Sequence[Sequence[str]] = ()) -> UserStates:
+    def hydrate(
+        self, user_ids: Sequence[str], *, exclude: Sequence[Sequence[str]] = (), recent: Sequence[Sequence[str]] = ()
+    ) -> UserStates:
         """What is known about users; items they have seen and items of `exclude` (a list a user) are not shown.
 
-        Ids in `exclude` that are not in the catalogue change nothing.
+        Items of `recent` (a list a user, oldest first) were taken since the model was trained: they are part of the
+        history, and not shown. Ids that are not in the catalogue change nothing.
         """
         for user_id in user_ids:
             _require_string(user_id, "user_id")
         for items in exclude:
             _require_strings(items, "exclude")
+        for items in recent:
+            _require_strings(items, "recent")
         rows = self.snapshot.user_positions(user_ids)
         excluded = [self.snapshot.item_positions(items) for items in exclude] if any(map(len, exclude)) else None
+        if any(map(len, recent)):
+            return recent_states(self.snapshot, rows, recent, excluded or [()] * len(rows))
         return self.snapshot.user_states(rows, excluded=excluded)
 
     def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:

@@ -39,7 +39,7 @@ RECOMMEND: Final = "/v1/recommend"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
 # What only an explained answer has.
-_EXPLANATION: Final = {"stages", "sources", "candidates"}
+_EXPLANATION: Final = {"stages", "sources", "candidates", "session"}
 _EVENTS: Final = TypeAdapter(Annotated[list[FeedbackEvent], Field(min_length=1, max_length=MAX_EVENTS)])
 _BODY_PROBLEMS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",

@@ -55,6 +55,22 @@ class ArmConfig(Config):
     policy: PolicyConfig | None = None
 
 
+class SessionsConfig(Config):
+    """What is remembered of users between a request and the next, from feedback.
+
+    `url` names a Redis, such as `redis://localhost:6379/0`; without one a process of the cluster remembers, until it
+    ends. Kept are the latest `max_acts` acts of each user until `expire_s` after the last of them; the process keeps
+    `max_users` users. A request that has waited `timeout_s` for them is answered without.
+    """
+
+    enabled: bool = True
+    url: str | None = None
+    max_acts: PositiveInt = 200
+    max_users: PositiveInt = 50_000
+    expire_s: PositiveInt = 86_400
+    timeout_s: PositiveFloat = 0.2
+
+
 class ServeConfig(Config):
     """What is served, where, and by how many processes.
 
@@ -92,6 +108,7 @@ class ServeConfig(Config):
     burst: PositiveInt = 100
     policy: PolicyConfig = PolicyConfig()
     log: LogConfig = LogConfig()
+    sessions: SessionsConfig = SessionsConfig()
     rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=dict)
     watch_s: PositiveFloat = 1.0
     arms: tuple[ArmConfig, ...] = ()

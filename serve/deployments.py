@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, final
 
@@ -20,7 +20,7 @@ from serve.api import Api
 from serve.arms import Arms
 from serve.claims import Claims
 from serve.committer import Committer, commit_for_ever
-from serve.config import ServeConfig
+from serve.config import ServeConfig, SessionsConfig
 from serve.gateway import Gateway, Stages, check
 from serve.guard import Guard
 from serve.hydrate import HydrateStage
@@ -30,13 +30,15 @@ from serve.registry_watch import RegistryWatch
 from serve.request_log import RequestLog, spool_folder
 from serve.retriever import RetrieverStage
 from serve.select import SelectStage
+from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions
 
 STAGES: Final = ("hydrate", "retriever", "ranker", "select")
 # What runs takes milliseconds, so a stopping replica need not wait long for it.
 SHUTDOWN_S: Final = 2.0
 REFUSED_AT_A_TIME: Final = 64
-# It works some milliseconds a second, and must be there whatever else is.
-_LOG: Final = {
+_SESSION_CALLS: Final = 1_000
+# What there is one of works some milliseconds a second, and must be there whatever else is.
+_ALONE: Final = {
     "num_replicas": 1,
     "ray_actor_options": {"num_cpus": 0},
     "health_check_period_s": 1,
@@ -58,12 +60,17 @@ def application(config: ServeConfig, version: str) -> Application:
         "graceful_shutdown_timeout_s": SHUTDOWN_S,
     }
     gateway = ray_serve.deployment(name="gateway", num_replicas=config.replicas, **replica)(GatewayDeployment)
-    log = {"log": ray_serve.deployment(name="log", **_LOG)(LogDeployment).bind(config)} if config.log.enabled else {}
+    beside = {}
+    if config.log.enabled:
+        beside["log"] = ray_serve.deployment(name="log", **_ALONE)(LogDeployment).bind(config)
+        if config.sessions.enabled and config.sessions.url is None:
+            memory = ray_serve.deployment(name="sessions", max_ongoing_requests=_SESSION_CALLS, **_ALONE)
+            beside["sessions"] = memory(SessionsDeployment).bind(config.sessions)
     if config.layout == "single":
-        return gateway.bind(config, version, **log)
+        return gateway.bind(config, version, **beside)
     stage = ray_serve.deployment(num_replicas=config.stage_replicas, **replica)(StageDeployment)
     stages = {name: stage.options(name=name).bind(name, config, version) for name in STAGES}
-    return gateway.bind(config, version, **log, **stages)
+    return gateway.bind(config, version, **beside, **stages)
 
 
 @ray_serve.ingress()
@@ -71,7 +78,12 @@ class GatewayDeployment:
     """The HTTP front: with all stages inside, or with handles to stages elsewhere."""
 
     async def __init__(
-        self, config: ServeConfig, version: str, log: DeploymentHandle | None = None, **stages: DeploymentHandle
+        self,
+        config: ServeConfig,
+        version: str,
+        log: DeploymentHandle | None = None,
+        sessions: DeploymentHandle | None = None,
+        **stages: DeploymentHandle,
     ) -> None:
         async def load(wanted: str) -> Stages:
             if stages:
@@ -91,7 +103,7 @@ class GatewayDeployment:
         self._log = None if log is None else RequestLog.open(config, self._arms.versions)
         registry = Registry(Home(config.home))
         watch = RegistryWatch(registry, version, take_over)
-        gateway = Gateway(self._arms, registry, self._log, watch)
+        gateway = Gateway(self._arms, registry, self._log, watch, _sessions(config, sessions))
         guard = Guard(config)
         self._api = Api(
             gateway,
@@ -140,6 +152,47 @@ class LogDeployment:
         if hasattr(self, "_thread"):
             self._stopping.set()
             self._thread.join(SHUTDOWN_S)
+
+
+@final
+class SessionsDeployment:
+    """The one process that remembers sessions; what it knew is forgotten when it ends."""
+
+    def __init__(self, config: SessionsConfig) -> None:
+        self._sessions = MemorySessions(config)
+
+    async def session(self, user_id: str) -> Session:
+        """What a user did."""
+        return await self._sessions.session(user_id)
+
+    async def add(self, user_id: str, acts: Sequence[Act]) -> None:
+        """Adds acts of a user."""
+        await self._sessions.add(user_id, acts)
+
+
+@final
+class _RemoteSessions:
+    """The sessions of a deployment."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle.options(_by_reference=False)
+
+    async def session(self, user_id: str) -> Session:
+        """See `SessionStore`."""
+        return await self._handle.session.remote(user_id)
+
+    async def add(self, user_id: str, acts: Sequence[Act]) -> None:
+        """See `SessionStore`."""
+        await self._handle.add.remote(user_id, acts)
+
+
+def _sessions(config: ServeConfig, handle: DeploymentHandle | None) -> Sessions | None:
+    """What a gateway remembers sessions with; without a log there is no feedback, and so none."""
+    if handle is not None:
+        return Sessions(_RemoteSessions(handle), config.sessions.timeout_s)
+    if config.log.enabled and config.sessions.enabled:
+        return Sessions(RedisSessions(config.sessions), config.sessions.timeout_s)
+    return None
 
 
 @final

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, final
@@ -53,10 +53,11 @@ class NotShownError(LookupError):
 @final
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """How many events are new, and how many had been accepted before."""
+    """How many events are new, how many had been accepted before, and of each of all whose it is."""
 
     accepted: int
     duplicates: int
+    user_ids: tuple[str, ...] = field(default=(), compare=False)
 
 
 @final
@@ -120,7 +121,8 @@ class EventLog:
             self._writer.sync(ticket)
             if len(new) < len(events):
                 self._sync_others()
-            return Accepted(len(new), len(events) - len(new))
+            users = tuple(current[event["request_id"]].user_id or "" for event in events)
+            return Accepted(len(new), len(events) - len(new), users)
 
     def close(self) -> None:
         """Brings all to the disk; nothing may be recorded after."""

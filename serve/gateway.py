@@ -30,9 +30,11 @@ from serve.schemas import (
     PageSetup,
     RecommendRequest,
     RecommendResponse,
+    SessionReport,
     StageReport,
 )
 from serve.select import Selection, SelectStage
+from serve.sessions import Session, Sessions
 from serve.spool import new_id
 
 # No user has this id: requests demand at least one character.
@@ -47,7 +49,7 @@ Result = TypeVar("Result")
 class Stages:
     """The stages as the gateway calls them, wherever they run."""
 
-    hydrate: Callable[[Sequence[str], Sequence[Sequence[str]]], Awaitable[UserStates]]
+    hydrate: Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Session]], Awaitable[UserStates]]
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
     users: Callable[[], Awaitable[list[str]]]
     names: Callable[[NDArray[np.int32]], Awaitable[list[tuple[str, str | None]]]]
@@ -72,15 +74,21 @@ class Stages:
 
 @final
 class Gateway:
-    """Answers requests by sending them through the stages; what it has to remember is in the log."""
+    """Answers requests by sending them through the stages; what it has to remember is in the log and in sessions."""
 
     def __init__(
-        self, arms: Arms, registry: Registry, log: RequestLog | None = None, watch: RegistryWatch | None = None
+        self,
+        arms: Arms,
+        registry: Registry,
+        log: RequestLog | None = None,
+        watch: RegistryWatch | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self._arms = arms
         self._registry = registry
         self._log = log
         self._watch = watch
+        self._sessions = sessions
 
     @property
     def version(self) -> str:
@@ -108,14 +116,18 @@ class Gateway:
         """
         if self._log is None:
             raise ProblemError(HTTPStatus.NOT_IMPLEMENTED, "this server keeps no log: start it with log.enabled")
-        return await self._log.feedback(events, listed=listed)
+        response, acts = await self._log.feedback(events, listed=listed)
+        if self._sessions is not None:
+            await self._sessions.add(acts)
+        return response
 
     async def _answer(self, request: RecommendRequest) -> Answered:
         # One look: whatever is switched meanwhile, all stages are of one version.
         arm = self._arms.of(request.user_id)
         stages = arm.stages
         clock = [perf_counter()]
-        states = await stages.hydrate([request.user_id], [request.exclude])
+        session = Session() if self._sessions is None else await self._sessions.session(request.user_id)
+        states = await stages.hydrate([request.user_id], [request.exclude], [session])
         clock.append(perf_counter())
         retrieved = await stages.retrieve(states, request.n)
         clock.append(perf_counter())
@@ -145,8 +157,9 @@ class Gateway:
             stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
             sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
             candidates=await _considered(stages, candidates, scores[0]) if request.explain else None,
+            session=SessionReport(recent=session.item_ids, counts=session.counts) if request.explain else None,
         )
-        return Answered(response, selection, arm)
+        return Answered(response, selection, arm, session)
 
     async def page_setup(self) -> PageSetup:
         """What the page offers; no action where feedback is not taken."""
@@ -187,7 +200,7 @@ async def check(stages: Stages, policy: PolicyConfig) -> None:
 
     Nobody gets what is popular; the models themselves have answered golden queries when the bundle was loaded.
     """
-    states = await stages.hydrate([NOBODY], [[]])
+    states = await stages.hydrate([NOBODY], [[]], [Session()])
     candidates = await stages.retrieve(states, 1)
     await stages.select(states, candidates, await stages.rank(states, candidates), 1, policy)
 

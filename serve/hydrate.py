@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rec.recommender import Recommender
 from rec.state import UserStates
+from serve.sessions import Session
 
 # Offered to pick from.
 N_USERS: Final = 20
@@ -15,14 +16,25 @@ N_USERS: Final = 20
 
 @final
 class HydrateStage:
-    """Looks users and items up in the bundle."""
+    """Looks users and items up in the bundle, and lays over it what users did since."""
 
     def __init__(self, recommender: Recommender) -> None:
         self._recommender = recommender
+        self._positive = frozenset(recommender.config.data.positive_actions)
 
-    def __call__(self, user_ids: Sequence[str], exclude: Sequence[Sequence[str]]) -> UserStates:
-        """The states of users; what they have seen, and `exclude` (a list a user), must not be shown to them."""
-        return self._recommender.hydrate(user_ids, exclude=exclude)
+    def __call__(
+        self, user_ids: Sequence[str], exclude: Sequence[Sequence[str]], sessions: Sequence[Session]
+    ) -> UserStates:
+        """The states of users; what they have seen, and `exclude` (a list a user), must not be shown to them.
+
+        What they liked in their session, by the actions the bundle counts as that, is part of their history; what they
+        did anything with is not shown again.
+        """
+        return self._recommender.hydrate(
+            user_ids,
+            exclude=[[*items, *session.item_ids] for items, session in zip(exclude, sessions, strict=True)],
+            recent=[session.taken(self._positive) for session in sessions],
+        )
 
     def users(self) -> list[str]:
         """Some users the bundle knows."""

@@ -24,11 +24,12 @@ KEPT_S: Final = 60.0
 @final
 @dataclass(slots=True)
 class Known:
-    """One request: the items it was answered with, None while only events are known, and the ids of its events.
+    """One request: whose it is, the items it was answered with, both None while only events are known, and their ids.
 
     `complete` once there can be no events but these: the spool was followed since the answer, or the tables were asked.
     """
 
+    user_id: str | None = None
     items: frozenset[str] | None = None
     event_ids: set[str] = field(default_factory=set)
     complete: bool = False
@@ -81,14 +82,17 @@ class KnownRequests:
     def _look_up(self, request_ids: Sequence[str]) -> None:
         shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
         given = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids)
-        asked = self._events.read("requests", columns=["request_id"], request_ids=request_ids)
-        items: dict[str, set[str]] = {request_id: set() for request_id in asked["request_id"].to_pylist()}
+        asked = self._events.read("requests", columns=["request_id", "user_id"], request_ids=request_ids)
+        users = {row["request_id"]: row["user_id"] for row in asked.to_pylist()}
+        items: dict[str, set[str]] = {request_id: set() for request_id in users}
         for row in shown.to_pylist():
-            items.setdefault(row["request_id"], set()).add(row["item_id"])
+            if row["request_id"] in items:  # else the request is being removed
+                items[row["request_id"]].add(row["item_id"])
         with self._lock:
             for request_id, theirs in items.items():
                 known = self._entry(request_id, "")
                 known.items = frozenset(theirs) if known.items is None else known.items
+                known.user_id = users[request_id]
             for row in given.to_pylist():
                 self._entry(row["request_id"], "").event_ids.add(row["event_id"])
             for request_id in request_ids:
@@ -121,6 +125,7 @@ class KnownRequests:
         rows = rows_of(payload)
         for request in rows.get("requests", ()):
             known = self._entry(request["request_id"], segment)
+            known.user_id = request["user_id"]
             known.items = frozenset(row["item_id"] for row in rows["impressions"])
             known.complete |= followed
         for event in rows.get("feedback", ()):

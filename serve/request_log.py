@@ -22,13 +22,14 @@ from serve.event_log import EventLog, NotShownError, UnknownRequestError, now_ms
 from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
+from serve.sessions import Act, Session, UserAct
 
 # How far the clock of a client may be ahead.
 AHEAD_MS: Final = 5 * 60 * 1000
 KEY: Final = "idempotency-key"
 MAX_KEY_LENGTH: Final = 255
 USUAL_ACTIONS: Final = ("watched", "liked", "skipped")
-# In the logged context, beside what the client gave: items that the request excluded.
+# In the logged context, beside what the client gave: items that the request excluded, or the session of its user.
 EXCLUDED: Final = "tandem.exclude"
 SPOOL: Final = "spool"
 _LOG: Final = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Answered(NamedTuple):
     response: RecommendResponse
     selection: Selection
     arm: Arm
+    session: Session
 
 
 def spool_folder(config: ServeConfig) -> Path:
@@ -123,10 +125,13 @@ class RequestLog:
         except TimeoutError as error:
             raise busy(f"{KEY}: {error}") from error
 
-    async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
+    async def feedback(
+        self, events: Sequence[FeedbackEvent], *, listed: bool
+    ) -> tuple[FeedbackResponse, list[UserAct]]:
         """Takes events, all or none, and returns when they are safe.
 
         Args: listed: whether they came as a list, for the names of fields.
+        Returns: the answer, and of every event, new or not, who did what.
         Raises: ProblemError: naming the first event and field that is wrong; when the log cannot take them now.
         """
         received_at = now_ms()
@@ -153,7 +158,9 @@ class RequestLog:
         except (OSError, DataError) as error:
             _LOG.exception("feedback was not accepted")
             raise busy("feedback cannot be kept safely now; send it again") from error
-        return FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
+        acts = [Act(row["item_id"], row["action"], row["timestamp"]) for row in rows]
+        response = FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
+        return response, list(zip(result.user_ids, acts, strict=True))
 
     def close(self) -> None:
         """Brings all to the disk."""
@@ -192,10 +199,11 @@ class RequestLog:
 
     def _rows(self, request: RecommendRequest, answered: Answered) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The request and its impressions as the tables have them."""
-        response, selection, arm = answered
+        response, selection, arm, session = answered
         considered = selection.considered
         assert considered is not None, "the select stage has to know that its slates are logged"
-        context = {**request.context, EXCLUDED: request.exclude} if request.exclude else request.context
+        excluded = [*request.exclude, *session.item_ids]
+        context = {**request.context, EXCLUDED: excluded} if excluded else request.context
         row = {
             "request_id": response.request_id,
             "timestamp": now_ms(),

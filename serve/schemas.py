@@ -80,12 +80,19 @@ class StageReport(BaseModel):
     n_out: int
 
 
+class SessionReport(BaseModel):
+    """What is remembered of the user since the model was trained: items, oldest first, and how many of each action."""
+
+    recent: list[str]
+    counts: dict[str, int]
+
+
 class RecommendResponse(BaseModel):
     """A slate, top first.
 
     `user_known` is false for a user the model has never seen, `short` is true when fewer items were left than asked
     for, `degraded` when a stage had to be left out. An explained answer has `stages`, as `sources` all that found each
-    item, of which its `source` is the first, and all `candidates`, best first.
+    item, of which its `source` is the first, all `candidates`, best first, and the `session` it was answered with.
     """
 
     request_id: str
@@ -97,6 +104,7 @@ class RecommendResponse(BaseModel):
     stages: list[StageReport] | None = None
     sources: dict[str, list[str]] | None = None
     candidates: list[CandidateShown] | None = None
+    session: SessionReport | None = None
 
 
 class FeedbackEvent(BaseModel):

@@ -156,10 +156,14 @@ class EventIndex:
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """A feature that depends on the time it is asked at: whose it is, and how it follows from the events before."""
+    """A feature that depends on the time it is asked at: whose it is, and how it follows from the events before.
+
+    `join` makes one of two that were measured, as log(1 + x), over events of which none is in both.
+    """
 
     side: EntitySide
     measure: Callable[[Past], NDArray]
+    join: Callable[[NDArray, NDArray], NDArray]
 
 
 def _count(days: int | None) -> Callable[[Past], NDArray]:
@@ -174,17 +178,21 @@ def _idle_days(past: Past) -> NDArray:
     return (past.at_ms - past.last_ms()) / DAY_MS
 
 
+def _sum(first: NDArray, second: NDArray) -> NDArray:
+    return np.log1p(np.expm1(first) + np.expm1(second))
+
+
 AS_OF_FEATURES: Final[dict[str, AsOf]] = {
-    "item_count_7d": AsOf("item", _count(7)),
-    "item_count_30d": AsOf("item", _count(30)),
-    "item_count_90d": AsOf("item", _count(90)),
-    "item_count_all": AsOf("item", _count(None)),
-    "item_age_days": AsOf("item", _age_days),
-    "item_idle_days": AsOf("item", _idle_days),
-    "user_count_7d": AsOf("user", _count(7)),
-    "user_count_all": AsOf("user", _count(None)),
-    "user_age_days": AsOf("user", _age_days),
-    "user_idle_days": AsOf("user", _idle_days),
+    "item_count_7d": AsOf("item", _count(7), _sum),
+    "item_count_30d": AsOf("item", _count(30), _sum),
+    "item_count_90d": AsOf("item", _count(90), _sum),
+    "item_count_all": AsOf("item", _count(None), _sum),
+    "item_age_days": AsOf("item", _age_days, np.fmax),
+    "item_idle_days": AsOf("item", _idle_days, np.fmin),
+    "user_count_7d": AsOf("user", _count(7), _sum),
+    "user_count_all": AsOf("user", _count(None), _sum),
+    "user_age_days": AsOf("user", _age_days, np.fmax),
+    "user_idle_days": AsOf("user", _idle_days, np.fmin),
 }
 
 
@@ -206,6 +214,11 @@ def as_of_features(
             features[name] = np.empty(len(where), dtype=np.float32)
             features[name][order] = np.log1p(feature.measure(past))
     return features
+
+
+def joined_as_of(first: dict[str, NDArray], second: dict[str, NDArray]) -> dict[str, NDArray]:
+    """The as-of features of two sets of events of the same entities, of which no event is in both. (B,) by name."""
+    return {name: AS_OF_FEATURES[name].join(values, second[name]) for name, values in first.items()}
 
 
 def without_events(side: EntitySide) -> dict[str, NDArray[np.float32]]:

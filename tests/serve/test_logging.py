@@ -16,7 +16,7 @@ from rec.cli import main
 from rec.data.events import EventTables, open_events
 from rec.data.rounds import read_rounds
 from rec.recommender import Recommender
-from serve.config import LogConfig, PolicyConfig, ServeConfig
+from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import now_ms
 from serve.load import Reply, post_all
 
@@ -45,7 +45,10 @@ def wait_for(events: EventTables, n_feedback: int) -> None:
 def test_what_is_served_is_logged_once_and_can_be_evaluated(
     deploy: Callable[[str, ServeConfig], str], home: str, recommender: Recommender, tmp_path: Path, capsys
 ):
-    """Two replicas, of which feedback reaches either; the process that writes the tables is killed half-way."""
+    """Two replicas, of which feedback reaches either; the process that writes the tables is killed half-way.
+
+    What users did anything with is not shown to them again.
+    """
     own = str(shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("events", "spool", "runs")))
     config = ServeConfig(
         home=own,
@@ -54,15 +57,20 @@ def test_what_is_served_is_logged_once_and_can_be_evaluated(
         policy=PolicyConfig(epsilon=0.1, temperature=0.5),
         rewards=REWARDS,
         log=LogConfig(commit_s=0.2),
+        sessions=SessionsConfig(timeout_s=60),
     )
     address, events = deploy("logged", config), open_events(own)
     users = [str(user_id) for user_id in recommender.snapshot.user_ids[:40]]
-    answers, n_sent = {}, 0
+    answers, n_sent, answered = {}, 0, set[tuple[str, str]]()
     for part in range(2):
         asked = [{"user_id": users[number % len(users)], "n": 4} for number in range(N_REQUESTS // 2)]
         replies = post(f"{address}/v1/recommend", asked)
         assert {reply.status for reply in replies} == {200}
         given = [json.loads(reply.body) for reply in replies]
+        asked_by = {answer["request_id"]: body["user_id"] for body, answer in zip(asked, given, strict=True)}
+        assert answered.isdisjoint(
+            (asked_by[each["request_id"]], item["item_id"]) for each in given for item in each["items"]
+        )
         answers |= {answer["request_id"]: answer for answer in given}
         sent = [
             {
@@ -79,6 +87,7 @@ def test_what_is_served_is_logged_once_and_can_be_evaluated(
         assert {reply.status for reply in accepted + again} == {202}
         assert {reply.body for reply in accepted} == {b'{"accepted":1,"duplicates":0}'}
         assert {reply.body for reply in again} == {b'{"accepted":0,"duplicates":1}'}
+        answered |= {(asked_by[event["request_id"]], event["item_id"]) for event in sent}
         n_sent += len(sent)
         if part == 0:
             (committer,) = committers()
