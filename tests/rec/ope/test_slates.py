@@ -162,6 +162,26 @@ def test_no_prediction_is_read_below_the_end_of_a_short_slate():
     assert cascade_dr(short).value == pytest.approx((3.5 + 0.0) / 2)
 
 
+def test_slates_that_have_ended_count_in_what_positions_are_worth():
+    """The target's own log has the weight 1 everywhere, also below the end: it is worth what all slates earned."""
+    p = np.array([[0.5, 0.2, np.nan], [0.5, np.nan, np.nan], [0.25, 0.5, 0.1]])
+    rewards, nothing = np.array([[1.0, 2, 99], [4, 99, 99], [8, 16, 32]]), np.zeros((3, 3))
+    own = LoggedSlates(rewards, p, p, q_logged=nothing, q_target=nothing, marginal_propensities=p, marginal_target_p=p)
+    for name, estimator in SLATE_ESTIMATORS.items():
+        assert estimator(own).value == pytest.approx((3 + 4 + 56) / 3), name
+
+
+@pytest.mark.parametrize("name", ["position_wise", "cascade", "cascade_dr"])
+def test_some_of_the_slates_are_worth_what_they_earned(world, name):
+    q_logged, q_target = world.predictions(world.to_go())
+    whole, rows = (
+        world.logged(q_logged=q_logged, q_target=q_target + 1, position_weights=np.arange(K) + 1.0),
+        np.arange(5, 9),
+    )
+    estimator = SLATE_ESTIMATORS[name]
+    np.testing.assert_array_equal(estimator(whole.select(rows)).numerator, estimator(whole).numerator[rows])
+
+
 def test_what_slates_cannot_be_is_refused():
     good = np.full((4, 2), 0.5)
     with pytest.raises(DataError, match=r"below its end.*row 1"):
