@@ -127,8 +127,9 @@ def sweep(sizes: list[int], seeds: range) -> None:
         ]
         summary += of_size
         print(f"{n_actions} actions: " + "  ".join(f"{r['model']} {r['metric']} {r['mean']:.4f}" for r in of_size))
-    protocol = {"settings": settings, "seconds": round(time.perf_counter() - started, 1)}
-    write_result(quality_result("obp_synthetic_sweep", protocol=protocol, rows=rows, summary=summary))
+        # Half an hour goes by before the last size.
+        protocol = {"settings": settings, "seconds": round(time.perf_counter() - started, 1)}
+        write_result(quality_result("obp_synthetic_sweep", protocol=protocol, rows=rows, summary=summary))
     plot_sweep(summary, FOLDER / "obp_synthetic_sweep.png")
 
 

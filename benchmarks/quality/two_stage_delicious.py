@@ -32,7 +32,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from two_stage.evaluation import Judge
-from two_stage.fitting import BATCH_SIZE, fit_pairs, optimizer
+from two_stage.fitting import BATCH_SIZE, Adagrad, fit_pairs
 from two_stage.published import WIKI
 from two_stage.reading import ORDER, gap_lines, order_lines, policies, policy_lines
 from two_stage.report import STAGES, Table, differences, print_differences, print_table, write_table
@@ -146,14 +146,12 @@ def read_world(folder: Path, policy_points: int) -> World:
     points = np.random.default_rng(0).permutation(len(train) - N_VALID)[:policy_points]
     policy = TwoTower(features, labels.shape[1], rectified=True, seed=0)
     right = torch.from_numpy(labels[points]).float()
-    optimize = optimizer(policy)
+    optimize = Adagrad(policy)
     for _ in range(POLICY_EPOCHS):
         for batch in torch.arange(policy_points).split(BATCH_SIZE):
             known = torch.from_numpy(points)[batch]
             loss = functional.binary_cross_entropy_with_logits(policy(known), right[batch])
-            optimize.zero_grad()
-            loss.backward()
-            optimize.step()
+            optimize.step(loss)
     with torch.no_grad():
         logits = policy(torch.arange(len(features))).numpy()
     return World(features, labels, logits, len(train))

@@ -26,6 +26,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Before torch is loaded: its threads would keep a core busy waiting for the next operation, which the loop over slates,
+# that has threads of its own, computes with meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import torch
 

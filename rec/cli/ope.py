@@ -50,6 +50,9 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned:.4f}")
     for name, estimate in found.estimates.items():
         print(f"{name:<18} {_told(estimate)}")
+    print("more than the logging policy, paired by row:")
+    for name, difference in found.differences.items():
+        print(f"{name:<18} {_difference(difference)}")
     largest = shown_weight(weights.max)
     print(f"weights: mean {weights.mean:#.4g}, largest {largest}, ess {weights.ess:,.0f} of {weights.n:,}")
     if found.dropped:
@@ -65,6 +68,7 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
         "dropped": found.dropped,
         "logged_value": found.earned,
         "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
+        "differences": {name: difference.to_json() for name, difference in found.differences.items()},
         "weights": asdict(weights),
         "warnings": told,
     }
@@ -78,6 +82,7 @@ class _Evaluated:
         answer: what was evaluated, as printed in JSON.
         policy: what the target is, beside its name.
         estimates: by estimator.
+        differences: from the logging policy, by estimator.
         earned: by the logging policy, a row.
         weights: of rounds, or of whole slates.
         dropped: rows of the log that are in no estimate, by reason.
@@ -86,13 +91,14 @@ class _Evaluated:
     answer: dict[str, Any]
     policy: str
     estimates: "dict[str, Estimate]"
+    differences: "dict[str, Estimate]"
     earned: float
     weights: "WeightDiagnostics"
     dropped: dict[str, int]
 
 
 def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
-    from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate
+    from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate, evaluate_over_logged
     from rec.ope.arguments import refuse_unknown
     from rec.ope.estimators import NEED_PREDICTIONS
     from rec.ope.evaluation import possible_estimators
@@ -123,12 +129,14 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
     rng = np.random.default_rng(options.seed)
     try:
         estimates = evaluate(rounds, options.estimators or None, rng=rng, interval=settings)
+        differences = evaluate_over_logged(rounds, list(estimates), rng=rng, interval=settings)
     except DataError as error:
         raise DataError(error.message, file=error.file or file, row=error.row, column=error.column) from error
     return _Evaluated(
         {"target": options.columns.target_p, "logging_versions": [], "table": file},
         f"the probabilities of this column of {file}",
         estimates,
+        differences,
         float(rounds.rewards.mean()),
         diagnose(rounds.weights),
         {},
@@ -136,7 +144,7 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
 
 
 def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _Evaluated:
-    from rec.ope import SLATE_ESTIMATORS, evaluate_slates
+    from rec.ope import SLATE_ESTIMATORS, evaluate_slate_difference, evaluate_slates
     from rec.ope.arguments import refuse_unknown
     from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates
@@ -158,10 +166,10 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     log, dropped = _log(options, home, recommender, now_ms)
     target, about = _target(options, recommender, log)
     rng = np.random.default_rng(options.seed)
-    marginals = None
+    marginals = unchanged = None
     if any("position_wise" in estimator for estimator in options.estimators):
         ours, theirs = (marginal_probabilities(policy, log, rng=rng) for policy in (log.logging, target))
-        marginals = (ours, theirs)
+        marginals, unchanged = (ours, theirs), (ours, ours)
     worth = _position_weights(options, log.slate.shape[1])
     slates = logged_slates(log, target, rng=rng, marginals=marginals, position_weights=worth)
     try:
@@ -169,6 +177,13 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
     except SupportError as error:
         which = "" if error.row is None else f" (row {error.row} is request {str(log.request_id[error.row])!r})"
         raise SupportError(f"{error.message}{which}", file="impressions", column=error.column) from error
+    as_logged = logged_slates(log, log.logging, rng=rng, marginals=unchanged, position_weights=worth)
+    with warnings.catch_warnings():
+        # What the log lacks is said of the estimates themselves.
+        warnings.simplefilter("ignore")
+        differences = {
+            name: evaluate_slate_difference(slates, as_logged, name, rng=rng, interval=settings) for name in estimates
+        }
     drawn_with = _drawn_with(options, target)
     answer = {
         "target": LOGGED_POLICY if recommender is None else recommender.version,
@@ -185,6 +200,7 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         answer,
         "drawn with " + ", ".join(f"{name} {_range(**values)}" for name, values in drawn_with.items()),
         estimates,
+        differences,
         earned=float(slates.gains.sum(axis=1).mean()),
         weights=diagnose(cascade_weights(slates)[:, -1]),
         dropped=dropped | {reason: count for reason, count in left_out.items() if count},
@@ -329,6 +345,12 @@ def _told(estimate: "Estimate") -> str:
     size = f"ess {estimate.ess:,.0f} of {estimate.n:,}, {estimate.n_clusters:,} users"
     weight = f"max weight {shown_weight(estimate.max_weight)}"
     return f"{format_estimate(estimate.to_json())}{interval}  {size}, {weight}{support}"
+
+
+def _difference(estimate: "Estimate") -> str:
+    error = "" if estimate.std_error is None else f" ± {estimate.std_error:.4f}"
+    around = estimate.interval
+    return f"{estimate.value:+.4f}{error}" + ("" if around is None else f" [{around.low:+.4f}, {around.high:+.4f}]")
 
 
 def _is_ours(category: type[Warning]) -> bool:

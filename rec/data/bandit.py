@@ -126,16 +126,13 @@ def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: Propen
         return log.draw_p
     if kind == "conditional":
         return log.conditional_p
-    included = inclusion_probabilities(logits, log.context, log.action, log.k)
-    for block in _blocks(*logits.shape):
-        rows = slice(*np.searchsorted(log.context, (block.start, block.stop)))
-        p = softmax(np.asarray(logits[block], dtype=np.float64))[log.context[rows] - block.start, log.action[rows]]
-        other = ~np.isclose(p, log.draw_p[rows], rtol=1e-6, atol=0.0)
-        if other.any():
-            raise DataError(
-                "these are not the logits that the log was drawn with: give those of the logging policy",
-                row=rows.start + int(other.argmax()),
-            )
+    included, drawn = _included_and_drawn(logits, log.context, log.action, log.k)
+    other = ~np.isclose(drawn, log.draw_p, rtol=1e-6, atol=0.0)
+    if other.any():
+        raise DataError(
+            "these are not the logits that the log was drawn with: give those of the logging policy",
+            row=int(other.argmax()),
+        )
     return included / log.k
 
 
@@ -156,6 +153,13 @@ def inclusion_probabilities(
     Raises: DataError: naming the round, for an action whose probability is too small to be represented, and for a
         context or an action that the logits do not have; for more draws than there are actions, or than 200.
     """
+    return _included_and_drawn(logits, context, action, k)[0]
+
+
+def _included_and_drawn(
+    logits: NDArray[np.floating[Any]], context: NDArray[np.int64], action: NDArray[np.int64], k: int
+) -> tuple[FloatArray, FloatArray]:
+    """`inclusion_probabilities`, and the probability of each action in a draw of its own, (n,) both."""
     n_contexts, n_actions = logits.shape
     if not 1 <= k <= min(n_actions, _MOST_DRAWS):
         raise DataError(
@@ -168,11 +172,12 @@ def inclusion_probabilities(
             f"logits must be finite, of every context and action, and contexts ascend; found logits {logits.shape}",
             row=int(unknown.argmax()) if unknown.any() else None,
         )
-    answer = np.full(len(action), np.nan)
+    answer, drawn = np.full(len(action), np.nan), np.full(len(action), np.nan)
     for block in _blocks(len(logits), logits.shape[1]):
         rows = slice(*np.searchsorted(context, (block.start, block.stop)))
         p = softmax(np.asarray(logits[block], dtype=np.float64))
-        answer[rows] = _inclusion(p, context[rows] - block.start, action[rows], k)
+        mine = context[rows] - block.start
+        answer[rows], drawn[rows] = _inclusion(p, mine, action[rows], k), p[mine, action[rows]]
     wrong = ~((answer > 0) & np.isfinite(answer))
     if wrong.any():
         raise DataError(
@@ -180,7 +185,7 @@ def inclusion_probabilities(
             "probability is too small to be represented; log with a policy that is less peaked",
             row=int(wrong.argmax()),
         )
-    return np.minimum(answer, 1.0)
+    return np.minimum(answer, 1.0), drawn
 
 
 def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64], k: int) -> FloatArray:

@@ -146,15 +146,14 @@ def read_rounds(
         requests, or without one of impressions; one without feedback has no reward but 0.
     """
     at = versions or {}
-    there = {**events.versions(), **at}
-    for table in ("requests", "impressions"):
-        if there[table] is None:
+    requests = events.read("requests", version=at.get("requests"), since_ms=since_ms, until_ms=until_ms)
+    rest = [events.read(table, version=at.get(table)) for table in ("impressions", "feedback")]
+    for table, rows in zip(("requests", "impressions"), (requests, rest[0]), strict=True):
+        if not len(rows) and events.version(table) is None:
             raise DataError(
                 f"the log has no table of {table}: name the home whose service logs, or whose log was generated",
                 file=events.uri(table),
             )
-    requests = events.read("requests", version=at.get("requests"), since_ms=since_ms, until_ms=until_ms)
-    rest = [events.read(table, version=at.get(table)) for table in ("impressions", "feedback")]
     if since_ms is not None or until_ms is not None:
         logged = events.read("requests", version=at.get("requests"), columns=["request_id"])
         others = logged.filter(pc.invert(pc.is_in(logged["request_id"], value_set=requests["request_id"])))

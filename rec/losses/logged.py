@@ -74,6 +74,12 @@ def refuse(wrong: Tensor, what: str, values: Tensor) -> None:
         raise ValueError(f"{what}; {int(wrong.sum())} of {len(wrong)} rows are wrong, first row {row}: {values[row]:g}")
 
 
+def finite_rows(values: Tensor) -> Tensor:
+    """Whether all values of a row are finite, (B, N) to (B,): where its sum is, which is quicker to find."""
+    finite = values.sum(dim=1).isfinite()
+    return finite if finite.all() else values.isfinite().all(dim=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Weighting:
     """How a loss weighs logged actions; its fields are keywords of the losses.

@@ -20,6 +20,7 @@ from rec.losses.logged import (
     check_choice,
     check_shape,
     checked_rewards,
+    finite_rows,
     in_float,
     log_probability,
     refuse,
@@ -117,7 +118,7 @@ def dr(
     """
     check_actions(logits, actions)
     check_shape("q_hat", q_hat, *logits.shape)
-    refuse(~q_hat.isfinite().all(dim=1), "predicted rewards must be finite", q_hat.sum(dim=1))
+    refuse(~finite_rows(q_hat), "predicted rewards must be finite", q_hat.sum(dim=1))
     log_p = in_float(logits).log_softmax(dim=1)
     log_p_action = at_columns(log_p, actions)
     q_hat = q_hat.detach().to(log_p.dtype)

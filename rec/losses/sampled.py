@@ -20,6 +20,7 @@ from rec.losses.logged import (
     batch_mean,
     check_shape,
     checked_rewards,
+    finite_rows,
     in_float,
     refuse,
 )
@@ -134,7 +135,7 @@ def _scored(
     check_shape("actions", actions, n_rows)
     check_shape("draws", draws, n_rows, n_draws)
     check_shape("log_q", log_q, n_rows, n_draws)
-    refuse(~log_q.isfinite().all(dim=1), "log_q must be finite: a draw has a probability above 0", log_q.amin(dim=1))
+    refuse(~finite_rows(log_q), "log_q must be finite: a draw has a probability above 0", log_q.amin(dim=1))
     ids = torch.cat([actions.unsqueeze(1), draws], dim=1)
     vectors = in_float(items(ids))
     check_shape("the items' embeddings", vectors, *ids.shape, users.shape[1])

@@ -7,13 +7,16 @@ dozen times: benchmarks/speed/two_stage_loss.py shows both.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numpy.typing import NDArray
 from torch import Tensor
+
+# Rows that a thread takes at once, and comes back for more: others may be kept busy by something else.
+_ROWS_AT_ONCE: Final = 8
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -49,16 +52,22 @@ class SlateObjective(torch.autograd.Function):
             the ranker for each column against the action, (B, C).
         """
         objective, credit = log_p.new_zeros(len(log_p)), torch.zeros_like(log_p)
-        twins = torch.empty((1, 0), dtype=torch.int32) if first is None else first.int()
+        own = first is not None and len(first) == 1 and bool((first[0] == torch.arange(first.shape[1])).all())
+        twins = torch.empty((1, 0), dtype=torch.int32) if first is None or own else first.int()
         tensors = (log_p.detach(), weights, odds, actions, uniforms, twins)
         arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        starts = iter(range(0, len(log_p), _ROWS_AT_ONCE))
 
-        def credit_rows(start: int, stop: int) -> None:
-            _credit_slates(*arrays, alpha, objective.numpy(), credit.numpy(), start, stop)  # pyright: ignore
+        def credit_rows() -> None:
+            for start in starts:
+                stop = min(start + _ROWS_AT_ONCE, len(log_p))
+                _credit_slates(*arrays, first is not None, alpha, objective.numpy(), credit.numpy(), start, stop)  # pyright: ignore
 
-        n_threads = torch.get_num_threads()
-        bounds = np.linspace(0, len(log_p), n_threads + 1).astype(int).tolist()
-        list(_threads(n_threads).map(credit_rows, bounds[:-1], bounds[1:]))
+        n_others = torch.get_num_threads() - 1
+        others = [_threads(n_others).submit(credit_rows) for _ in range(n_others)]
+        credit_rows()
+        for other in others:
+            other.result()
         ctx.save_for_backward(credit)
         return objective
 
@@ -76,7 +85,8 @@ def _credit_slates(
     odds: Floats,
     actions: Integers,
     uniforms: Floats,
-    first: Integers,
+    twins: Integers,
+    distinct: bool,
     alpha: float,
     objective: Floats,
     credit: Floats,
@@ -85,59 +95,102 @@ def _credit_slates(
 ) -> None:
     """Adds the objectives of the rows start:stop to `objective`, and what each column contributes to `credit`.
 
-    Draws search the cumulated weights from where a guide table says: at entry g, the number of columns whose cumulated
-    weight is below the g-th C-th of the whole, so that a step or two are left. Source: Chen and Asau (1974),
-    doi:10.1080/05695557408974949.
+    Columns are unsigned numbers, whose use as an index costs no test for a negative one.
+
+    Args: twins: `first`, or no column where each is its own. distinct: whether a slate holds an item once.
     """
     n_columns = weights.shape[1]
     _, n_slates, n_draws = uniforms.shape
-    cumulated = np.empty(n_columns, weights.dtype)
-    guide = np.empty(n_columns + 1, np.int32)
-    held_by = np.empty(n_columns, np.int32)
-    slate = np.empty(n_draws, np.int32)
+    cumulated, guide = np.empty(n_columns, weights.dtype), np.empty(n_columns + 1, np.uint32)
+    cells, held_by = np.empty(n_columns, np.uint32), np.empty(n_columns, np.int32)
+    points, slate = np.empty(n_draws, np.float64), np.empty(n_draws, np.uint32)
     for row in range(start, stop):
-        total = 0.0
-        for column in range(n_columns):
-            total += weights[row, column]
-            cumulated[column] = total
+        total = _cumulate(weights[row], cumulated)
         if not 0 < total < np.inf:
             objective[row] = np.nan
             continue
-        per_cell = n_columns / total
-        guide[:] = 0
-        for column in range(n_columns):
-            # Enlarged by more than rounding, so that no draw begins behind its column.
-            guide[min(int(cumulated[column] * per_cell * (1 + 1e-6)), n_columns - 1) + 1] += 1
-        for cell in range(n_columns):
-            guide[cell + 1] += guide[cell]
-        action = actions[row]
-        twins = first[row % len(first)]
+        _fill_guide(cumulated, n_columns / total, cells, guide)
         held_by[:] = -1
+        action = np.uint32(actions[row])
+        twin = twins[row % len(twins)]
+        its_twin = np.uint32(twin[action]) if len(twin) else action
+        own, row_odds, row_credit = 0.0, odds[row], credit[row]
         for place in range(n_slates):
+            _draw(uniforms[row, place], cumulated, n_columns / total, guide, points, slate)
+            for draw in range(n_draws if len(twin) else 0):
+                slate[draw] = twin[slate[draw]]
+            size, rivals = np.uint32(0), 0.0
+            held_by[its_twin] = place if distinct else -1
             for draw in range(n_draws):
-                point = (1 - uniforms[row, place, draw]) * cumulated[-1]
-                column = guide[min(int(point * per_cell), n_columns - 1)]
-                # Half of all draws take this step: adding is cheaper than a branch that is guessed wrong as often.
-                column += cumulated[column] < point
-                while cumulated[column] < point:
-                    column += 1
-                slate[draw] = column
-            size = n_draws
-            if len(twins):
-                size = 0
-                held_by[twins[action]] = place
-                for draw in range(n_draws):
-                    column = twins[slate[draw]]
-                    slate[size] = column
-                    size += held_by[column] != place
+                column = slate[draw]
+                # What is held already is passed over by adding nothing, and overwritten by what comes next.
+                new = held_by[column] != place
+                slate[size] = column
+                size += np.uint32(new)
+                rivals += row_odds[column] if new else 0.0
+                if distinct:
                     held_by[column] = place
-            rivals = 0.0
-            for column in slate[:size]:
-                rivals += odds[row, column]
             share = 1 / (1 + rivals) / n_slates
-            beside = 0.0
-            for column in slate[:size]:
-                beside += log_p[row, column]
-                credit[row, column] += share * alpha
-            credit[row, action] += share
-            objective[row] += share * (log_p[row, action] + alpha * beside)
+            own += share
+            beside = credit.dtype.type(share * alpha)
+            for draw in range(size):
+                row_credit[slate[draw]] += beside
+        row_credit[action] += own
+        objective[row] = _credited(row_credit, log_p[row])
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _cumulate(weights: Floats, cumulated: Floats) -> float:
+    """Fills `cumulated`; returns the sum of all weights."""
+    total = 0.0
+    for column in range(len(weights)):
+        total += weights[column]
+        cumulated[column] = total
+    return total
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _fill_guide(cumulated: Floats, per_cell: float, cells: Integers, guide: Integers) -> None:
+    """A guide table: at entry g, the number of columns whose cumulated weight is below the g-th C-th of the whole.
+
+    Source: Chen and Asau (1974), doi:10.1080/05695557408974949.
+    """
+    last = np.uint32(len(cumulated) - 1)
+    # Enlarged by more than rounding, so that no draw begins behind its column.
+    enlarged = per_cell * (1 + 1e-6)
+    for column in range(len(cumulated)):
+        cells[column] = min(np.uint32(np.int32(cumulated[column] * enlarged)), last)
+    guide[:] = 0
+    for column in range(len(cumulated)):
+        guide[cells[column] + np.uint32(1)] += np.uint32(1)
+    below = np.uint32(0)
+    for cell in range(len(guide)):
+        below += guide[cell]
+        guide[cell] = below
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _draw(
+    uniforms: Floats, cumulated: Floats, per_cell: float, guide: Integers, points: Floats, slate: Integers
+) -> None:
+    """Fills a slate: searches the cumulated weights from where the guide says, so that a step or two are left."""
+    last, whole = np.uint32(len(cumulated) - 1), np.float64(cumulated[-1])
+    for draw in range(len(uniforms)):
+        points[draw] = (1 - uniforms[draw]) * whole
+        slate[draw] = min(np.uint32(np.int32(points[draw] * per_cell)), last)
+    for draw in range(len(uniforms)):
+        point, column = points[draw], guide[slate[draw]]
+        # Half of all draws take this step: adding is cheaper than a branch that is guessed wrong as often.
+        column += np.uint32(cumulated[column] < point)
+        while cumulated[column] < point:
+            column += np.uint32(1)
+        slate[draw] = column
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # pyright: ignore
+def _credited(credit: Floats, log_p: Floats) -> np.floating[Any]:
+    """Sum of credit times log_p over the columns that have any; the order of the sum is free."""
+    total = credit.dtype.type(0)
+    for column in range(len(credit)):
+        total += credit[column] * log_p[column] if credit[column] != 0 else credit.dtype.type(0)
+    return total

@@ -15,6 +15,7 @@ from rec.losses.logged import (
     check_choice,
     check_shape,
     checked_rewards,
+    finite_rows,
     in_float,
     refuse,
 )
@@ -68,7 +69,7 @@ def two_stage_ips(
     check_slates(duplicates, alpha, slate_temperature)
     check_actions(logits, actions)
     check_shape("ranker_logits", ranker_logits, *logits.shape)
-    refuse(~ranker_logits.isfinite().all(dim=1), "ranker_logits must be finite", ranker_logits.sum(dim=1))
+    refuse(~finite_rows(ranker_logits), "ranker_logits must be finite", ranker_logits.sum(dim=1))
     logits = in_float(logits)
     log_p = logits.log_softmax(dim=1)
     target_p = at_columns(log_p.detach(), actions).exp()

@@ -1,6 +1,6 @@
 """Off-policy estimates: what a policy would earn, from the log of another."""
 
-from rec.ope.differences import evaluate_difference, evaluate_slate_difference
+from rec.ope.differences import evaluate_difference, evaluate_over_logged, evaluate_slate_difference
 from rec.ope.estimate import Estimate, Interval, Terms
 from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS
 from rec.ope.evaluation import evaluate, evaluate_slates
@@ -22,6 +22,7 @@ __all__ = [
     "Terms",
     "evaluate",
     "evaluate_difference",
+    "evaluate_over_logged",
     "evaluate_slate_difference",
     "evaluate_slates",
 ]

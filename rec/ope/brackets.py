@@ -45,10 +45,13 @@ class Bracket:
         return self.value if self.low is None else self.low, self.value if self.high is None else self.high
 
     def __sub__(self, other: Self) -> "Bracket":
-        """The bracket of a difference, paired row by row."""
+        """The bracket of a difference, paired row by row; bounded where both are bounded and without bias."""
         value = self.value - other.value
         if self.is_unbiased and other.is_unbiased:
-            return Bracket.unbiased(value)
+            if self.bounds is None or other.bounds is None:
+                return Bracket.unbiased(value)
+            (low, high), (least, greatest) = self.bounds[0], other.bounds[0]
+            return Bracket.unbiased(value, (low - greatest, high - least))
         (low, high), (least, greatest) = self.ends, other.ends
         return Bracket(value, low - greatest, high - least)
 

@@ -1,11 +1,19 @@
 """Estimates of the difference of two policies, from the same rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rec.errors import DataError
-from rec.ope.arguments import refuse_bernstein, refuse_other_rows, refuse_unknown, refuse_wrong_parameters
+from rec.ope.arguments import (
+    refuse_bernstein,
+    refuse_other_rows,
+    refuse_unbounded,
+    refuse_unknown,
+    refuse_wrong_parameters,
+)
 from rec.ope.brackets import Bracket
-from rec.ope.estimate import Estimate
+from rec.ope.estimate import Estimate, Terms
 from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS
 from rec.ope.evaluation import bracket_of, estimate_of
 from rec.ope.interval_settings import IntervalSettings
@@ -73,6 +81,36 @@ def evaluate_slate_difference(
     one, other = (Overlap.of_slates(side, estimator, min_ess) for side in sides)
     ours, theirs = (Bracket.unbiased(SLATE_ESTIMATORS[estimator](side)) for side in sides)
     return estimate_of(ours - theirs, f"{estimator} difference", one.worse_of(other), settings, rng)
+
+
+def evaluate_over_logged(
+    rounds: LoggedActions,
+    estimators: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    interval: IntervalSettings | None = None,
+    min_ess: float = MIN_ESS,
+) -> dict[str, Estimate]:
+    """How much more the target is worth a round than the logging policy, whose worth is the mean of what was earned.
+
+    Each estimator less the rewards, row by row; otherwise as `evaluate_difference`, which takes the same estimator of
+    both policies, and so predictions under the logging policy, too.
+
+    Args: as of `evaluate`; estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS.
+    """
+    refuse_other_rows(LoggedActions, rounds)
+    settings = interval or IntervalSettings()
+    refuse_unknown(estimators, (*ESTIMATORS, *SHRINKING_ESTIMATORS))
+    if settings.method == "empirical_bernstein":
+        refuse_unbounded(estimators, {})
+    overlap = Overlap.of_actions(rounds, min_ess)
+    earned = Bracket.unbiased(Terms.mean(rounds.rewards), settings.reward_range)
+    return {
+        name: estimate_of(
+            bracket_of(rounds, name, None, settings) - earned, f"{name} difference", overlap, settings, rng
+        )
+        for name in estimators
+    }
 
 
 def _refuse_unpaired(challenger: LoggedActions | LoggedSlates, champion: LoggedActions | LoggedSlates) -> None:

@@ -116,7 +116,8 @@ def _interval_of(
 ) -> Interval:
     level, codes, n_clusters = settings.level, overlap.codes, overlap.n_clusters
     if settings.method == "empirical_bernstein" and bounds is not None:
-        rows = terms.numerator[:, 0]
+        # Only plain means have bounds, and differences of them.
+        rows = terms.numerator.sum(axis=1)
         return empirical_bernstein_interval(rows, codes, n_clusters, bounds=bounds, level=level)
     if settings.method == "bootstrap":
         n_resamples = settings.n_resamples

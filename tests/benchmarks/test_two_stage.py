@@ -288,3 +288,25 @@ def test_auc_counts_pairs():
     scores, liked = np.array([3.0, 1.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False, False])
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[liked] for b in scores[~liked]]
     assert auc(scores, liked) == pytest.approx(np.mean(pairs))
+
+
+def test_one_vector_of_weights_takes_the_steps_of_torch():
+    from two_stage.fitting import LEARNING_RATE, Adagrad
+
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Embedding(9, 4), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+        )
+
+    ours, theirs = model(), model()
+    mine = Adagrad(ours, weight_decay=1e-2)
+    torchs = torch.optim.Adagrad(theirs.parameters(), lr=LEARNING_RATE, weight_decay=1e-2, foreach=True)
+    for step in range(20):
+        rows = torch.tensor([step % 9, 3])
+        mine.step(ours(rows).square().sum())
+        torchs.zero_grad()
+        theirs(rows).square().sum().backward()
+        torchs.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -72,6 +72,9 @@ def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
     done = tandem("ope", "--home", home, "--rewards", *WORTH, "--plot", "None", "--estimators", "cascade", "--json")
     answer = estimates_of(done)
     assert answer["estimates"]["cascade"]["value"] == pytest.approx(answer["logged_value"])
+    for difference in answer["differences"].values():
+        assert difference["value"] == pytest.approx(0, abs=1e-9)
+        assert difference["interval"]["low"] == pytest.approx(0, abs=1e-9)
     assert answer["warnings"] == []
 
 
@@ -175,11 +178,15 @@ def test_a_table_of_rounds(tandem: Any, tmp_path: Path, kind: str) -> None:
     assert list(answer["estimates"]) == ["ips", "snips", "clipped_ips"]
     assert answer["estimates"]["ips"]["value"] == pytest.approx((target_p / p * frame.earned).mean())
     assert answer["estimates"]["ips"]["n_clusters"] == frame.who.nunique()
+    more = answer["differences"]["ips"]
+    assert more["value"] == pytest.approx(((target_p / p - 1) * frame.earned).mean())
+    assert more["interval"]["low"] < more["value"] < more["interval"]["high"]
     bounded = ("--interval", "empirical_bernstein", "--reward-range", "0", "1", "--weight-bound", "4")
     wide = estimates_of(
         tandem("ope", "--table", str(file), *names, *bounded, "--estimators", "ips", "--plot", "None", "--json")
     )
     assert wide["estimates"]["ips"]["interval"]["method"] == "empirical_bernstein"
+    assert wide["differences"]["ips"]["interval"]["method"] == "empirical_bernstein"
 
     frame.loc[7, "propensity"] = 0
     frame.to_csv(file, index=False) if kind == "csv" else frame.to_parquet(file)

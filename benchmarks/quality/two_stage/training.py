@@ -17,7 +17,7 @@ from rec.losses import cross_entropy as full_cross_entropy
 from rec.losses import ips, two_stage_ips
 from two_stage.evaluation import Judge
 from two_stage.exact import exact_two_stage_ips
-from two_stage.fitting import BATCH_SIZE, optimizer
+from two_stage.fitting import BATCH_SIZE, Adagrad
 
 EPOCHS: Final = 20
 PAPER_WEIGHTS: Final = {"min_weight": 0.01, "max_weight": 10.0, "self_normalize": True, "normalize_over": "clicked"}
@@ -122,16 +122,14 @@ def fit_generator(
     """
     start = time.perf_counter()
     draws = torch.Generator().manual_seed(seed)
-    optimize = optimizer(generator)
+    optimize = Adagrad(generator)
     best_epoch, best_valid, best_weights = 0, {checked: -1.0}, {}
     for epoch in range(1, EPOCHS + 1):
         for batch in torch.arange(len(clicks.action) // BATCH_SIZE * BATCH_SIZE).view(-1, BATCH_SIZE):
             context = clicks.context[batch]
             ranker_logits = clicks.ranker_logits(context)
             loss = objective(generator(context), clicks.action[batch], clicks.propensity[batch], ranker_logits, draws)
-            optimize.zero_grad()
-            loss.backward()
-            optimize.step()
+            optimize.step(loss)
         with torch.no_grad():
             reached = valid.two_stage(generator(valid.users))
         if reached[checked] > best_valid[checked]:

@@ -16,11 +16,12 @@ from rec.ope import (
     OverlapWarning,
     evaluate,
     evaluate_difference,
+    evaluate_over_logged,
     evaluate_slate_difference,
     evaluate_slates,
 )
 from rec.ope.estimators import dr
-from rec.ope.intervals import bootstrap_interval
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval
 
 SIMULATED = ("ips", "snips", "dr", "sndr")
 N_LOGS = 400
@@ -110,6 +111,36 @@ def _against(world, other, rounds):
         q_logged=rounds.q_logged,
         q_target=(other * world.model).sum(axis=1)[context],
     )
+
+
+def test_the_difference_from_what_was_logged_is_paired_with_the_rewards(world):
+    rounds = world.sample(500, np.random.default_rng(0))
+    unchanged = replace(rounds, target_p=rounds.propensities)
+    names, rng = ["ips", "snips", "dr", "dr_os"], np.random.default_rng(1)
+    found = evaluate_over_logged(rounds, names, rng=rng)
+    for name in ("ips", "snips"):
+        paired = evaluate_difference(rounds, unchanged, name, rng=rng)
+        assert found[name].value == pytest.approx(paired.value)
+        assert found[name].std_error == pytest.approx(paired.std_error)
+        assert found[name].std_error < evaluate(rounds, [name], rng=rng)[name].std_error
+    earned = rounds.rewards.mean()
+    for name, estimate in evaluate(rounds, names, rng=rng).items():
+        assert found[name].value == pytest.approx(estimate.value - earned)
+    same = evaluate_over_logged(unchanged, ["ips"], rng=rng)["ips"]
+    assert (same.value, same.std_error) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
+
+
+def test_the_difference_from_what_was_logged_is_bounded_by_rewards_and_weights(world):
+    rounds = world.sample(500, np.random.default_rng(0))
+    bounded = IntervalSettings("empirical_bernstein", reward_range=(0, 1), weight_bound=20)
+    rng = np.random.default_rng(1)
+    wide = evaluate_over_logged(rounds, ["ips"], rng=rng, interval=bounded)["ips"].interval
+    assert wide.method == "empirical_bernstein"
+    rows = (rounds.weights - 1) * rounds.rewards
+    at_hand = empirical_bernstein_interval(rows, *rounds.codes(), bounds=(-1, 20), level=0.95)
+    assert (wide.low, wide.high) == (pytest.approx(at_hand.low), pytest.approx(at_hand.high))
+    with pytest.raises(ConfigError, match="snips"):
+        evaluate_over_logged(rounds, ["snips"], rng=rng, interval=bounded)
 
 
 def test_differences_are_paired_and_hold_the_truth(world):
