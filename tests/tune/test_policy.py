@@ -71,7 +71,8 @@ def test_both_stages_are_judged_by_a_lower_bound_of_what_they_earn(data, dataset
     config = config_of(data, "two_stage_ips")
     found = JUDGES["policy"](dataset, config, Runs(tmp_path, config, resumed=False))
     assert found.metric == "sn_cascade" and found.std_error is not None
-    assert found.score == pytest.approx(found.value - 1.96 * found.std_error, rel=1e-3)
+    # A two-sided interval of 95%: normal, or Student's over users, of whom there are ten at least.
+    assert 1.95 < (found.value - found.score) / found.std_error < 2.27
     # The validation period is a small part of the log, of which no slate weighs more than one.
     assert 1 < found.n < 400
     assert 0 <= found.value <= 2, "two items a slate, each worth 1 at most"
