@@ -9,18 +9,22 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
+from time import perf_counter
 from typing import Annotated, Any, Final, final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.security import HTTPBearer
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from rec import __version__
 from serve.gateway import Gateway
 from serve.guard import Guard
+from serve.json_log import CLIENT_ID, REQUEST_ID
 from serve.keys import Role
+from serve.metrics import SharedMetrics
 from serve.page import add_page
 from serve.problems import PROBLEM_JSON, ProblemError, busy, invalid, problem_body, responses
 from serve.request_log import KEY, MAX_KEY_LENGTH
@@ -34,8 +38,12 @@ from serve.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
+from serve.spool import new_id
 
 RECOMMEND: Final = "/v1/recommend"
+# The route of a request that no route takes: what it asked for may be anything, and is no label.
+OTHER: Final = "other"
+REQUEST_HEADER: Final = "x-request-id"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
 # What only an explained answer has.
@@ -75,6 +83,7 @@ class Api:
         self,
         gateway: Gateway,
         guard: Guard | None = None,
+        metrics: SharedMetrics | None = None,
         *,
         max_body_bytes: int,
         body_timeout_s: float,
@@ -84,6 +93,7 @@ class Api:
         """Args: guard: who may do what; without one, everybody everything. max_ongoing: answered at a time."""
         self._gateway = gateway
         self._guard = guard
+        self._metrics = SharedMetrics(None) if metrics is None else metrics
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._deadline_s = deadline_s
@@ -93,21 +103,37 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one connection's request."""
+        if scope["type"] != "http":
+            await self._documented(scope, receive, send)
+            return
+        started, status = perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR
+        given = _header(scope, REQUEST_HEADER) or ""
+        request_id = given if CLIENT_ID.fullmatch(given) else new_id()
+        REQUEST_ID.set(request_id)
 
         async def send_safely(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *_SAFETY]}
+                status = message["status"]
+                own = (REQUEST_HEADER.encode(), request_id.encode())
+                message = {**message, "headers": [*message["headers"], *_SAFETY, own]}
             await send(message)
 
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RECOMMEND:
+        try:
+            await self._dispatch(scope, receive, send_safely)
+        finally:
+            self._measure(scope, int(status), perf_counter() - started)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST" and scope["path"] == RECOMMEND:
             status, content_type, body, more = await self._recommend(receive, scope)
             length = str(len(body)).encode()
             headers = [(b"content-type", content_type), (b"content-length", length)]
             headers += [(name.encode(), value.encode()) for name, value in more.items()]
-            await send_safely({"type": "http.response.start", "status": status, "headers": headers})
-            await send_safely({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
         else:
-            await self._documented(scope, receive, send_safely)
+            await self._documented(scope, receive, send)
 
     async def _recommend(self, receive: Receive, scope: Scope) -> tuple[int, bytes, bytes, dict[str, str]]:
         """Status, content type, body and further headers of the answer."""
@@ -125,6 +151,14 @@ class Api:
             _LOG.exception("recommend failed")
             problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
         return problem.status, PROBLEM_JSON.encode(), problem.body, problem.headers
+
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+        route = RECOMMEND if scope["path"] == RECOMMEND else getattr(scope.get("route"), "path", OTHER)
+        self._metrics.own.add("tandem_requests_total", route, str(status))
+        self._metrics.own.observe("tandem_request_seconds", route, values=[seconds])
+        if _LOG.isEnabledFor(logging.INFO):
+            told = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 3)}
+            _LOG.info("answered", extra={"fields": told})
 
     def _admit(self, scope: Scope, role: Role) -> None:
         """Raises: ProblemError: as `Guard.admit`."""
@@ -228,6 +262,18 @@ class Api:
         def models() -> ModelsResponse:
             """The published models, and which of them answers."""
             return gateway.models()
+
+        @app.get(
+            "/metrics",
+            dependencies=self._allowed("admin"),
+            response_class=PlainTextResponse,
+            responses=responses(_KEY_PROBLEMS),
+        )
+        async def metrics() -> Response:
+            """What all processes count and measure, in Prometheus' text format."""
+            gateway.measure()
+            text = await asyncio.to_thread(self._metrics.read, self._metrics.own.to_json())
+            return Response(text, media_type="text/plain; version=0.0.4")
 
         @app.get("/health/live", response_model_exclude_none=True)
         async def live() -> HealthResponse:

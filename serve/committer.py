@@ -34,12 +34,15 @@ _LOG: Final = logging.getLogger(__name__)
 class Committer:
     """The one that moves a spool; of several on one folder all but one do nothing.
 
-    Attributes: n_refused: records that the tables do not take, which are kept in the file `refused.jsonl`.
+    Attributes:
+        n_records: that this one has taken in.
+        n_refused: records that the tables do not take, which are kept in the file `refused.jsonl`.
     """
 
     def __init__(self, folder: Path, events: EventTables, *, clock: Callable[[], float] = time.time) -> None:
         """Makes the folder, and takes nothing yet."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.n_records = 0
         self.n_refused = 0
         self._folder = folder
         self._events = events
@@ -105,6 +108,7 @@ class Committer:
         for table in TABLES:
             self._append(table, batches[table])
         self._done |= reached
+        self.n_records += n_records
         return n_records
 
     def _append(self, table: TableName, batches: list[Batch]) -> None:

@@ -88,7 +88,7 @@ class ServeConfig(Config):
     `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
     may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
     answers `max_ongoing_requests` at a time and refuses what comes beside them; so it does with a recommendation that
-    takes longer than `deadline_s`.
+    takes longer than `deadline_s`. With `log_level` info every request is a line of the processes' log.
     """
 
     home: HomePath
@@ -106,6 +106,7 @@ class ServeConfig(Config):
     keys: Literal["auto", "required", "off"] = "auto"
     requests_per_s: PositiveFloat | None = None
     burst: PositiveInt = 100
+    log_level: Literal["info", "warning", "error"] = "warning"
     policy: PolicyConfig = PolicyConfig()
     log: LogConfig = LogConfig()
     sessions: SessionsConfig = SessionsConfig()

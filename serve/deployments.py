@@ -1,7 +1,9 @@
 """The thin Ray Serve deployments around the gateway and the stages."""
 
 import asyncio
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, final
@@ -13,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rec.data.events import EventTables
+from rec.errors import ConfigError
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
@@ -24,7 +27,9 @@ from serve.config import ServeConfig, SessionsConfig
 from serve.gateway import Gateway, Stages, check
 from serve.guard import Guard
 from serve.hydrate import HydrateStage
+from serve.json_log import log_as_json
 from serve.loaded import LoadedModels
+from serve.metrics import WRITE_S, SharedMetrics
 from serve.ranker import RankerStage
 from serve.registry_watch import RegistryWatch
 from serve.request_log import RequestLog, spool_folder
@@ -37,6 +42,7 @@ STAGES: Final = ("hydrate", "retriever", "ranker", "select")
 SHUTDOWN_S: Final = 2.0
 REFUSED_AT_A_TIME: Final = 64
 _SESSION_CALLS: Final = 1_000
+_LOGGER: Final = logging.getLogger(__name__)
 # What there is one of works some milliseconds a second, and must be there whatever else is.
 _ALONE: Final = {
     "num_replicas": 1,
@@ -85,6 +91,8 @@ class GatewayDeployment:
         sessions: DeploymentHandle | None = None,
         **stages: DeploymentHandle,
     ) -> None:
+        log_as_json(config.log_level)
+
         async def load(wanted: str) -> Stages:
             if stages:
                 remote = remote_stages(stages, wanted)
@@ -103,17 +111,19 @@ class GatewayDeployment:
         self._log = None if log is None else RequestLog.open(config, self._arms.versions)
         registry = Registry(Home(config.home))
         watch = RegistryWatch(registry, version, take_over)
-        gateway = Gateway(self._arms, registry, self._log, watch, _sessions(config, sessions))
+        shared = shared_metrics(config)
+        gateway = Gateway(self._arms, registry, self._log, watch, _sessions(config, sessions), shared.own)
         guard = Guard(config)
         self._api = Api(
             gateway,
             guard,
+            shared,
             max_body_bytes=config.max_body_bytes,
             body_timeout_s=config.body_timeout_s,
             deadline_s=config.deadline_s,
             max_ongoing=config.max_ongoing_requests,
         )
-        self._tasks = [asyncio.create_task(guard.follow())]
+        self._tasks = [asyncio.create_task(guard.follow()), asyncio.create_task(_give_out(gateway, shared))]
         if config.version is None:
             self._tasks.append(asyncio.create_task(watch.follow(config.watch_s)))
 
@@ -125,19 +135,46 @@ class GatewayDeployment:
         return self._api
 
 
+async def _give_out(gateway: Gateway, shared: SharedMetrics) -> None:
+    """Writes the numbers of a gateway for all to read, at intervals, until cancelled."""
+    while True:
+        await asyncio.sleep(WRITE_S)
+        gateway.measure()
+        try:
+            await asyncio.to_thread(shared.write, shared.own.to_json())
+        except OSError:
+            _LOGGER.exception("metrics are not written")
+
+
+def shared_metrics(config: ServeConfig) -> SharedMetrics:
+    """The numbers of all processes of a service, beside its spool; without a place for that each has its own alone."""
+    try:
+        return SharedMetrics(spool_folder(config))
+    except ConfigError:
+        return SharedMetrics(None)
+
+
 @final
 class LogDeployment:
     """The one process that takes the log into the tables; Serve starts another when it ends or does not do so."""
 
     def __init__(self, config: ServeConfig) -> None:
+        log_as_json(config.log_level)
         folder = spool_folder(config)
         self._stopping = threading.Event()
         self._committer = Committer(folder, EventTables(Home(config.home)))
-        claims = Claims(folder, config.log.idempotency_s)
+        claims, shared = Claims(folder, config.log.idempotency_s), shared_metrics(config)
+
+        def sweep() -> None:
+            claims.sweep()
+            shared.own.set("tandem_log_records_total", value=self._committer.n_records)
+            shared.own.set("tandem_log_commit_timestamp_seconds", value=time.time())
+            shared.write(shared.own.to_json())
+
         self._thread = threading.Thread(
             target=commit_for_ever,
             args=(self._committer, config.log.commit_s, self._stopping),
-            kwargs={"sweep": claims.sweep},
+            kwargs={"sweep": sweep},
             name="tandem-log-commit",
             daemon=True,
         )
@@ -200,6 +237,7 @@ class StageDeployment:
     """One stage, on bundles of its own: of the versions that answer, and the one that did before."""
 
     async def __init__(self, name: str, config: ServeConfig, version: str) -> None:
+        log_as_json(config.log_level)
         seeds = np.random.SeedSequence(config.seed)
 
         def load(wanted: str) -> Callable[..., Any]:

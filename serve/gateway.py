@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, Final, ParamSpec, Self, TypeVar, final
 
@@ -15,6 +16,8 @@ from rec.state import Candidates, UserStates
 from serve.arms import Arms
 from serve.config import PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
+from serve.measured import Measured
+from serve.metrics import Metrics
 from serve.problems import ProblemError
 from serve.ranker import RankerStage
 from serve.registry_watch import Refused, RegistryWatch
@@ -37,6 +40,7 @@ from serve.select import Selection, SelectStage
 from serve.sessions import Session, Sessions
 from serve.spool import new_id
 
+STAGES: Final = ("hydrate", "retrieve", "filter", "rank", "select")
 # No user has this id: requests demand at least one character.
 NOBODY: Final = ""
 
@@ -83,7 +87,10 @@ class Gateway:
         log: RequestLog | None = None,
         watch: RegistryWatch | None = None,
         sessions: Sessions | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = Metrics() if metrics is None else metrics
+        self._measured = Measured(self._metrics)
         self._arms = arms
         self._registry = registry
         self._log = log
@@ -119,6 +126,8 @@ class Gateway:
         response, acts = await self._log.feedback(events, listed=listed)
         if self._sessions is not None:
             await self._sessions.add(acts)
+        self._metrics.add("tandem_feedback_total", "accepted", amount=response.accepted)
+        self._metrics.add("tandem_feedback_total", "duplicate", amount=response.duplicates)
         return response
 
     async def _answer(self, request: RecommendRequest) -> Answered:
@@ -159,7 +168,23 @@ class Gateway:
             candidates=await _considered(stages, candidates, scores[0]) if request.explain else None,
             session=SessionReport(recent=session.item_ids, counts=session.counts) if request.explain else None,
         )
-        return Answered(response, selection, arm, session)
+        answered = Answered(response, selection, arm, session)
+        took = (end - start for start, end in pairwise(clock))
+        self._measured.recommendation(answered, dict(zip(STAGES, took, strict=True)))
+        return answered
+
+    def measure(self) -> None:
+        """Says what is now, beside what is counted."""
+        metrics, refused = self._metrics, self.refused
+        metrics.drop("tandem_model_info")
+        for arm in self._arms.all():
+            metrics.set("tandem_model_info", arm.name, arm.version, value=1)
+        metrics.set("tandem_model_refused", value=float(refused is not None))
+        if self._watch is not None:
+            metrics.set("tandem_model_swaps_total", value=self._watch.n_swaps)
+        if self._log is not None:
+            metrics.set("tandem_unlogged_total", value=self._log.n_unlogged)
+            metrics.set("tandem_spool_bytes", value=self._log.spool_bytes())
 
     async def page_setup(self) -> PageSetup:
         """What the page offers; no action where feedback is not taken."""
@@ -233,14 +258,14 @@ def _reports(
 ) -> list[StageReport]:
     n_retrieved = int((retrieved.items >= 0).sum())
     n_candidates = int((candidates.items >= 0).sum())
-    sizes = {
-        "hydrate": (1, 1),
-        "retrieve": (selection.n_eligible, n_retrieved),
-        "filter": (n_retrieved, n_candidates),
-        "rank": (n_candidates, n_candidates),
-        "select": (n_candidates, len(selection.items)),
-    }
+    sizes = (
+        (1, 1),
+        (selection.n_eligible, n_retrieved),
+        (n_retrieved, n_candidates),
+        (n_candidates, n_candidates),
+        (n_candidates, len(selection.items)),
+    )
     return [
         StageReport(name=name, ms=(end - start) * 1000, n_in=n_in, n_out=n_out)
-        for (name, (n_in, n_out)), start, end in zip(sizes.items(), clock[:-1], clock[1:], strict=True)
+        for name, (n_in, n_out), (start, end) in zip(STAGES, sizes, pairwise(clock), strict=True)
     ]

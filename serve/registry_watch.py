@@ -32,6 +32,7 @@ class RegistryWatch:
         version: the one that serves.
         refused: what CURRENT names in vain, None while it is what serves.
         n_refused: how often that happened.
+        n_swaps: how often another version took over.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RegistryWatch:
         self.version = version
         self.refused: Refused | None = None
         self.n_refused = 0
+        self.n_swaps = 0
         self._registry = registry
         self._take_over = take_over
         self._clock = clock
@@ -70,6 +72,7 @@ class RegistryWatch:
             return
         _LOG.info("model %s answers in place of %s", current, self.version)
         self.version, self.refused = current, None
+        self.n_swaps += 1
 
     async def follow(self, every_s: float) -> None:
         """Looks at intervals, until cancelled."""

@@ -23,6 +23,7 @@ from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
 from serve.sessions import Act, Session, UserAct
+from serve.spool import spool_bytes
 
 # How far the clock of a client may be ahead.
 AHEAD_MS: Final = 5 * 60 * 1000
@@ -161,6 +162,10 @@ class RequestLog:
         acts = [Act(row["item_id"], row["action"], row["timestamp"]) for row in rows]
         response = FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
         return response, list(zip(result.user_ids, acts, strict=True))
+
+    def spool_bytes(self) -> int:
+        """What waits for the tables, and what is there for those who look for a request."""
+        return spool_bytes(spool_folder(self._config))
 
     def close(self) -> None:
         """Brings all to the disk."""

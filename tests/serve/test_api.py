@@ -168,7 +168,8 @@ def test_the_documentation_shows_the_interface(request_to: Request):
     assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
     assert set(recommend["responses"]) == {"200", "401", "403", "408", "413", "422", "429", "503"}
     assert set(document["paths"]) == {
-        "/v1/recommend", "/v1/feedback", "/v1/items/{item_id}", "/v1/models", "/health/live", "/health/ready",
+        "/v1/recommend", "/v1/feedback", "/v1/items/{item_id}", "/v1/models", "/metrics",
+        "/health/live", "/health/ready",
     }  # fmt: skip
     assert request_to("GET", "/docs").status_code == 200
 

@@ -28,6 +28,7 @@ ROUTES: dict[tuple[str, str], tuple[Role, int]] = {
     ("POST", "/v1/feedback"): ("feedback", 501),
     ("GET", "/v1/models"): ("admin", 200),
     ("GET", "/page/setup.json"): ("recommend", 200),
+    ("GET", "/metrics"): ("admin", 200),
 }
 OPEN = ("/health/live", "/health/ready", "/openapi.json", "/")
 
