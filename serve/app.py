@@ -94,13 +94,13 @@ def start(config: ServeConfig) -> Server:
     """
     config = _absolute(config)
     version = _verified_version(config)
+    port = _available_port(config.host, config.port)
     if Guard(config).locked:
         raise ConfigError(
             "a key is required, and there is none: make one with `tandem keys create`, or say --keys off where "
             "everybody may use the service",
             field="keys",
         )
-    port = _available_port(config.host, config.port)
     with ExitStack() as running:
         if config.log.enabled:
             running.callback(_commit_rest, config)
