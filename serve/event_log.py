@@ -129,6 +129,10 @@ class EventLog:
         self._closing.set()
         self._writer.close()
 
+    def spool_bytes(self) -> int:
+        """What the spool takes on the disk."""
+        return spool_bytes(self._folder)
+
     def _refuse_full(self) -> None:
         now = monotonic()
         if now - self._measured_at > _MEASURED_S:

@@ -23,7 +23,6 @@ from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
 from serve.sessions import Act, Session, UserAct
-from serve.spool import spool_bytes
 
 # How far the clock of a client may be ahead.
 AHEAD_MS: Final = 5 * 60 * 1000
@@ -165,7 +164,7 @@ class RequestLog:
 
     def spool_bytes(self) -> int:
         """What waits for the tables, and what is there for those who look for a request."""
-        return spool_bytes(spool_folder(self._config))
+        return self._log.spool_bytes()
 
     def close(self) -> None:
         """Brings all to the disk."""
