@@ -12,9 +12,10 @@ import pytest
 
 import rec
 from rec.bundle import BundleDetails
-from rec.config import OtherSource, RulesConfig, SourcesConfig
+from rec.config import CosineConfig, OtherSource, RulesConfig, SourcesConfig
 from rec.data.dataset import Dataset
 from rec.errors import BundleError, ConfigError
+from rec.i2i import INSTATOK_SCORES
 from rec.preparation import prepare
 from rec.recommender import Recommender
 from rec.registry import Registry
@@ -26,7 +27,14 @@ from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.select import EXPLORE, Selection, SelectStage
 
-QUOTAS: dict[OtherSource, int] = {"ease": 12, "popularity": 6, "fresh": 4, "swing": 6, "business": 2}
+QUOTAS: dict[OtherSource, int] = {
+    "ease": 12,
+    "popularity": 6,
+    "fresh": 4,
+    "swing": 6,
+    "weighted_score": 6,
+    "business": 2,
+}
 EPSILON, TEMPERATURE = 0.2, 0.5
 
 
@@ -39,10 +47,11 @@ def _rules(recommender: Recommender) -> RulesConfig:
 def blended(recommender: Recommender, dataset: Dataset) -> Recommender:
     """The trained bundle with more sources, as it would have been trained with them, and with rules."""
     listed = tuple(recommender.item_ids[[7, 3]])
-    sources = SourcesConfig(quotas=QUOTAS, business=listed)
+    cosine = CosineConfig(scores=dict(INSTATOK_SCORES))
+    sources = SourcesConfig(quotas=QUOTAS, business=listed, interest_column="category", cosine=cosine)
     config = recommender.config.model_copy(update={"sources": sources, "rules": _rules(recommender)})
-    train = prepare(dataset, config).split.train
-    counted = fit_sources(train, recommender.snapshot, config)
+    ready = prepare(dataset, config)
+    counted = fit_sources(ready.split.train, recommender.snapshot, config, log=ready.log)
     return replace(recommender, config=config, source=as_retriever(recommender.two_tower, counted, config))
 
 
