@@ -4,13 +4,16 @@ A request costs the clients' machine about 0.1 ms of processor time, so that the
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from types import MappingProxyType
 from typing import Final, Self, final
 from urllib.parse import urlsplit
 
 ATTEMPTS: Final = 2
+ERRORS_FROM: Final = 500
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
 
@@ -37,40 +40,71 @@ async def post_all(url: str, bodies: Sequence[bytes], *, clients: int) -> list[R
     Returns: the replies in the order of the bodies.
     Raises: ConnectionError: when a request was sent twice and had no answer.
     """
-    parts = urlsplit(url)
-    host, port = parts.hostname, parts.port
-    if host is None or port is None:
-        raise ValueError(f"url must hold a host and a port; found {url!r}")
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: "
-    left = iter([(place, f"{head}{len(body)}\r\n\r\n".encode() + body) for place, body in enumerate(bodies)])
+    address = urlsplit(url)
+    left = iter([(place, post_request(url, address.path, body)) for place, body in enumerate(bodies)])
     replies: dict[int, Reply] = {}
-    tasks = [asyncio.create_task(_post(host, port, left, replies)) for _ in range(min(clients, len(bodies)))]
+
+    async def take(client: Client) -> None:
+        for place, request in left:
+            replies[place] = await client.send(request)
+
+    posting = [Client(url) for _ in range(min(clients, len(bodies)))]
+    tasks = [asyncio.create_task(take(client)) for client in posting]
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
+        for task, client in zip(tasks, posting, strict=True):
             task.cancel()
+            client.close()
     return [replies[place] for place in range(len(bodies))]
 
 
-async def _post(host: str, port: int, requests: Iterator[tuple[int, bytes]], replies: dict[int, Reply]) -> None:
-    """One client: sends requests until there are no more."""
-    connection = await _Connection.open(host, port)
-    try:
-        for place, request in requests:
-            attempts, answer, started = 0, None, perf_counter()
-            while answer is None:
-                if connection.lost:
-                    connection = await _Connection.open(host, port)
-                attempts += 1
-                try:
-                    answer = await connection.ask(request)
-                except ConnectionError:
-                    if attempts == ATTEMPTS:
-                        raise
-            replies[place] = Reply(*answer, started, perf_counter(), attempts)
-    finally:
-        connection.close()
+def post_request(url: str, path: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A POST of JSON as it goes over a connection to the host of a URL."""
+    lines = {"Host": urlsplit(url).netloc, "Content-Type": "application/json", **headers, "Content-Length": len(body)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+@final
+class Client:
+    """A client with one connection, opened when it is needed, that sends one request at a time."""
+
+    def __init__(self, url: str, *, retry_errors: bool = False) -> None:
+        """Args: url: with host and port. retry_errors: whether answers from 500 on are asked for once more, too.
+
+        Raises: ValueError: for a URL without host or port.
+        """
+        parts = urlsplit(url)
+        if parts.hostname is None or parts.port is None:
+            raise ValueError(f"url must hold a host and a port; found {url!r}")
+        self._address = parts.hostname, parts.port
+        self._retry_from = ERRORS_FROM if retry_errors else math.inf
+        self._connection: _Connection | None = None
+
+    async def send(self, request: bytes) -> Reply:
+        """The answer to a request, which is sent once more when its connection is lost before.
+
+        Raises: ConnectionError: when it was sent twice and had no answer.
+        """
+        started = perf_counter()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if self._connection is None or self._connection.lost:
+                    self._connection = await _Connection.open(*self._address)
+                status, body = await self._connection.ask(request)
+            except ConnectionError:
+                if attempt == ATTEMPTS:
+                    raise
+                continue
+            if status < self._retry_from or attempt == ATTEMPTS:
+                return Reply(status, body, started, perf_counter(), attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 @final

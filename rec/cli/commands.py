@@ -47,6 +47,7 @@ from rec.cli.tune import run_tune, tune_options
 from rec.config import Config, HomePath, OpeConfig, Seed
 
 if TYPE_CHECKING:
+    from rec.cli.simulate import SimulateOptions
     from serve.config import ServeConfig
 
 
@@ -99,6 +100,18 @@ def _serve(options: "ServeConfig") -> Answer:
     return {}
 
 
+def _simulate_options() -> type[Config]:
+    from rec.cli.simulate import SimulateOptions
+
+    return SimulateOptions
+
+
+def _simulate(options: "SimulateOptions") -> Answer:
+    from rec.cli.simulate import run_simulate
+
+    return run_simulate(options)
+
+
 def _ope(options: OpeOptions) -> Answer:
     from rec.cli.ope import run_ope
 
@@ -139,6 +152,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "find candidates for many users and write them as a table", lambda: CandidatesOptions, run_candidates
     ),
     "serve": Command("serve a bundle over HTTP until Ctrl-C", _serve_options, _serve),
+    "simulate": Command("let people of a generated world use a service that runs", _simulate_options, _simulate),
     "ab": Command("compare the arms of an experiment by the log of the service", lambda: AbOptions, run_ab),
     "events compact": Command("make few files of a log's many small ones", lambda: CompactOptions, run_compact),
     "events expire": Command("remove old requests from a log", lambda: ExpireOptions, run_expire),

@@ -1,0 +1,193 @@
+"""`tandem simulate`: people against a service that runs, over HTTP. The command line imports it late."""
+
+import asyncio
+import json
+import os
+import secrets
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, final
+
+import numpy as np
+import plotly.graph_objects as go
+from pydantic import PositiveInt
+
+from rec.cli.command import Answer
+from rec.config import Config, Seed
+from rec.errors import ConfigError
+from rec.storage import replace_file
+from rl.config import InstaTokConfig
+from rl.instatok.people import People, Unserved, Visit, mean_reward, reward_curve
+from rl.instatok.world import InstaTok
+from serve.load import Client, Reply, post_request
+
+# What services are asked with where they want a key.
+API_KEY: Final = "TANDEM_API_KEY"
+RECOMMEND: Final = "/v1/recommend"
+FEEDBACK: Final = "/v1/feedback"
+READY_TIMEOUT_S: Final = 10.0
+PERCENTILES: Final = (50, 90, 99)
+
+
+class SimulateOptions(Config):
+    """People of a world of short videos who use the service at `url`, as many at once as there are `clients`.
+
+    Everybody comes in turn, asks for slates of `n` videos and says what they did with each, until they have had enough.
+    The world has to be that of the data the model was trained on. A request that fails is sent once more, under the
+    same idempotency key. `points` of the reward curve are printed, and drawn as HTML where `plot` names a file.
+    """
+
+    url: str = "http://127.0.0.1:8000"
+    visits: PositiveInt = 1_000
+    clients: PositiveInt = 32
+    n: PositiveInt = 5
+    points: PositiveInt = 10
+    plot: Path | None = None
+    world: InstaTokConfig = InstaTokConfig()
+    seed: Seed = 0
+
+
+@final
+class HttpService:
+    """A service over one connection, and what became of the requests to it."""
+
+    def __init__(self, url: str, replies: Mapping[str, list[Reply | None]]) -> None:
+        """Args: replies: by path, to which every reply is added, None where there was none."""
+        self._url = url
+        self._client = Client(url, retry_errors=True)
+        self._replies = replies
+        key = os.environ.get(API_KEY)
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.versions: Counter[str] = Counter()
+
+    async def recommend(self, user_id: str, n: int) -> tuple[str, Sequence[str]]:
+        """See `rl.instatok.people.Service`."""
+        answer = await self._post(RECOMMEND, {"user_id": user_id, "n": n}, {"Idempotency-Key": secrets.token_hex(16)})
+        self.versions[answer["policy_version"]] += 1
+        return answer["request_id"], [item["item_id"] for item in answer["items"]]
+
+    async def feedback(self, request_id: str, acts: Sequence[tuple[str, str]]) -> None:
+        """See `rl.instatok.people.Service`."""
+        events = [
+            {"request_id": request_id, "item_id": item_id, "action": action, "event_id": f"simulated-{place}"}
+            for place, (item_id, action) in enumerate(acts)
+        ]
+        await self._post(FEEDBACK, events, {})
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()
+
+    async def _post(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        request = post_request(self._url, path, json.dumps(body).encode(), {**self._headers, **headers})
+        try:
+            reply = await self._client.send(request)
+        except OSError as error:
+            self._replies[path].append(None)
+            raise Unserved(path) from error
+        self._replies[path].append(reply)
+        if reply.status >= 300:
+            raise Unserved(path)
+        return json.loads(reply.body)
+
+
+def run_simulate(options: SimulateOptions) -> Answer:
+    """Prints the reward curve and what became of the requests, and returns both.
+
+    Raises: ConfigError: when nothing answers at the URL. DataError: when the service shows what is not in the world.
+    """
+    _require_ready(options.url)
+    people = People(InstaTok(options.world), options.seed)
+    replies: dict[str, list[Reply | None]] = {RECOMMEND: [], FEEDBACK: []}
+    services = [HttpService(options.url, replies) for _ in range(min(options.clients, options.visits))]
+
+    async def visit_all() -> list[Visit]:
+        try:
+            return await people.visit_all(services, options.visits, options.n)
+        finally:
+            for service in services:
+                service.close()
+
+    started = perf_counter()
+    visits = asyncio.run(visit_all())
+    seconds = perf_counter() - started
+    curve = reward_curve(visits, options.points)
+    answer = {
+        "url": options.url,
+        "visits": len(visits),
+        "cut_off": sum(visit.cut_off for visit in visits),
+        "reward": mean_reward(visits),
+        "curve": curve,
+        "policy_versions": dict(sum((service.versions for service in services), Counter[str]())),
+        "requests": {path: _told(theirs) for path, theirs in replies.items()},
+        "requests_per_s": sum(map(len, replies.values())) / seconds,
+        "seconds": seconds,
+    }
+    _print(answer)
+    if options.plot is not None:
+        replace_file(options.plot.resolve(), curve_figure(curve).to_html(include_plotlyjs=True).encode())
+        print(f"wrote {options.plot}")
+    return answer
+
+
+def curve_figure(curve: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Mean reward by visit, with twice its standard error."""
+    shown = [point for point in curve if point["n"]]
+    figure = go.Figure(
+        go.Scatter(
+            x=[point["last"] + 1 for point in shown],
+            y=[point["value"] for point in shown],
+            error_y={"type": "data", "array": [2 * (point["std_error"] or 0) for point in shown]},
+            mode="lines+markers",
+        )
+    )
+    return figure.update_layout(
+        title="What people got out of a visit",
+        xaxis={"title": "visits so far"},
+        yaxis={"title": "mean reward of a visit, two standard errors"},
+    )
+
+
+def _told(replies: Sequence[Reply | None]) -> dict[str, Any]:
+    """How many requests there were, which failed for good or at first, and how long the others took."""
+    answered = [reply for reply in replies if reply is not None]
+    failed = Counter(str(reply.status) for reply in answered if reply.status >= 300)
+    failed += Counter({"no answer": len(replies) - len(answered)})
+    took = [(reply.ended - reply.started) * 1000 for reply in answered if reply.status < 300]
+    quantiles = np.percentile(took, PERCENTILES).tolist() if took else [None] * len(PERCENTILES)
+    return {
+        "n": len(replies),
+        "failed": dict(failed),
+        "sent_twice": sum(reply is None or reply.attempts > 1 for reply in replies),
+        **{f"p{percentile}_ms": value for percentile, value in zip(PERCENTILES, quantiles, strict=True)},
+    }
+
+
+def _print(answer: Mapping[str, Any]) -> None:
+    print(f"{'visits':>15}  {'reward':>8}  {'std error':>9}  {'items':>6}")
+    whole = {"first": 0, "last": answer["visits"] - 1, **answer["reward"]}
+    for point in [*answer["curve"], whole]:
+        visits = f"{point['first'] + 1} to {point['last'] + 1}"
+        told = [
+            "" if value is None else f"{value:.3f}" for value in (point["value"], point["std_error"], point["items"])
+        ]
+        print(f"{visits:>15}  {told[0]:>8}  {told[1]:>9}  {told[2]:>6}")
+    for path, theirs in answer["requests"].items():
+        failed = ", ".join(f"{count} {why}" for why, count in theirs["failed"].items()) or "none"
+        took = "" if theirs["p50_ms"] is None else f", median {theirs['p50_ms']:.1f} ms, 99% {theirs['p99_ms']:.1f} ms"
+        print(f"{path}: {theirs['n']:,} requests, failed: {failed}, sent twice: {theirs['sent_twice']}{took}")
+    print(f"{answer['requests_per_s']:,.0f} requests a second for {answer['seconds']:.1f} s")
+
+
+def _require_ready(url: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=READY_TIMEOUT_S):
+            Client(url).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"nothing is ready to answer at {url}: {error}; start `tandem serve`, or name its URL, port included",
+            field="url",
+        ) from error

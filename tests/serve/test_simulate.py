@@ -1,0 +1,123 @@
+"""People of the world use a service over HTTP, and what they do is in its log."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from rec.cli import main
+from rec.data.events import open_events
+from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.storage import Home
+from rl.instatok import REWARDS as REWARD_OF
+from rl.instatok.world import ACTIONS
+from serve.api import Api
+from serve.app import wait_until_ready
+from serve.arms import Arms
+from serve.committer import Committer
+from serve.config import PolicyConfig, ServeConfig, SessionsConfig
+from serve.gateway import Gateway, Stages
+from serve.request_log import RequestLog, spool_folder
+from serve.sessions import MemorySessions, Sessions
+
+REWARDS: dict[str, float] = dict(zip(ACTIONS, REWARD_OF.tolist(), strict=True))
+WORLD: dict[str, Any] = {"n_users": 60, "n_videos": 300, "seed": 1, "max_steps": 48}
+N = 3
+LOGGING = PolicyConfig(epsilon=0.5, temperature=0.5)
+
+Serving = Callable[..., Any]
+
+
+@pytest.fixture
+def own_home(home: str, tmp_path: Path) -> str:
+    """The home with a log of its own."""
+    return str(shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("events", "spool", "runs")))
+
+
+@contextmanager
+def served(recommender: Recommender, home: str, *, sessions: bool) -> Iterator[str]:
+    """The address of a service in this process; afterwards its log is in the tables."""
+    config = ServeConfig(home=home, seed=0, policy=LOGGING, rewards=REWARDS)
+    arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
+    remembered = Sessions(MemorySessions(SessionsConfig()), 60) if sessions else None
+    log = RequestLog.open(config, arms.versions)
+    api = Api(
+        Gateway(arms, Registry(Home(home)), log, sessions=remembered),
+        max_body_bytes=config.max_body_bytes,
+        body_timeout_s=60,
+        deadline_s=60,
+    )
+    server = uvicorn.Server(uvicorn.Config(api, log_level="warning", lifespan="off"))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            wait_until_ready(address)
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+            log.close()
+    committer = Committer(spool_folder(config), open_events(home))
+    committer.commit()
+    committer.close()
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def simulate(capsys: pytest.CaptureFixture[str], address: str, visits: int, *more: str) -> dict[str, Any]:
+    world = [text for name, value in WORLD.items() for text in (f"--world.{name.replace('_', '-')}", str(value))]
+    return command(capsys, "simulate", "--url", address, "--visits", str(visits), "--n", str(N), *world, *more)
+
+
+def test_people_visit_and_what_they_did_is_logged(
+    recommender: Recommender, own_home: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    plot = tmp_path / "curve.html"
+    with served(recommender, own_home, sessions=True) as address:
+        answer = simulate(capsys, address, 70, "--clients", "8", "--points", "4", "--plot", str(plot))
+    events = open_events(own_home)
+    requests, feedback = events.read("requests"), events.read("feedback")
+    asked = answer["requests"]["/v1/recommend"]
+    assert (asked["n"], asked["failed"]) == (len(requests), {}) and asked["p50_ms"] <= asked["p99_ms"]
+    assert answer["requests"]["/v1/feedback"]["failed"] == {} and answer["cut_off"] == 0
+    assert answer["policy_versions"] == {recommender.version: len(requests)}
+    assert set(requests["user_id"].to_pylist()) == {f"user-{number}" for number in range(60)}
+    logged = sum(REWARDS[action] for action in feedback["action"].to_pylist())
+    assert logged == pytest.approx(answer["reward"]["value"] * 70)
+    assert len(feedback) == round(answer["reward"]["items"] * 70)
+    assert [point["first"] for point in answer["curve"]] == [0, 18, 35, 52] and answer["curve"][-1]["last"] == 69
+    assert sum(point["value"] * point["n"] for point in answer["curve"]) == pytest.approx(
+        answer["reward"]["value"] * 70
+    )
+    assert "plotly" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nowhere"])
+def test_where_nothing_answers_it_says_so(url: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["simulate", "--url", url, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert error["field"] == "url" and url in error["message"]
+
+
+def test_a_service_of_another_world_is_named(
+    recommender: Recommender, own_home: str, capsys: pytest.CaptureFixture[str]
+):
+    with served(recommender, own_home, sessions=False) as address:
+        assert main(["simulate", "--url", address, "--visits", "9", "--world.n-videos", "1", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert error["field"] == "world" and "video-" in error["message"]
