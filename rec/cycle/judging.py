@@ -103,7 +103,7 @@ def judged(
         for policy, recommender, milliseconds in zip((ours, theirs), (challenger, champion), timed, strict=True)
     )
     own = np.asarray(log.policy_version == champion.version)
-    again = (np.abs(other.weights - 1) <= _TOLERANCE).all(axis=1)
+    again = np.all(np.abs(other.weights - 1) <= _TOLERANCE, axis=1)
     left_out = {"requests_without_candidates": log.n_without, "incomplete_slates": log.n_incomplete}
     return Judged(
         comparison,
