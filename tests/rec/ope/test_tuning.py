@@ -1,6 +1,7 @@
 """How shrinking is chosen: on other users' rows, and not without need; and what the intervals are worth."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,17 @@ def test_losses_are_shrunk_as_much_as_gains(name):
     chosen = choose(gains, name, GRIDS[name], BINARY)
     assert GRIDS[name][0] < chosen < GRIDS[name][-1]
     assert choose(losses, name, GRIDS[name], (-1.0, 0.0)) == chosen
+
+
+@pytest.mark.parametrize("name", ["clipped_ips", "dr_os"])
+def test_copies_of_a_users_rows_are_no_reason_to_shrink_less(name):
+    """Of other users they would be: the variance is then a ninth, and the bias what it was."""
+    rng = np.random.default_rng(0)
+    n, times = 400, 9
+    p, q = np.full(n * times, 1e-6), np.full(n * times, 0.3)
+    weights, rewards = rng.lognormal(0, 1.5, n), (rng.random(n) < 0.6).astype(float).repeat(times)
+    weights = (weights / weights.mean()).repeat(times)
+    copied = LoggedActions(rewards, p, weights * p, np.arange(n).repeat(times), q_logged=q, q_target=q)
+    chosen = choose(copied.select(np.arange(n) * times), name, GRIDS[name], BINARY)
+    assert choose(copied, name, GRIDS[name], BINARY) == chosen
+    assert choose(replace(copied, clusters=None), name, GRIDS[name], BINARY) > chosen
