@@ -40,8 +40,7 @@ async def post_all(url: str, bodies: Sequence[bytes], *, clients: int) -> list[R
     Returns: the replies in the order of the bodies.
     Raises: ConnectionError: when a request was sent twice and had no answer.
     """
-    address = urlsplit(url)
-    left = iter([(place, post_request(url, address.path, body)) for place, body in enumerate(bodies)])
+    left = iter([(place, post_request(url, "", body)) for place, body in enumerate(bodies)])
     replies: dict[int, Reply] = {}
 
     async def take(client: Client) -> None:
@@ -60,10 +59,11 @@ async def post_all(url: str, bodies: Sequence[bytes], *, clients: int) -> list[R
 
 
 def post_request(url: str, path: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """A POST of JSON as it goes over a connection to the host of a URL."""
-    lines = {"Host": urlsplit(url).netloc, "Content-Type": "application/json", **headers, "Content-Length": len(body)}
+    """A POST of JSON to a path below that of a URL, as it goes over a connection to its host."""
+    base = urlsplit(url)
+    lines = {"Host": base.netloc, "Content-Type": "application/json", **headers, "Content-Length": len(body)}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+    return f"POST {base.path.rstrip('/')}{path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 @final
