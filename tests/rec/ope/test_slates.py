@@ -1,6 +1,7 @@
 """Laws of the slate estimators, against sums over every slate of a small world."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,3 +203,10 @@ def test_every_slate_estimator_of_the_targets_own_log_is_its_mean_reward(world):
     )
     for estimator in SLATE_ESTIMATORS.values():
         assert estimator(own).value == pytest.approx(world.rewards().sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("estimator", [sn_position_wise, sn_cascade])
+def test_self_normalised_estimates_of_a_constant_are_that_constant(world, estimator):
+    """In every sample, as the weights of a position are divided by their mean."""
+    logged = replace(world.logged(), rewards=np.tile([1.0, 2.0, 4.0], (len(world.slates), 1)))
+    assert estimator(logged).value == pytest.approx(7)
