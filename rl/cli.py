@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from rec.config import Config, HomePath, Seed
 from rl.config import DQNTrainConfig, InstaTokEnvConfig
@@ -26,7 +26,10 @@ class TrainDQNOptions(DQNTrainConfig, RunOptions):
 class EvaluateAgentOptions(Config):
     """An agent beside random, popularity, greedy, item mean, and two that know what is hidden.
 
-    `agent`: an agent.safetensors; without it that of a bundle, `version` or the CURRENT one, of the home.
+    `agent`: an agent.safetensors; without it that of a bundle, `version` or the CURRENT one, of the home. What it earns
+    is estimated, too, from `logged_sessions` of another agent, `logged_by` (another file; without it the agent itself),
+    which showed any candidate with probability `log_epsilon`: how far such estimates can be relied on is seen where the
+    truth is known.
     """
 
     agent: str | None = None
@@ -34,6 +37,9 @@ class EvaluateAgentOptions(Config):
     version: str | None = None
     env: InstaTokEnvConfig = InstaTokEnvConfig()
     sessions: PositiveInt = 2000
+    logged_by: str | None = None
+    log_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.1
+    logged_sessions: PositiveInt = 2000
     seed: Seed = 0
 
 
@@ -58,6 +64,7 @@ def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
     from rec.storage import Home
     from rl.instatok.arena import Arena
     from rl.instatok.slot_policies import baselines, by_agent
+    from rl.logged_sessions import estimates_from_log
     from rl.session_evaluation import compare, evaluation_seeds, to_json
 
     began = time.perf_counter()
@@ -73,9 +80,22 @@ def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
         print(f"{name:<12}" + "  ".join(f"{metric} {format_estimate(metrics[metric])}" for metric in metrics))
     for pair in told["paired"]:
         print(f"agent - {pair['b']:<12} {format_difference(pair)}")
+    logging = agent if options.logged_by is None else load_agent(Path(options.logged_by))
+    estimates = estimates_from_log(
+        arena, logging, agent, n_sessions=options.logged_sessions, epsilon=options.log_epsilon, seed=options.seed
+    )
+    for name, estimate in estimates.items():
+        print(f"agent's reward from the log, {name:<11}{format_estimate(estimate)}  effective n {estimate['ess']:.0f}")
     return {
         "agent": {"file": str(file), "kind": agent.kind},
         "sessions": {"n": options.sessions, "seed": options.seed, "dynamics": options.env.world.dynamics},
         **told,
+        "off_policy": {
+            "logged_by": options.logged_by or str(file),
+            "epsilon": options.log_epsilon,
+            "sessions": options.logged_sessions,
+            "estimates": estimates,
+            "true": told["models"]["agent"]["reward"],
+        },
         "seconds": round(time.perf_counter() - began, 1),
     }

@@ -59,7 +59,8 @@ class DQNTrainConfig(Config):
         batch_size: of an update.
         warmup_steps: played before the first update.
         learning_rate: of Adam at first; it falls to a tenth by the end, as rewards are noisy.
-        discount: of what comes a step later; sessions end, so 1 makes values what sessions earn.
+        discount: of what comes a step later. Sessions end, so 1 would make values what sessions earn; less is learnt
+            from fewer steps, as what is far away is mostly luck.
         double: whether the network that learns chooses the next candidate which the target network values.
         loss: of TD errors.
         target_every: steps played between updates of the target network. tau: how far these go.
@@ -79,17 +80,17 @@ class DQNTrainConfig(Config):
     env_runners: NonNegativeInt = 0
     steps_between_updates: PositiveInt = 4
     training_intensity: PositiveFloat = 8.0
-    batch_size: PositiveInt = 256
+    batch_size: PositiveInt = 1024
     warmup_steps: NonNegativeInt = 1_000
-    learning_rate: PositiveFloat = 1e-3
-    discount: Annotated[float, Field(ge=0, le=1)] = 1.0
+    learning_rate: PositiveFloat = 2e-3
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.9
     double: bool = True
     loss: Literal["huber", "mse"] = "mse"
     target_every: NonNegativeInt = 0
     tau: Annotated[float, Field(gt=0, le=1)] = 0.03
-    exploration_steps: PositiveInt = 20_000
+    exploration_steps: PositiveInt = 15_000
     final_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
-    replay_capacity: PositiveInt = 50_000
+    replay_capacity: PositiveInt = 150_000
     priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
     weight_exponent: Annotated[float, Field(ge=0, le=1)] = 1.0
     steps_per_report: PositiveInt = 5_000

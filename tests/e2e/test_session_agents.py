@@ -7,6 +7,7 @@ import pytest
 from rec.cli import main
 
 WORLD = ["--env.world.n-users", "40", "--env.world.n-videos", "400", "--env.world.max-steps", "12"]
+FEW = ["--sessions", "300", "--logged-sessions", "300"]
 SHORT = ["--sessions", "32", "--batch-size", "32", "--warmup-steps", "100", "--steps-per-report", "200"]
 
 
@@ -20,12 +21,14 @@ def test_an_agent_from_the_command_line(ray_session, tmp_path, capsys):
     assert main(train) == 0
     trained = answer(capsys)
     assert trained["steps"] >= 400 and trained["version"] is None
-    assert main(["rl", "evaluate", "--agent", trained["agent"], *WORLD, "--sessions", "300", "--json"]) == 0
+    assert main(["rl", "evaluate", "--agent", trained["agent"], *WORLD, *FEW, "--json"]) == 0
     told = answer(capsys)
     assert told["command"] == "rl evaluate" and told["agent"]["kind"] == "dqn"
     policies = {"random", "popularity", "greedy", "item_mean", "myopic", "oracle", "agent"}
     assert set(told["models"]) == policies and {pair["b"] for pair in told["paired"]} == policies - {"agent"}
     assert set(told["models"]["agent"]) == {"reward", "videos", "repeats", "quit"}
+    assert set(told["off_policy"]["estimates"]) == {"cascade", "sn_cascade", "cascade_dr"}
+    assert told["off_policy"]["true"] == told["models"]["agent"]["reward"]
 
 
 def test_what_is_not_there_is_named(tmp_path, capsys):
