@@ -23,6 +23,7 @@ from rec.features.recent import recent_states
 from rec.features.snapshot import Snapshot
 from rec.golden import GOLDEN_FILE, GoldenQueries, refuse_other_answers
 from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
+from rec.models.session_agent import AGENT_FILE, SessionAgent, load_agent
 from rec.rankers import RANKING_MODELS, FeatureRanker
 from rec.ranking_data import FeatureLayout
 from rec.registry import Registry
@@ -84,6 +85,7 @@ class Recommender:
         popularity: finds candidates for users of whom nothing is known.
         ranker: orders them.
         neighbors: similar items, which the ranker's features read.
+        agent: chooses the next item of a session, None where the bundle holds none.
     """
 
     version: str
@@ -93,6 +95,7 @@ class Recommender:
     popularity: RecentPopularity
     ranker: FeatureRanker
     neighbors: ItemNeighbors
+    agent: SessionAgent | None = None
 
     @classmethod
     def load(cls, home: str | Path | None = None, version: str | None = None) -> Self:
@@ -137,6 +140,7 @@ class Recommender:
             popularity=RecentPopularity.load(bundle.folder),
             ranker=FeatureRanker.of(features, model, config),
             neighbors=neighbors,
+            agent=load_agent(bundle.path(AGENT_FILE)) if AGENT_FILE in bundle.manifest.files else None,
         )
 
     def save(self, folder: Path) -> None:
@@ -150,6 +154,8 @@ class Recommender:
         self.source.save(folder)
         self.popularity.save(folder)
         self.ranker.model.save(folder)
+        if self.agent is not None:
+            self.agent.save(folder / AGENT_FILE)
         GoldenQueries.of(self).save(folder)
 
     def answer_once(self) -> None:

@@ -81,6 +81,9 @@ class ServeConfig(Config):
     trained with; where it was with none, any action is taken. A client that takes longer than `body_timeout_s` to send
     its request is let go. `seed` makes the draws of a single replica reproducible, for tests.
 
+    With `agent` the bundle's session agent chooses among the candidates that the context of each request names
+    (docs/agents.md), in the place of retriever and ranker.
+
     Without a `version` the service looks every `watch_s` whether CURRENT names another, and changes to it. `arms` are
     the challengers of an experiment, and the rest of the users are the champion's; another name of the `experiment`
     divides the users anew.
@@ -108,6 +111,7 @@ class ServeConfig(Config):
     burst: PositiveInt = 100
     log_level: Literal["info", "warning", "error"] = "warning"
     policy: PolicyConfig = PolicyConfig()
+    agent: bool = False
     log: LogConfig = LogConfig()
     sessions: SessionsConfig = SessionsConfig()
     rewards: dict[str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(default_factory=dict)
@@ -134,4 +138,13 @@ class ServeConfig(Config):
             raise ValueError(f"arms need names of their own, and none is {CHAMPION!r}; found {', '.join(names)}")
         if sum(arm.share for arm in self.arms) >= 1:
             raise ValueError(f"the shares of arms must leave users to the {CHAMPION}: below 1 together is required")
+        return self
+
+    @model_validator(mode="after")
+    def _agents_show_what_they_value_most(self) -> Self:
+        policies = [self.policy, *(arm.policy for arm in self.arms if arm.policy is not None)]
+        if self.agent and any(policy.temperature > 0 for policy in policies):
+            raise ValueError("agent needs policy.temperature 0: it shows what it values most, or explores by epsilon")
+        if self.agent and self.layout != "single":
+            raise ValueError("agent needs the layout single")
         return self

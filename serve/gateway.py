@@ -1,6 +1,6 @@
 """The graph: hydrate, retrieve, filter, rank, select; the same for stages of this process and for remote ones."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import pairwise
@@ -9,10 +9,12 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.state import Candidates, UserStates
+from serve.agent import AgentStage
 from serve.arms import Arms
 from serve.config import PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
@@ -51,7 +53,7 @@ Result = TypeVar("Result")
 @final
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages as the gateway calls them, wherever they run."""
+    """The stages as the gateway calls them, wherever they run; `choose` stands for retrieve and rank where it is."""
 
     hydrate: Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Session]], Awaitable[UserStates]]
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
@@ -60,6 +62,7 @@ class Stages:
     retrieve: Callable[[UserStates, int], Awaitable[Candidates]]
     rank: Callable[[UserStates, Candidates], Awaitable[NDArray[np.float64]]]
     select: Callable[[UserStates, Candidates, NDArray[np.float64], int, PolicyConfig], Awaitable[list[Selection]]]
+    choose: Callable[[Mapping[str, JsonValue]], Awaitable[Candidates]] | None = None
 
     @classmethod
     def here(cls, recommender: Recommender, config: ServeConfig) -> Self:
@@ -73,6 +76,7 @@ class Stages:
             retrieve=_awaitable(RetrieverStage(recommender)),
             rank=_awaitable(RankerStage(recommender)),
             select=_awaitable(SelectStage(recommender, np.random.SeedSequence(config.seed), logged=config.log.enabled)),
+            choose=_awaitable(AgentStage(recommender)) if config.agent else None,
         )
 
 
@@ -138,11 +142,12 @@ class Gateway:
         session = Session() if self._sessions is None else await self._sessions.session(request.user_id)
         states = await stages.hydrate([request.user_id], [request.exclude], [session])
         clock.append(perf_counter())
-        retrieved = await stages.retrieve(states, request.n)
+        choose = stages.choose
+        retrieved = await (stages.retrieve(states, request.n) if choose is None else choose(request.context))
         clock.append(perf_counter())
         candidates = without_excluded(retrieved, states)
         clock.append(perf_counter())
-        scores = await stages.rank(states, candidates)
+        scores = candidates.scores if choose else await stages.rank(states, candidates)
         clock.append(perf_counter())
         (selection,) = await stages.select(states, candidates, scores, request.n, arm.policy)
         clock.append(perf_counter())

@@ -31,7 +31,8 @@ class RecommendRequest(BaseModel):
     """Who asks for how many items, and what must not be among them.
 
     Items the user has seen are left out anyway. `context` and `session_id` describe the moment; they are logged, and
-    nothing reads them yet. `explain` adds what each stage did and how long it took, and all sources of each item.
+    only an agent reads the context: docs/agents.md. `explain` adds what each stage did and how long it took, and all
+    sources of each item.
     """
 
     model_config = ConfigDict(

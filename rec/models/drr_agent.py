@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Self, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rec.config import parse_config
 from rec.config.drr import DRRNetworkConfig
@@ -35,13 +36,22 @@ class DRRAgent:
     def score(self, state: Mapping[str, Any], candidates: Mapping[str, Any]) -> NDArray[np.float64]:
         """See SessionAgent.
 
-        Raises: ScoreError: for a field that is missing.
+        Raises: ScoreError: for a field that is missing, of another shape, or out of range.
         """
         given = dict(state) | dict(candidates)
         missing = [name for name in ("user", "history", "item") if name not in given]
         if missing:
             raise ScoreError(f"the agent was trained on user, history and item; {', '.join(missing)} is missing")
-        user, history, item = (torch.as_tensor(given[name]).long() for name in ("user", "history", "item"))
+        n_users, n_items = len(self.actor.state.users), len(self.actor.state.items) - 1
+        user = _positions(given["user"], "user", n_users)
+        history = _positions(given["history"], "history", n_items + 1)
+        item = _positions(given["item"], "item", n_items)
+        n = self.config.history_length
+        if (*user.shape, n) != tuple(history.shape) or item.shape[:-1] != user.shape:
+            raise ScoreError(
+                f"history must hold {n} items for each user and item those to value; found user, history and item of "
+                f"shapes {tuple(user.shape)}, {tuple(history.shape)} and {tuple(item.shape)}"
+            )
         alone = user.ndim == 0
         if alone:
             user, history, item = user[None], history[None], item[None]
@@ -66,3 +76,10 @@ class DRRAgent:
         actor = DRRActor(weights.pop(USERS), weights.pop(ITEMS), config)
         put_weights(actor, weights, file=str(file))
         return cls(actor, config)
+
+
+def _positions(given: Any, name: str, size: int) -> Tensor:
+    values = np.asarray(given)
+    if values.dtype.kind not in "iu" or ((values < 0) | (values >= size)).any():
+        raise ScoreError(f"{name} must hold positions from 0 to {size - 1}")
+    return torch.as_tensor(values).long()

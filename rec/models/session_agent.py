@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rec.config import AgentInputs, CandidateQConfig, parse_config
+from rec.config import AgentField, AgentInputs, CandidateQConfig, parse_config
 from rec.errors import BundleError, ScoreError
 from rec.models.candidate_q import CandidateQ
 from rec.models.drr_agent import DRRAgent
@@ -65,7 +65,7 @@ class DQNAgent:
     def score(self, state: Fields, candidates: Fields) -> NDArray[np.float64]:
         """See SessionAgent.
 
-        Raises: ScoreError: for a field that is missing.
+        Raises: ScoreError: for a field that is missing, of another shape, or out of range.
         """
         wanted = {field.name: state for field in self.inputs.session}
         wanted |= {field.name: candidates for field in self.inputs.candidate}
@@ -74,7 +74,12 @@ class DQNAgent:
             raise ScoreError(f"the agent was trained on {', '.join(wanted)}; {', '.join(missing)} is missing")
         seen = {name: np.asarray(given[name]) for name, given in wanted.items()}
         first = self.inputs.candidate[0]
-        alone = seen[first.name].ndim == 1 + (first.width > 1)
+        alone = seen[first.name].ndim <= 1 + (first.width > 1)
+        leading = seen[first.name].shape[: 1 if alone else 2]
+        for field in self.inputs.session:
+            _refuse_other(field, seen[field.name], leading[:-1])
+        for field in self.inputs.candidate:
+            _refuse_other(field, seen[field.name], leading)
         values = self.network({name: torch.as_tensor(value[None] if alone else value) for name, value in seen.items()})
         scores = values.double().numpy()
         return scores[0] if alone else scores
@@ -97,6 +102,23 @@ class DQNAgent:
         )
         put_weights(agent.network, read_weights(file), file=str(file))
         return agent
+
+
+def _refuse_other(field: AgentField, values: NDArray[Any], leading: tuple[int, ...]) -> None:
+    """Refuses values that are not one of the field for each of the leading axes."""
+    shape = (*leading, field.width)
+    if values.shape != shape and not (field.width == 1 and values.shape == leading):
+        raise ScoreError(f"{field.name} of shape {shape} is required; found {values.shape}")
+    if not field.categories:
+        if not np.isfinite(values).all():
+            raise ScoreError(f"{field.name} must hold finite numbers")
+        return
+    if values.dtype.kind not in "iu":
+        raise ScoreError(f"{field.name} must hold categories, which are whole numbers; found {values.dtype}")
+    columns = values.reshape(-1, field.width)
+    if ((columns < 0) | (columns >= np.array(field.categories))).any():
+        sizes = ", ".join(map(str, field.categories))
+        raise ScoreError(f"{field.name} must hold categories from 0 to below {sizes}; found others")
 
 
 AGENTS: Final[dict[str, type[SessionAgent]]] = {DQNAgent.kind: DQNAgent, DRRAgent.kind: DRRAgent}
