@@ -86,6 +86,7 @@ def asked(home: str, version: str, ask: Ask) -> Callable[..., httpx.Response]:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_over_http_it_shows_what_it_shows_in_its_simulator(requests, deploy, home, version):
     """From the network in memory by the file in the bundle to Ray Serve's answer, action by action."""
     address = deploy("agent", config(home, version, 0.0))

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import psutil
+import pytest
 
 from rec.cli import main
 from rec.data.events import EventTables, open_events
@@ -42,6 +43,7 @@ def wait_for(events: EventTables, n_feedback: int) -> None:
         sleep(0.2)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_logged_once_and_can_be_evaluated(
     deploy: Callable[[str, ServeConfig], str], home: str, recommender: Recommender, tmp_path: Path, capsys
 ):
