@@ -1,6 +1,7 @@
 """An agent chooses over HTTP as it does in its simulator, and every choice has the probability that is logged."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -38,9 +39,17 @@ def agent() -> DQNAgent:
 
 
 @pytest.fixture(scope="module")
-def version(home: str, agent: DQNAgent) -> str:
+def own_home(home: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A home of these tests alone, as they publish in it."""
+    own = tmp_path_factory.mktemp("agent") / "home"
+    shutil.copytree(home, own)
+    return str(own)
+
+
+@pytest.fixture(scope="module")
+def version(own_home: str, agent: DQNAgent) -> str:
     """The bundle with the agent in it, which is not CURRENT."""
-    return publish_with_agent(Registry(Home(home)), agent)
+    return publish_with_agent(Registry(Home(own_home)), agent)
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +86,19 @@ def config(home: str, version: str, epsilon: float, seed: int | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def asked(home: str, version: str, ask: Ask) -> Callable[..., httpx.Response]:
+def asked(own_home: str, version: str, ask: Ask) -> Callable[..., httpx.Response]:
     """Sends one request to the interface of the bundle with the agent, epsilon being .3."""
-    settings = config(home, version, 0.3, seed=0)
-    arms = Arms.of_config(settings, version, {version: Stages.here(Recommender.load(home, version), settings)})
-    api = Api(Gateway(arms, Registry(Home(home))), max_body_bytes=100_000, body_timeout_s=5)
+    settings = config(own_home, version, 0.3, seed=0)
+    arms = Arms.of_config(settings, version, {version: Stages.here(Recommender.load(own_home, version), settings)})
+    api = Api(Gateway(arms, Registry(Home(own_home))), max_body_bytes=100_000, body_timeout_s=5)
     return lambda body: ask(api, "POST", "/v1/recommend", json=body)
 
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.slow
-def test_over_http_it_shows_what_it_shows_in_its_simulator(requests, deploy, home, version):
+def test_over_http_it_shows_what_it_shows_in_its_simulator(requests, deploy, own_home, version):
     """From the network in memory by the file in the bundle to Ray Serve's answer, action by action."""
-    address = deploy("agent", config(home, version, 0.0))
+    address = deploy("agent", config(own_home, version, 0.0))
     for body, expected, values in requests:
         answer = httpx.post(f"{address}/v1/recommend", json=body, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -98,9 +107,9 @@ def test_over_http_it_shows_what_it_shows_in_its_simulator(requests, deploy, hom
         assert item["score"] == pytest.approx(values.max(), rel=1e-5)
 
 
-def test_propensities_are_those_of_exploring(requests, asked, home, version):
+def test_propensities_are_those_of_exploring(requests, asked, own_home, version):
     """epsilon / |E| for any eligible item, and 1 - epsilon more for what the agent values most of those left."""
-    recommender = Recommender.load(home, version)
+    recommender = Recommender.load(own_home, version)
     explored = 0
     for body, _, values in requests:
         answer = asked({**body, "n": 5}).json()
