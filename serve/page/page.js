@@ -5,7 +5,7 @@ const KEPT_TIMES = 100;
 const REFRESH_MS = 5000;
 
 const find = (id) => document.getElementById(id);
-const state = { user: null, session: null, shown: [], times: [], events: [], actions: [], failures: 0, requests: 0 };
+const state = { user: null, session: null, times: [], events: [], actions: [], failures: 0, requests: 0 };
 
 /** An element with attributes and children; text is never read as HTML. */
 function element(tag, attributes = {}, ...children) {
@@ -53,7 +53,7 @@ async function showFeed() {
   const before = performance.now();
   state.requests += 1;
   try {
-    const body = { user_id: state.user, n: SLATE, session_id: state.session, exclude: state.shown, explain: true };
+    const body = { user_id: state.user, n: SLATE, session_id: state.session, explain: true };
     const answer = await ask("v1/recommend", { body, headers: { "idempotency-key": crypto.randomUUID() } });
     state.times = [...state.times, performance.now() - before].slice(-KEPT_TIMES);
     draw(answer);
@@ -80,6 +80,7 @@ function draw(answer) {
     ["Request", answer.request_id],
     ["Model", answer.policy_version],
     ["User", answer.user_known ? "known to the model" : "new to the model"],
+    ["Session", Object.entries(answer.session.counts).map(([action, n]) => `${n} ${action}`).join(", ") || "nothing yet"],
     ["Answer", answer.degraded ? "degraded: a stage was left out" : answer.short ? "short: items ran out" : "complete"],
   ]);
   find("stages").replaceChildren(
@@ -141,7 +142,6 @@ async function react(button, requestId, item, action) {
     const event = { request_id: requestId, item_id: item.item_id, action, event_id: crypto.randomUUID() };
     await ask("v1/feedback", { body: event });
     for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
-    if (!state.shown.includes(item.item_id)) state.shown.push(item.item_id);
     const after = `${(performance.now() - before).toFixed(0)} ms`;
     state.events = [{ action, name: item.title ?? item.item_id, after }, ...state.events];
     find("events").replaceChildren(
@@ -158,7 +158,7 @@ async function react(button, requestId, item, action) {
 }
 
 function startAs(user) {
-  Object.assign(state, { user, session: crypto.randomUUID(), shown: [], events: [] });
+  Object.assign(state, { user, session: crypto.randomUUID(), events: [] });
   find("events").replaceChildren();
   return showFeed();
 }

@@ -23,6 +23,7 @@ from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
 from serve.page import FOLDER, HEADERS
 from serve.request_log import RequestLog, spool_folder
+from serve.sessions import MemorySessions, Sessions
 
 CHROMIUM = shutil.which("chromium")
 # As root its sandbox does not start; without the rest it asks its makers for news all the time.
@@ -43,7 +44,8 @@ def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPa
     config = config.model_copy(update={"log": config.log.model_copy(update={"spool": str(folder / "spool")})})
     log = RequestLog.open(config, [recommender.version])
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
-    gateway = Gateway(arms, Registry(Home(home)), log)
+    sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
+    gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions)
     api = Api(gateway, max_body_bytes=100_000, body_timeout_s=5)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -128,6 +130,8 @@ def test_reactions_reach_the_log_and_their_items_do_not_come_again(page: Any, se
     page.locator("#more:disabled").wait_for()
     again = {card.get_attribute("data-item") for card in page.locator("#slate > li").all()}
     assert len(again) == 10 and not again & set(done)
+    known = page.locator("#answer dt", has_text="Session").locator("xpath=following-sibling::dd[1]").inner_text()
+    assert sorted(known.split(", ")) == ["1 liked", "1 skipped", "1 watched"]
 
 
 def test_all_of_it_can_be_done_with_the_keyboard(page: Any, user_id: str):
