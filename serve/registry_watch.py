@@ -31,7 +31,6 @@ class RegistryWatch:
     Attributes:
         version: the one that serves.
         refused: what CURRENT names in vain, None while it is what serves.
-        n_refused: how often that happened.
         n_swaps: how often another version took over.
     """
 
@@ -46,7 +45,6 @@ class RegistryWatch:
         """Args: take_over: loads a version, checks it and switches to it; what it raises refuses the version."""
         self.version = version
         self.refused: Refused | None = None
-        self.n_refused = 0
         self.n_swaps = 0
         self._registry = registry
         self._take_over = take_over
@@ -84,6 +82,5 @@ class RegistryWatch:
         self._retry_at = self._clock() + RETRY_S
         refused = Refused(version, str(error))
         if refused != self.refused:
-            self.n_refused += 1
             _LOG.error("CURRENT is not taken up, %s goes on answering: %s", self.version, error)
         self.refused = refused
