@@ -27,6 +27,14 @@ UserValues = Mapping[str, NDArray[np.float64]]
 PACKAGES = ("ray", "torch", "numpy", "pandas", "lightgbm", "faiss-cpu")
 
 
+def data_folder() -> Path:
+    """The folder of TANDEM_DATA; ends the benchmark with what to do where it names none."""
+    folder = os.environ.get("TANDEM_DATA")
+    if not folder or not Path(folder).is_dir():
+        sys.exit(f"TANDEM_DATA must name the folder that holds the data, such as ml-1m/; found {folder!r}")
+    return Path(folder)
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     names = {line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")}

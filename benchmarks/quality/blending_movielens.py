@@ -11,7 +11,6 @@ Writes: benchmarks/results/blending_movielens.json
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import paired_row, quality_result, summary_row, write_result
+from results import data_folder, paired_row, quality_result, summary_row, write_result
 
 from rec.config import DataConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset
@@ -129,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    data = DataConfig(name="movielens-1m", path=str(Path(os.environ["TANDEM_DATA"]) / "ml-1m"))
+    data = DataConfig(name="movielens-1m", path=str(data_folder() / "ml-1m"))
     if options.workers:
         ensure_ray(options.workers)
     base = TrainConfig.model_validate({"data": data.model_dump(), "training": {"workers": options.workers}})

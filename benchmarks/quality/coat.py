@@ -16,7 +16,6 @@ Writes: benchmarks/results/coat.json and .png
 """
 
 import argparse
-import os
 import sys
 from itertools import product
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import FOLDER, quality_result, write_result
+from results import FOLDER, data_folder, quality_result, write_result
 from two_stage.summary import crossed_mean
 
 from rec.crossfit import cross_fitted
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    coat = read_coat(Path(os.environ["TANDEM_DATA"]) / "coat")
+    coat = read_coat(data_folder() / "coat")
     found = {name: [judge(coat, predicted)] for name, predicted in references(coat).items()}
     rows = [_row(name, None, found[name][0], {}) for name in found]
     for seed in range(options.seeds):

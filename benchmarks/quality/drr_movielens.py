@@ -20,7 +20,6 @@ Writes: benchmarks/results/drr_movielens.json (not with --validate)
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import quality_result, write_result
+from results import data_folder, quality_result, write_result
 
 from rec.config.drr import DRRNetworkConfig
 from rec.data.dataset import Interactions
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--validate", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    split = per_user_temporal(read_movielens_1m(Path(os.environ["TANDEM_DATA"]) / "ml-1m").interactions, TRAIN_FRACTION)
+    split = per_user_temporal(read_movielens_1m(data_folder() / "ml-1m").interactions, TRAIN_FRACTION)
     known, later = split.train, split.test
     if options.validate:
         latest = latest_of_each_user(split.train, 1 - TRAIN_FRACTION)

@@ -17,7 +17,6 @@ Writes: benchmarks/results/negatives_movielens.json, anew after each fit.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import paired_row, quality_result, summary_row, write_result
+from results import data_folder, paired_row, quality_result, summary_row, write_result
 
 from rec.config import DataConfig, FrequenciesConfig, HardNegativesConfig, TrainConfig
 from rec.data.source import read_dataset
@@ -107,7 +106,7 @@ def main() -> None:
     names = [negatives.name for negatives in ROWS]
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names))
     options = parser.parse_args()
-    data = DataConfig(name="movielens-1m", path=str(Path(os.environ["TANDEM_DATA"]) / "ml-1m"))
+    data = DataConfig(name="movielens-1m", path=str(data_folder() / "ml-1m"))
     base = TrainConfig(data=data)
     training = base.training.model_copy(update={"workers": 0, "epochs": options.epochs})
     ready = prepare(read_dataset(data), base)

@@ -16,7 +16,6 @@ Writes: benchmarks/results/open_bandit.json and .png
 """
 
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
 from matplotlib import pyplot as plt
-from results import FOLDER, quality_result, write_result
+from results import FOLDER, data_folder, quality_result, write_result
 
 from rec.crossfit import user_folds
 from rec.data.open_bandit import N_POSITIONS, Campaign, OpenBandit, read_open_bandit
@@ -55,7 +54,7 @@ matplotlib.use("Agg")
 def main() -> None:
     """Prints and writes the table of all campaigns, both ways."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    folder = Path(os.environ["TANDEM_DATA"]) / "open-bandit"
+    folder = data_folder() / "open-bandit"
     rng = np.random.default_rng(0)
     rows, summary, told, shared = [], [], {}, {}
     for campaign in get_args(Campaign):

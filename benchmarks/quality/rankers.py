@@ -17,7 +17,6 @@ Writes: benchmarks/results/rankers_WORLD.json and .png
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import FOLDER, paired_row, quality_result, summary_row, write_result
+from results import FOLDER, data_folder, paired_row, quality_result, summary_row, write_result
 
 from rec.calibration import Calibration, calibration
 from rec.config import DataConfig, RankerKind, TrainConfig
@@ -83,7 +82,7 @@ class World:
 
 def movielens() -> World:
     """MovieLens-1M by the defaults."""
-    data = DataConfig(name="movielens-1m", path=str(Path(os.environ["TANDEM_DATA"]) / "ml-1m"))
+    data = DataConfig(name="movielens-1m", path=str(data_folder() / "ml-1m"))
     return World("movielens", read_dataset(data), TrainConfig(data=data))
 
 

@@ -11,7 +11,6 @@ Writes: benchmarks/results/rating_models.json
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import quality_result, write_result
+from results import data_folder, quality_result, write_result
 
 from rec.data.movielens import read_movielens_1m
 from rec.data.splits import per_user_temporal
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dim", type=int, default=PMFConfig().dim)
     options = parser.parse_args()
-    split = per_user_temporal(read_movielens_1m(Path(os.environ["TANDEM_DATA"]) / "ml-1m").interactions, TRAIN_FRACTION)
+    split = per_user_temporal(read_movielens_1m(data_folder() / "ml-1m").interactions, TRAIN_FRACTION)
     assert split.train.rating is not None and split.test.rating is not None
     mean = float(np.sqrt(np.mean((split.test.rating - split.train.rating.mean()) ** 2)))
     rows: list[dict[str, Any]] = [row_of("mean", 0, {"rmse": mean})]

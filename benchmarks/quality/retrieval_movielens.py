@@ -10,14 +10,13 @@ Writes: benchmarks/results/retrieval_movielens.json
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import paired_row, quality_result, summary_row, write_result
+from results import data_folder, paired_row, quality_result, summary_row, write_result
 
 from rec.bundle_evaluation import report_on
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    data = DataConfig(name="movielens-1m", path=str(Path(os.environ["TANDEM_DATA"]) / "ml-1m"))
+    data = DataConfig(name="movielens-1m", path=str(data_folder() / "ml-1m"))
     dataset = read_dataset(data)
     rows, by_seed, seconds = [], [], []
     for seed in range(options.seeds):

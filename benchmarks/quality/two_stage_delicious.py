@@ -31,6 +31,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results import data_folder
 from two_stage.evaluation import Judge
 from two_stage.fitting import BATCH_SIZE, Adagrad, fit_pairs
 from two_stage.published import WIKI
@@ -115,7 +116,7 @@ def run_missing(runs: Runs, options: argparse.Namespace) -> None:
     missing = [key for key in _keys(options) if runs.find(settings_of(options, points, *key)) is None]
     unbounded = [log for log in options.logs if runs.find(bounds_settings(points, log)) is None]
     logs = sorted({*unbounded, *(log for _, _, log in missing)})
-    world = read_world(Path(os.environ["TANDEM_DATA"]) / "delicious", points) if logs else None
+    world = read_world(data_folder() / "delicious", points) if logs else None
     for log in logs:
         assert world is not None
         clicks, ranker, facts = draw_log(world, log, options.propensity)

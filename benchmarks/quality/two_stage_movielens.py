@@ -35,6 +35,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results import data_folder
 from two_stage.bounds import bounds_of
 from two_stage.evaluation import METRIC_NAMES, Judge, judge_of
 from two_stage.logged import Logged, World, draw_log, own_policy, policy_logits, released_policy, released_ranker
@@ -103,7 +104,7 @@ def run_missing(runs: Runs, wanted: list[dict[str, Any]], options: argparse.Name
 
 def world_of(reference: bool, cache: Path) -> World:
     """Simulator, labels and logging policy: the released ones, or our own."""
-    folder = Path(os.environ["TANDEM_DATA"])
+    folder = data_folder()
     released = folder / "two-stage-reference"
     data = read_movielens(folder / "ml-1m")
     simulator = released_simulator(data, released) if reference else own_simulator(data, WORLD_SEED, cache)

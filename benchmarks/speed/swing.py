@@ -26,7 +26,7 @@ import numpy as np
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.results import command, compared, machine, write_result  # noqa: E402
+from benchmarks.results import command, compared, data_folder, machine, write_result  # noqa: E402
 from benchmarks.speed.peer import Ask, peer  # noqa: E402
 from rec.bundle import git_sha  # noqa: E402
 from rec.config import CosineConfig, SwingConfig  # noqa: E402
@@ -45,7 +45,7 @@ def main() -> None:
         max_items_per_user=options.max_items_per_user,
         max_users_per_item=options.max_users_per_item,
     )
-    whole = movielens(Path(options.data) / "ml-1m" / "ratings.dat")
+    whole = movielens(data_folder() / "ml-1m" / "ratings.dat")
     agreement = agree(whole, options.peer_python)
     print(f"the nearest ten are the same for {agreement:.2%} of the items", flush=True)
     rows = []
@@ -74,7 +74,6 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("TANDEM_DATA"), help="the folder that holds ml-1m/")
     parser.add_argument("--peer-python", required=True, help="a Python that has recfarm")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--max-items-per-user", type=int, default=200)

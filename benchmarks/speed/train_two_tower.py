@@ -37,7 +37,7 @@ from torch import nn
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.results import command, compared, machine, write_result  # noqa: E402
+from benchmarks.results import command, compared, data_folder, machine, write_result  # noqa: E402
 from benchmarks.speed.peer import Ask, peer  # noqa: E402
 from rec.bundle import git_sha  # noqa: E402
 from rec.config import (  # noqa: E402
@@ -72,7 +72,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
-    world = World.of(read_movielens(options.data), options)
+    world = World.of(read_movielens(data_folder()), options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "given.npz"
         np.savez(file, **world.given(), settings=json.dumps(world.settings()))
@@ -121,7 +121,6 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("TANDEM_DATA"), help="the folder that holds ml-1m/")
     parser.add_argument("--peer-python", required=True, help="a Python that has torch-rechub")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["dssm"], help="of the peer")
     parser.add_argument("--batches", type=int, default=50, help="of an epoch")
@@ -132,8 +131,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_movielens(folder: str) -> tuple[Dataset, DataConfig]:
-    data = DataConfig(name="movielens-1m", path=str(Path(folder) / "ml-1m"))
+def read_movielens(folder: Path) -> tuple[Dataset, DataConfig]:
+    data = DataConfig(name="movielens-1m", path=str(folder / "ml-1m"))
     return read_dataset(data), data
 
 
