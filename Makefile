@@ -43,6 +43,7 @@ bench: setup ## reproduce every table of results; needs TANDEM_DATA
 	$(BIN)/python benchmarks/speed/flat_search.py
 	$(BIN)/python benchmarks/speed/two_stage_loss.py
 	$(BIN)/python benchmarks/speed/catalogue_free_step.py
+	$(BIN)/python benchmarks/speed/sessions.py
 
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
