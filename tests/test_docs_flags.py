@@ -16,7 +16,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 OF_ALL = {"--config", "--json", "--help"}
 # What pages say of programs that are not ours.
-FOREIGN = {"--index-url"}
+FOREIGN = {"--index-url", "--address", "--working-dir", "--generate", "--build-arg"}
 
 
 @pytest.fixture(scope="module")
