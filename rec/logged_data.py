@@ -35,6 +35,7 @@ class LoggedData:
         fold: of the user, for cross-fitting, (R,).
         at_ms: of the request, (R,).
         train, valid: rows to learn from, and later ones to judge by, positions.
+        unit_rewards: whether all that was earned lies in [0, 1], whichever rows are left out of `train` later.
     """
 
     tables: TowerTables
@@ -48,6 +49,7 @@ class LoggedData:
     at_ms: NDArray[np.int64]
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
+    unit_rewards: bool
 
     def since(self, start_ms: int) -> "LoggedData":
         """The same rounds, of which those before a time are not learned from."""
@@ -122,6 +124,7 @@ def build_logged_data(
         at_ms=rounds.timestamp,
         train=np.flatnonzero(train),
         valid=np.flatnonzero(~train),
+        unit_rewards=bool(((rounds.reward >= 0) & (rounds.reward <= 1))[train].all()),
     )
 
 

@@ -301,11 +301,9 @@ class OffPolicyTask:
             found.append((users * vectors[on_device(place[start : start + BLOCK], device)]).sum(dim=1))
         return torch.cat(found) / self.config.softmax_temperature
 
-    @cached_property
+    @property
     def _error(self) -> ErrorName:
-        rewards = self.data.reward[self.data.train]
-        within = (rewards >= 0) & (rewards <= 1)
-        return "logistic" if within.all() else "squared"
+        return "logistic" if self.data.unit_rewards else "squared"
 
     @torch.no_grad()
     def _predicted(self, rows: NDArray[np.int64], snapshot: int, device: torch.device) -> Tensor:

@@ -94,17 +94,20 @@ def interval_around(
 ) -> Interval:
     """From the lower end of the interval around the bracket's low to the upper end of that around its high.
 
-    Where the shrunk weights have a mean above 1, by chance or because propensities are too small, the ends of the
-    bracket change places: then the interval around the estimate itself counts, too.
+    Each bounds the truth from its side whichever end turns out to be the lower one. An estimate lies outside its
+    bracket where shrunk weights have a mean above 1, by chance or because propensities are too small, and where the
+    least reward is above 0: then the interval around the estimate itself counts, too.
     """
     (low, high), (of_low, of_high) = bracket.ends, bracket.bounds or (None, None)
     around = _interval_of(low, of_low, overlap, settings, rng)
     if bracket.is_unbiased:
         return around
-    found, value = [around, _interval_of(high, of_high, overlap, settings, rng)], bracket.value.value
-    if not low.value <= value <= high.value:
-        found.append(_interval_of(bracket.value, None, overlap, settings, rng))
-    return replace(around, low=min(value, *(end.low for end in found)), high=max(value, *(end.high for end in found)))
+    value, above = bracket.value.value, _interval_of(high, of_high, overlap, settings, rng)
+    found = replace(around, low=min(value, around.low), high=max(value, above.high))
+    if low.value <= value <= high.value:
+        return found
+    own = _interval_of(bracket.value, None, overlap, settings, rng)
+    return replace(found, low=min(found.low, own.low), high=max(found.high, own.high))
 
 
 def _interval_of(

@@ -389,6 +389,16 @@ def test_what_users_earned_changes_no_prediction_of_their_own_rewards(world):
     assert changed == [False, True]
 
 
+def test_all_folds_predict_by_one_error_whoever_earned_what_is_no_share(world):
+    rounds = world.rounds
+    one = int(np.flatnonzero(user_folds(rounds.user_id, N_FOLDS) == 0)[0])
+    rewards = np.where(np.arange(len(rounds.reward)) == one, 5.0, rounds.reward)
+    task = _task(replace(world, rounds=replace(rounds, reward=rewards)), "dr")
+    parts = [replace(task, data=task.data.without_fold(fold)) for fold in range(N_FOLDS)]
+    assert [part._error for part in (task, *parts)] == ["squared"] * 3
+    assert _task(world, "dr")._error == "logistic"
+
+
 @pytest.mark.parametrize("settings", [{}, SAMPLED])
 def test_what_the_ranker_draws_depends_on_its_scores_over_its_temperature(world, settings):
     scores = np.random.default_rng(0).normal(size=(1, N_USERS, N_ITEMS)).astype(np.float32)

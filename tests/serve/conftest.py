@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -89,20 +90,32 @@ def request_to(gateway: Gateway, ask: Ask) -> Callable[..., httpx.Response]:
 
 
 @pytest.fixture(scope="session")
-def deploy(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
-    """Deploys a config under a path of its own and returns the address; all of it ends with the session."""
+def front(ray_session: None) -> Iterator[str]:
+    """The address of Ray Serve, which stays up from one test's applications to the next."""
     from ray import serve as ray_serve
 
-    from serve.app import build, free_port, wait_until_ready
+    from serve.app import free_port
 
     port = free_port("127.0.0.1", 0)
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
-
-    def deployed(name: str, config: ServeConfig) -> str:
-        ray_serve.run(build(config), name=name, route_prefix=f"/{name}", logging_config={"enable_access_log": False})
-        address = f"http://127.0.0.1:{port}/{name}"
-        wait_until_ready(address)
-        return address
-
-    yield deployed
+    yield f"http://127.0.0.1:{port}"
     ray_serve.shutdown()
+
+
+@pytest.fixture
+def deploy(front: str) -> Iterator[Deploy]:
+    """Deploys a config under a path of its own and returns the address; it is deleted when the test has ended."""
+    from ray import serve as ray_serve
+
+    from serve.app import build, wait_until_ready
+
+    with ExitStack() as running:
+
+        def deployed(name: str, config: ServeConfig) -> str:
+            quiet = {"enable_access_log": False}
+            ray_serve.run(build(config), name=name, route_prefix=f"/{name}", logging_config=quiet)
+            running.callback(ray_serve.delete, name)
+            wait_until_ready(f"{front}/{name}")
+            return f"{front}/{name}"
+
+        yield deployed

@@ -408,6 +408,24 @@ def test_position_wise_forms_report_the_worst_of_each_position():
     assert (found.ess, found.max_weight) == (pytest.approx(200), pytest.approx(5))
 
 
+def test_each_end_of_the_interval_is_of_the_bracket_at_its_side():
+    """Where rewards are nearly all 0, the greatest value that agrees with the log is as uncertain as the weights are."""
+    rng = np.random.default_rng(0)
+    p = rng.choice([0.2, 0.8], 2_000, p=[0.2, 0.8])
+    rewards = (rng.random(2_000) < 0.02).astype(float)
+    capped = LoggedActions(rewards, p, np.minimum(0.5 / p, 2) * p)
+    with pytest.warns(OverlapWarning):
+        least = evaluate(capped, ["ips"], rng=rng)["ips"].interval.low
+    assert least > 0
+    settings = IntervalSettings(reward_range=(0, 1))
+    for earned, end in [(rewards, "low"), (1 - rewards, "high")]:
+        given = {"parameters": {"clipped_ips": 2.0}, "interval": settings, "rng": rng}
+        interval = evaluate(LoggedActions(earned, p, np.full(2_000, 0.5)), ["clipped_ips"], **given)[
+            "clipped_ips"
+        ].interval
+        assert getattr(interval, end) == pytest.approx(least if end == "low" else 1 - least)
+
+
 @pytest.mark.parametrize("predicted", [0.0, 1.0])
 def test_an_estimate_lies_in_its_own_interval_however_wrong_the_model(predicted):
     """All rows say the opposite of what is predicted of the target policy, and of what was shown too much is expected.
