@@ -409,7 +409,7 @@ def test_position_wise_forms_report_the_worst_of_each_position():
 
 
 def test_each_end_of_the_interval_is_of_the_bracket_at_its_side():
-    """Where rewards are nearly all 0, the greatest value that agrees with the log is as uncertain as the weights are."""
+    """Of rewards that are nearly all 0, the greatest value that agrees with the log is as uncertain as the weights."""
     rng = np.random.default_rng(0)
     p = rng.choice([0.2, 0.8], 2_000, p=[0.2, 0.8])
     rewards = (rng.random(2_000) < 0.02).astype(float)
