@@ -65,6 +65,7 @@ OBJECTIVES: Final[dict[str, Objective]] = {
     "1-ips": one_stage,
     "2-ips": two_stage,
     "2-ips, 10 slates": partial(two_stage, n_slates=10),
+    "2-ips, duplicates kept": partial(two_stage, duplicates="keep"),
     "2-ips, exact": exact,
     "2-ips, alpha 0": partial(two_stage, alpha=0.0),
     "2-ips, alpha .1": partial(two_stage, alpha=0.1),
