@@ -97,6 +97,7 @@ def test_p_values_of_few_logs_are_as_rare_as_they_say(by_seed, by_log):
     found = [crossed_mean(table) for table in tables]
     three_errors = 3 * np.sqrt(0.05 * 0.95 / n_tables)
     assert np.mean([one.p_value < 0.05 for one in found]) < 0.05 + three_errors
+    assert np.mean([one.p_value < 0.001 for one in found]) <= 0.001
     if by_log == 2.0:
         assert np.mean([abs(one.mean) > 2 * one.std_error for one in found]) > 0.12
 

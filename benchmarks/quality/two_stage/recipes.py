@@ -19,7 +19,8 @@ from two_stage.training import OBJECTIVES, Fitted, Objective, clicks_of, fit_gen
 N_VALID_USERS: Final = 2000
 CHECKED: Final = "precision@10"
 
-# Powers of 1 / (N propensity) that weigh rounds, and weight decays; chosen on the validation users of one log.
+# Powers of 1 / (N propensity) that weigh rounds, and weight decays; chosen on the validation users of one log; which
+# one, and among what, is not recorded.
 N_MEMBERS: Final = 5
 MEMBER_EPOCHS: Final = 10
 MAX_WEIGHT: Final = 10.0

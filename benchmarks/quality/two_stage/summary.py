@@ -35,9 +35,11 @@ def crossed_mean(values: NDArray[np.float64]) -> CrossedMean:
 
     With y_sl = mean + a_s + b_l + e_sl the mean's variance is var(a)/S + var(b)/L + var(e)/(SL), estimated from the
     mean squares as (MS_seeds + MS_logs - MS_rest) / (SL), and at least by MS_rest / (SL). Few logs make that estimate a
-    poor one, which the degrees of freedom tell: (sum of c MS)^2 / sum of (c MS)^2 / df, where c is 1, 1 and -1, and
-    those of MS_rest where this is the larger estimate. With one seed or one log the other's plain standard error, which
-    knows nothing of the variation between the former; None for a single run.
+    poor one, which the degrees of freedom tell: (sum of c MS)^2 / sum of (c MS)^2 / df, where c is 1, 1 and -1. Where
+    MS_rest is the larger estimate, those of the factor with fewer levels: that its variation did not show is chance
+    as well, and p by the degrees of freedom of MS_rest would be below .001 several times too often. With one seed
+    or one log the other's plain standard error, which knows nothing of the variation between the former; None for a
+    single run.
 
     Source: Searle, Casella and McCulloch (1992), Variance Components, section 4; degrees of freedom: Satterthwaite
     (1946), doi:10.2307/3002019.
@@ -51,11 +53,12 @@ def crossed_mean(values: NDArray[np.float64]) -> CrossedMean:
         return CrossedMean(mean, float(values.std(ddof=1) / values.size**0.5), values.size - 1.0)
     by_seed, by_log = values.mean(axis=1), values.mean(axis=0)
     rest = values - by_seed[:, None] - by_log + mean
-    df_seeds, df_logs, df_rest = n_seeds - 1, n_logs - 1, (n_seeds - 1) * (n_logs - 1)
+    df_seeds, df_logs = n_seeds - 1, n_logs - 1
+    df_rest = df_seeds * df_logs
     ms_rest = float((rest**2).sum() / df_rest)
     ms_seeds, ms_logs = n_logs * float(by_seed.var(ddof=1)), n_seeds * float(by_log.var(ddof=1))
     total = ms_seeds + ms_logs - ms_rest
     if total <= ms_rest:
-        return CrossedMean(mean, (ms_rest / values.size) ** 0.5, df_rest)
+        return CrossedMean(mean, (ms_rest / values.size) ** 0.5, min(df_seeds, df_logs))
     spread = ms_seeds**2 / df_seeds + ms_logs**2 / df_logs + ms_rest**2 / df_rest
     return CrossedMean(mean, (total / values.size) ** 0.5, total**2 / spread)
