@@ -57,6 +57,8 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
     print(f"weights: mean {weights.mean:#.4g}, largest {largest}, ess {weights.ess:,.0f} of {weights.n:,}")
     if found.dropped:
         print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items()))
+    if weights.max < 1 + 1e-9 and weights.mean > 1 - 1e-9:
+        print("every weight is 1: the target is the policy that logged, so its value is what was earned")
     for message in told:
         print(f"warning: {message}")
     if options.plot is not None:

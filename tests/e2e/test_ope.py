@@ -76,6 +76,7 @@ def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
         assert difference["value"] == pytest.approx(0, abs=1e-9)
         assert difference["interval"]["low"] == pytest.approx(0, abs=1e-9)
     assert answer["warnings"] == []
+    assert "the target is the policy that logged" in done.stderr
 
 
 def test_position_wise_takes_marginals(tandem: Any, home: str) -> None:
