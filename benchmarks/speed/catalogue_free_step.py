@@ -5,8 +5,8 @@ Expect: a step that costs about as much at a million items as at ten thousand, a
 spread over the steps until the next one; kept in benchmarks/results/catalogue_free_step_ITEMS.json. A step searches the
 index for each user's neighbours, draws items, computes loss and gradient, and moves users and items by SparseAdam. The
 peer, up to --peer-items, is the same step with the logits of all items; SparseAdam does not take its gradient, so the
-ratio is of both without the optimizer. Both times of each size go to stderr. Towers are tables of embeddings and the ranker
-costs nothing: what a real ranker takes to score the draws comes on top.
+ratio is of both without the optimizer. Both times of each size go to stderr. Towers are tables of embeddings and the
+ranker costs nothing: what a real ranker takes to score the draws comes on top.
 """
 
 import argparse

@@ -37,10 +37,9 @@ class OpeConfig(Config):
 
     Estimators of a table are `dm ips clipped_ips snips dr sndr switch_dr dr_os`, by default those it has columns for;
     of the events `position_wise sn_position_wise cascade sn_cascade cascade_dr`, by default the last three.
-    The empirical Bernstein interval needs a table, `reward_range` and `weight_bound`, and is given of `dm`,
-    `ips` and `dr` alone, as it holds for no other without a parameter. The estimators that shrink weights take the least and
-    the greatest reward of the table where no range is given. `plot` is the HTML file to write; without it
-    there is none.
+    The empirical Bernstein interval needs a table, `reward_range` and `weight_bound`, and is given of `dm`, `ips` and
+    `dr` alone, as it holds for no other without a parameter. The estimators that shrink weights take the least and the
+    greatest reward of the table where no range is given. `plot` is the HTML file to write; without it there is none.
     """
 
     table: str | None = None
