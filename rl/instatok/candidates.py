@@ -135,6 +135,17 @@ class ScoredCosine:
         of_interest = is_interest(self.is_interest, self.category)
         return weighted_score(self.similarity, self.views, of_interest, self.weights)
 
+    @cached_property
+    def _ranking(self) -> NDArray[np.int32]:
+        """The videos by category, of each the best first, before any session, (U, N)."""
+        scores = np.rint(self._before / _GRAIN) * _GRAIN
+        return np.lexsort((-scores, np.broadcast_to(self.category, scores.shape))).astype(np.int32)
+
+    @cached_property
+    def _category_starts(self) -> NDArray[np.int64]:
+        """Where categories start in a ranking, (C + 1,)."""
+        return np.concatenate([[0], np.bincount(self.category).cumsum()])
+
     def find(self, users: Integers, shown: Integers, rewards: Floats, k: int) -> Candidates:
         """See SessionCandidates; scores are those of the business, ties go by position."""
         ids = np.empty((len(users), k), np.int64)
@@ -146,6 +157,8 @@ class ScoredCosine:
             shown,
             rewards,
             self._before,
+            self._ranking,
+            self._category_starts,
             self.indptr,
             self.indices,
             self.products,
@@ -165,6 +178,8 @@ def _find(
     shown: Integers,
     rewards: Floats,
     before: Floats,
+    ranking: Integers,
+    starts: Integers,
     indptr: Integers,
     indices: Integers,
     products: Floats,
@@ -173,13 +188,17 @@ def _find(
     category: Integers,
     per_category: int,
 ) -> None:
-    """Fills ids and scores, (S, k); a loop because a session touches a few thousand numbers, and calls cost more."""
-    k, n_items, n_categories = ids.shape[1], before.shape[1], category.max() + 1
-    found = np.empty(n_items)
+    """Fills ids and scores, (S, k); a loop because a session touches a few hundred numbers, and calls cost more.
+
+    Only what shares a user with a video shown has another score than before the session. All else keeps its order, so
+    that of each category no more than the first few are looked at.
+    """
+    k, n_items, n_categories = ids.shape[1], before.shape[1], len(starts) - 1
+    found, touched, touched_in = np.empty(n_items), np.empty(n_items, np.int64), np.full(n_items, -1)
     best, place = np.empty((n_categories, k)), np.empty((n_categories, k), np.int64)
-    kept, taken = np.empty(n_categories, np.int64), np.empty(n_categories, np.int64)
+    kept = np.empty(n_categories, np.int64)
     for row in range(len(users)):
-        found[:] = before[users[row]]
+        user, n_touched = users[row], 0
         for step in range(shown.shape[1]):
             item = shown[row, step]
             if item < 0:
@@ -187,48 +206,80 @@ def _find(
             reward = rewards[row, step]
             factor = similarity_weight * reward / np.sqrt(squares[item] + reward * reward)
             for at in range(indptr[item], indptr[item + 1]):
-                found[indices[at]] += factor * products[at]
+                other = indices[at]
+                if touched_in[other] != row:
+                    touched_in[other], touched[n_touched], found[other] = row, other, before[user, other]
+                    n_touched += 1
+                found[other] += factor * products[at]
         for step in range(shown.shape[1]):
-            if shown[row, step] < 0:
+            item = shown[row, step]
+            if item < 0:
                 break
-            found[shown[row, step]] = -np.inf
-        # Insertion into short sorted lists: most items are below the end of theirs, and one comparison passes them by.
-        kept[:] = 0
-        for item in range(n_items):
-            group = category[item]
-            if found[item] <= (best[group, k - 1] if kept[group] == k else -np.inf):
-                continue
-            score = np.rint(found[item] / _GRAIN) * _GRAIN
-            if kept[group] == k and score == best[group, k - 1]:
-                continue
-            at = min(kept[group], k - 1)
-            while at > 0 and best[group, at - 1] < score:
-                best[group, at], place[group, at] = best[group, at - 1], place[group, at - 1]
-                at -= 1
-            best[group, at], place[group, at] = score, item
-            kept[group] = min(kept[group] + 1, k)
-        taken[:] = 0
-        filled, limit = 0, per_category
-        while filled < k:
-            chosen = -1
+            if touched_in[item] != row:
+                touched_in[item], touched[n_touched] = row, item
+                n_touched += 1
+            found[item] = -np.inf
+        # So many of each category do, unless some have fewer.
+        for length in (per_category, k):
+            kept[:] = 0
+            for item in touched[:n_touched]:
+                group = category[item]
+                n = _insert(best[group, :length], place[group, :length], kept[group], _rounded(found[item]), item)
+                kept[group] = max(n, kept[group])
             for group in range(n_categories):
-                if taken[group] == min(kept[group], limit):
-                    continue
-                if chosen >= 0:
-                    ours, theirs = best[group, taken[group]], best[chosen, taken[chosen]]
-                    if ours < theirs or (ours == theirs and place[group, taken[group]] > place[chosen, taken[chosen]]):
-                        continue
-                chosen = group
+                for item in ranking[user, starts[group] : starts[group + 1]]:
+                    if touched_in[item] != row:
+                        n = _insert(
+                            best[group, :length], place[group, :length], kept[group], _rounded(before[user, item]), item
+                        )
+                        if n < 0:
+                            break
+                        kept[group] = n
+            if _merge(scores[row], ids[row], best, place, kept, per_category) == k:
+                break
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _merge(scores: Floats, ids: Integers, best: Floats, place: Integers, kept: Integers, per_category: int) -> int:
+    """Takes the best of the sorted lists of all categories, at most so many of one while there are others."""
+    taken, filled = np.zeros(len(kept), np.int64), 0
+    for limit in (per_category, len(ids)):
+        while filled < len(ids):
+            chosen = -1
+            for group in range(len(kept)):
+                at = taken[group]
+                if at < min(kept[group], limit) and (
+                    chosen < 0
+                    or _goes_before(
+                        best[group, at], place[group, at], best[chosen, taken[chosen]], place[chosen, taken[chosen]]
+                    )
+                ):
+                    chosen = group
             if chosen < 0:
-                limit = k
-                continue
-            score, item = best[chosen, taken[chosen]], place[chosen, taken[chosen]]
+                break
+            filled = _insert(scores, ids, filled, best[chosen, taken[chosen]], place[chosen, taken[chosen]])
             taken[chosen] += 1
-            at = filled
-            while at > 0 and (
-                scores[row, at - 1] < score or (scores[row, at - 1] == score and ids[row, at - 1] > item)
-            ):
-                scores[row, at], ids[row, at] = scores[row, at - 1], ids[row, at - 1]
-                at -= 1
-            scores[row, at], ids[row, at] = score, item
-            filled += 1
+    return filled
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _insert(scores: Floats, items: Integers, n: Any, score: Any, item: int) -> int:
+    """Puts an item into the first n of a sorted list, and tells how many it holds then; -1 where it has no place."""
+    at = min(n, len(scores) - 1)
+    if score == -np.inf or (n == len(scores) and not _goes_before(score, item, scores[at], items[at])):
+        return -1
+    while at > 0 and _goes_before(score, item, scores[at - 1], items[at - 1]):
+        scores[at], items[at] = scores[at - 1], items[at - 1]
+        at -= 1
+    scores[at], items[at] = score, item
+    return min(n + 1, len(scores))
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _goes_before(score: Any, item: Any, other_score: Any, other: Any) -> bool:
+    return score > other_score or (score == other_score and item < other)
+
+
+@njit(cache=True, nogil=True)  # pyright: ignore[reportUntypedFunctionDecorator]
+def _rounded(score: Any) -> Any:
+    return np.rint(score / _GRAIN) * _GRAIN
