@@ -25,7 +25,7 @@ from rec.models.drr import balanced
 from rec.models.drr_agent import DRRAgent
 from rl.config import DRRTrainConfig
 from rl.dqn import SessionDQN
-from rl.drr_learner import DRRLearner
+from rl.drr_learner import GRADIENT_NORM, DRRLearner
 from rl.drr_module import DRRModule
 from rl.pmf import MatrixFactorisation
 from rl.pmf_env import RatingRound, RatingWorld
@@ -107,6 +107,7 @@ def drr_config(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfi
     made.training(
         gamma=config.discount,
         tau=config.tau,
+        grad_clip=GRADIENT_NORM,
         target_network_update_freq=0,
         train_batch_size_per_learner=config.batch_size,
         training_intensity=config.training_intensity,

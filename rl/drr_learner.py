@@ -1,6 +1,6 @@
 """What DRR minimises, and its RLlib learner."""
 
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY, QF_MEAN_KEY, TD_ERROR_MEAN_KEY
@@ -13,6 +13,8 @@ from torch import Tensor
 from rl.drr_module import ACTOR_Q, NEXT_Q, Q
 
 ACTOR_LOSS = "actor_loss"
+GRADIENT_NORM: Final = 40
+"""At most, of each of actor and critic; RLlib's default for DQN."""
 
 
 def td_errors(

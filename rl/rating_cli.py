@@ -43,10 +43,15 @@ class EvaluateDRROptions(Config):
     """A DRR agent beside random, popularity, item mean, matrix factorisation and the oracle.
 
     `agent`: the agent.safetensors of a run on the same ratings. Each user's later ratings are reranked, without
-    updates, and `sessions` sessions are played in the simulator of the known ones.
+    updates, and `sessions` sessions are played in the simulator of the known ones. With `checkpoint`, the folder of
+    that name in the agent's run, the first `learning_sessions` of these are played again by networks that learn within
+    each session and start from the trained ones in the next, as in the paper. A checkpoint holds pickles: name one of
+    your own runs only.
     """
 
     agent: str
+    checkpoint: str | None = None
+    learning_sessions: PositiveInt = 500
     ratings: RatingSessions = RatingSessions()
     sessions: PositiveInt = 2000
     seed: Seed = 0
@@ -74,6 +79,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     from rec.models.session_agent import load_agent
     from rl.pmf_env import RatingWorld
     from rl.rating_evaluation import by_actor, judge, scorers
+    from rl.session_learning import play_learning, trained_module
 
     began = time.perf_counter()
     agent = load_agent(Path(options.agent))
@@ -106,11 +112,24 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
         print(f"{name:<22}" + "  ".join(f"{metric} {format_estimate(told)}" for metric, told in metrics.items()))
     for pair in paired:
         print(f"agent - {pair['b']:<22}{pair['metric']:<14}{format_difference(pair)}")
+    learning = None
+    if options.checkpoint is not None:
+        module = trained_module(Path(options.checkpoint), agent)
+        some = played_by[: options.learning_sessions]
+        earned = play_learning(online, module, some, options.seed).reward_per_step
+        fixed = found["agent"]["online_reward"][: len(some)]
+        learning = {
+            "online_reward": mean_over_users(earned).to_json(),
+            "above_agent": paired_difference(earned, fixed).to_json(),
+        }
+        print(f"agent, learning in each session  online_reward {format_estimate(learning['online_reward'])}")
+        print(f"  above the agent as trained     {format_difference(learning['above_agent'])}")
     return {
         "agent": {"file": options.agent, "kind": agent.kind},
         "sessions": {"offline": len(offline.users), "online": options.sessions, "seed": options.seed},
         "models": models,
         "paired": paired,
+        "learning_in_session": learning,
         "seconds": round(time.perf_counter() - began, 1),
     }
 
