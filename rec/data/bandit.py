@@ -204,9 +204,11 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
     likeliest = np.sort(p_head, axis=1)[:, ::-1]
     # The slowest rate of each context at which actions still arrive, where all of the k - 1 likeliest have. Once 3 k
     # and 50 are expected, fewer than k have a probability below e^-45, and what is left of the integral is nothing.
-    # Odds of a context that is over would overflow while others go on, so its time stands still.
-    slowest = np.maximum(likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1), _SLOWEST)
-    end = (50 + 3 * k) / slowest
+    # Odds of a context that is over would overflow while others go on, so its time stands still. An action whose time
+    # comes after all this is `beyond`.
+    slowest = likeliest[:, k - 1 :].sum(axis=1) + p_tail.sum(axis=1)
+    end = (50 + 3 * k) / np.maximum(slowest, _SLOWEST)
+    beyond = (p_action < _SLOWEST) & (slowest[mine] < _SLOWEST)
     # The k-th arrival is the sharper in log t the more draws there are: by the square root of k.
     step = _STEP * min(1.0, _DRAWS_OF_STEP / k) ** 0.5
     total = np.zeros(len(action))
@@ -225,7 +227,7 @@ def _inclusion(p: FloatArray, mine: NDArray[np.int64], action: NDArray[np.int64]
             earlier = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
             arrived = arrived * stays + earlier * (1 - stays)
         total += time * np.exp(-p_action * time) * arrived.sum(axis=1)
-    return p_action * total * step
+    return np.where(beyond, np.nan, p_action * total * step)
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from rec.data.columns import first_row, is_list, is_string
+from rec.data.columns import first_row, flags, is_list, is_string
 from rec.errors import ConfigError, DataError
+from rec.schema import MAX_ID_LENGTH
 
 TableName = Literal["requests", "impressions", "feedback"]
 Rows = pa.Table | Sequence[Mapping[str, Any]]
@@ -263,7 +264,11 @@ def _typed(table: TableName, field: pa.Field, values: pa.ChunkedArray) -> pa.Chu
         what = "an action" if field.name == "action" else "an id"
         _refuse(table, field.name, cast.to_numpy() == "", f"{what} must not be empty", None)
     if field.name.endswith("_id") or field.name in _LISTS_OF_IDS:
-        _refuse(table, field.name, _holds_nul(cast), "an id must not hold the character NUL", None)
+        nul = _holds_id(cast, lambda ids: pc.match_substring(ids, "\0"))
+        # As fixed-width text it would be cut off there.
+        _refuse(table, field.name, nul, "an id must not hold the character NUL", None)
+        long = _holds_id(cast, lambda ids: pc.greater(pc.utf8_length(ids), MAX_ID_LENGTH))
+        _refuse(table, field.name, long, f"an id has at most {MAX_ID_LENGTH} characters", None)
     if field.name in _LISTS_OF_IDS:
         flat, owner = _laid_out(cast)
         absent = pc.or_kleene(flat.is_null(), pc.equal(flat, "")).to_numpy(zero_copy_only=False).astype(bool)
@@ -271,14 +276,12 @@ def _typed(table: TableName, field: pa.Field, values: pa.ChunkedArray) -> pa.Chu
     return cast
 
 
-def _holds_nul(ids: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Whether an id, or one of a list of ids, has a NUL: as fixed-width text it would be cut off there."""
-    column = ids.combine_chunks()
-    if not pa.types.is_list(column.type):
-        return pc.match_substring(column, "\0").fill_null(False).to_numpy(zero_copy_only=False)
+def _holds_id(ids: pa.ChunkedArray, is_wrong: Callable[[pa.Array], pa.Array]) -> NDArray[np.bool_]:
+    """Whether an id, or one of a list of ids, is wrong."""
+    if not pa.types.is_list(ids.type):
+        return flags(is_wrong(ids.combine_chunks()))
     flat, owner = _laid_out(ids)
-    bad = pc.match_substring(flat, "\0").fill_null(False).to_numpy(zero_copy_only=False)
-    return _rows_with(owner[bad], len(ids))
+    return _rows_with(owner[flags(is_wrong(flat))], len(ids))
 
 
 def _laid_out(lists: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:

@@ -6,6 +6,7 @@ one table: it is seen whole or not at all.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, final
 
 import pyarrow as pa
@@ -28,6 +29,8 @@ from rec.storage import Home
 FOLDER: Final = "events"
 # How often a commit is tried that other writers made fail.
 COMMITS: Final = 10
+# How many commits a loss of power may have emptied: those of its last minute, after which no other goes on top.
+_SINCE_POWER_LOSS: Final = 100
 
 Result = TypeVar("Result")
 
@@ -127,10 +130,12 @@ class EventTables:
 
     def _write(self, table: TableName, commit: Callable[[], Result]) -> Result:
         """What a commit to a table returns, done again where another writer was faster; the table is there by then."""
-        if self._home.folder is not None:
-            (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        exists = self._open(table, None) is not None
         try:
-            self._create(table)
+            if self._home.folder is not None:
+                (self._home.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            if not exists:
+                self._create(table)
             for _ in range(COMMITS - 1):
                 with suppress(CommitFailedError):
                     return commit()
@@ -219,19 +224,59 @@ class EventTables:
     def _open(self, table: TableName, version: int | None) -> DeltaTable | None:
         uri = self.uri(table)
         try:
-            return DeltaTable(uri, version=version, storage_options=self._options)
-        except TableNotFoundError:
-            if version is None:
-                return None
-            raise DataError(f"there is no version {version}: the table was never written", file=uri) from None
+            opened = self._at(uri, version)
+            if self._home.folder is not None:  # an object store keeps an object whole or not at all
+                _refuse_losses(Path(uri), None if opened is None else opened.version())
         except (DeltaError, OSError) as error:
-            which = "" if version is None else f" at version {version}; it may have been vacuumed, or be still to come"
+            which = "" if version is None else f" at version {version}, which may have been vacuumed"
             raise DataError(f"the table cannot be read{which}: {first_line(error)}", file=uri) from error
+        if opened is None and version is not None:
+            raise DataError(f"there is no version {version}: the table was never written", file=uri)
+        return opened
+
+    def _at(self, uri: str, version: int | None) -> DeltaTable | None:
+        try:
+            opened = DeltaTable(uri, storage_options=self._options)
+        except TableNotFoundError:
+            return None
+        except DeltaError:
+            if version is None:
+                raise
+            return DeltaTable(uri, version=version, storage_options=self._options)  # its end alone may be damaged
+        if version is not None and version > opened.version():
+            raise DataError(f"there is no version {version} yet: the last is {opened.version()}", file=uri)
+        if version is not None:
+            opened.load_as_version(version)
+        return opened
 
 
 def open_events(home: Home | str | None = None) -> EventTables:
     """The log of a home: a path, a URL, or by default TANDEM_HOME."""
     return EventTables(home if isinstance(home, Home) else Home(home))
+
+
+def _refuse_losses(table: Path, version: int | None) -> None:
+    """Refuses the folder of a table whose rows went without a trace that Delta Lake looks for.
+
+    Args: version: whose rows are to be read; None: no commit was found.
+    """
+    place = next(folder for folder in (table, *table.parents) if folder.exists())
+    if not place.is_dir():
+        raise DataError("a home is a folder, and this is a file: name a folder", file=str(place))
+    if version is None and next(table.glob("*.parquet"), None) is not None:
+        raise DataError(
+            "there are rows, and no commit says which of them count: restore the table's _delta_log; or move its files "
+            "away, and append their rows anew",
+            file=str(table),
+        )
+    for number in () if version is None else range(max(version - _SINCE_POWER_LOSS, 0), version + 1):
+        commit = table / "_delta_log" / f"{number:020}.json"
+        if commit.exists() and not commit.stat().st_size:
+            raise DataError(
+                "this commit is empty, as a loss of power leaves it, so that its rows would be missing: restore the "
+                "file; or delete it, if it is the last, and append its rows anew",
+                file=str(commit),
+            )
 
 
 def _texts(given: Sequence[str], name: str) -> list[str]:

@@ -365,4 +365,4 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 
 def _ranks(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """Places of strings in their sorted order, equal for equal strings."""
-    return np.unique(_strings(column).astype(str), return_inverse=True)[1] if len(column) else np.zeros(0, np.int64)
+    return pd.factorize(_strings(column), sort=True)[0]

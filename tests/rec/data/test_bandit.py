@@ -124,6 +124,14 @@ def test_an_inclusion_probability_that_cannot_be_represented_is_refused():
     assert refused.value.row == 1
 
 
+def test_actions_that_arrive_after_the_quadrature_ends_are_refused():
+    """Those below 1e-300: in context 0 all arrive, in context 1 only the likeliest does."""
+    logits = np.array([[689.0, 0, 0, 0], [695.0, 0, 0, 0]])
+    with pytest.raises(DataError, match=r"3 actions .* less peaked") as refused:
+        inclusion_probabilities(logits, np.repeat([0, 1], 4), np.tile(np.arange(4), 2), 2)
+    assert refused.value.row == 5
+
+
 def test_only_inclusion_makes_the_weighted_mean_unbiased(log):
     """The value of a uniform target: exact 3 / 5. Single draws overrate it here, by far more than the noise."""
     n_contexts, target_p = 4000, 1 / N_ACTIONS

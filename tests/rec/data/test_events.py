@@ -67,8 +67,9 @@ def test_versions_are_kept(tmp_path):
     assert events.versions() == {"requests": None, "impressions": None, "feedback": second}
     assert events.read("feedback", version=first)["event_id"].to_pylist() == ["e1"]
     assert sorted(events.read("feedback", version=second)["event_id"].to_pylist()) == ["e1", "e2", "e3"]
-    with pytest.raises(DataError, match="99"):
-        events.read("feedback", version=99)
+    for version in (second + 1, 99, 1_700_000_000_000):
+        with pytest.raises(DataError, match=f"no version {version} yet: the last is {second}"):
+            events.read("feedback", version=version)
     with pytest.raises(DataError, match="never written"):
         events.read("requests", version=0)
 
@@ -309,6 +310,57 @@ def test_ids_with_nul_are_refused(tmp_path, column):
     with pytest.raises(DataError, match="NUL") as refused:
         open_events(str(tmp_path)).append("requests", [request("r0"), request("r1") | {column: "a\0"}])
     assert (refused.value.file, refused.value.row, refused.value.column) == ("requests", 1, column)
+
+
+@pytest.mark.parametrize("column", ["request_id", "session_id", "history"])
+def test_ids_longer_than_the_api_takes_are_refused(column):
+    def rows(length):
+        return [request("r0"), request("r1") | {column: ["é" * length] if column == "history" else "é" * length}]
+
+    validated("requests", rows(256))
+    with pytest.raises(DataError, match="256 characters") as refused:
+        validated("requests", rows(257))
+    assert (refused.value.row, refused.value.column) == (1, column)
+
+
+def test_a_commit_that_a_loss_of_power_emptied_is_refused_by_name(tmp_path):
+    events = open_events(str(tmp_path))
+    for event_id in ("e1", "e2"):
+        last = events.append("feedback", [feedback(event_id)])
+    commit = tmp_path / "events" / "feedback" / "_delta_log" / f"{last:020}.json"
+    commit.write_bytes(b"")
+    for use in (
+        lambda: events.read("feedback"),
+        events.versions,
+        lambda: events.append("feedback", [feedback("e3")]),
+        lambda: events.append_once("feedback", [batch("one", 1, "e3")]),
+    ):
+        with pytest.raises(DataError, match="commit is empty") as refused:
+            use()
+        assert refused.value.file == str(commit)
+    assert events.read("feedback", version=last - 1)["event_id"].to_pylist() == ["e1"]
+    commit.write_text("{")
+    assert events.read("feedback", version=last - 1)["event_id"].to_pylist() == ["e1"]
+
+
+def test_rows_without_commits_are_not_taken_for_a_new_table(tmp_path):
+    events = open_events(str(tmp_path))
+    events.append("feedback", [feedback()])
+    for commit in (tmp_path / "events" / "feedback" / "_delta_log").iterdir():
+        commit.unlink()
+    for use in (lambda: events.read("feedback"), lambda: events.append("feedback", [feedback("e2")])):
+        with pytest.raises(DataError, match="_delta_log") as refused:
+            use()
+        assert refused.value.file == events.uri("feedback")
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "home").write_text("x")
+    events = open_events(str(tmp_path / "home"))
+    for use in (lambda: events.read("feedback"), lambda: events.append("feedback", [feedback()])):
+        with pytest.raises(DataError, match="this is a file") as refused:
+            use()
+        assert refused.value.file == str(tmp_path / "home")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """The join of the log: one round per impression, with the reward of its latest feedback in time."""
 
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec.data.event_rows import validated
 from rec.data.events import open_events
-from rec.data.rounds import join_rounds, read_rounds
+from rec.data.rounds import _ranks, join_rounds, read_rounds
 from rec.errors import ConfigError, DataError
 
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}
@@ -148,6 +151,15 @@ def test_old_requests_without_any_impression_are_counted():
 
 def test_what_is_asked_at_the_time_of_the_join_is_young():
     assert join([request(timestamp=NOW)], [impression()]).dropped == {"young": 1}
+
+
+def test_one_long_id_costs_the_others_nothing():
+    ids = pa.chunked_array([["b", "a" * 4_000_000, "a", "ü", *map(str, range(20_000)), "a"]])
+    tracemalloc.start()
+    ranks = _ranks(ids)
+    assert tracemalloc.get_traced_memory()[1] < 100e6, "fixed-width text would take 320 GB"
+    tracemalloc.stop()
+    assert np.argsort(ranks[:4]).tolist() == [2, 1, 0, 3] and ranks[-1] == ranks[2]
 
 
 def test_requests_of_one_time_are_in_the_order_of_their_ids():
