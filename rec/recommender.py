@@ -260,9 +260,17 @@ class Recommender:
         At temperature T a softmax draws popular items by popularity to the power 1 / T.
         """
         if candidates.source == self.popularity.name:
-            scores = np.log1p(candidates.scores, out=candidates.scores.copy(), where=candidates.items >= 0)
-        else:
-            scores = self.ranker.score_many(states, candidates)
+            return self.unranked(candidates)
+        return self._boosted(candidates, self.ranker.score_many(states, candidates))
+
+    def unranked(self, candidates: Candidates) -> NDArray[np.float64]:
+        """What retrieval says of the candidates, in place of `rank`, (B, M): its scores, or the logarithm of counts."""
+        scores = candidates.scores
+        if candidates.source == self.popularity.name:
+            scores = np.log1p(scores, out=scores.copy(), where=candidates.items >= 0)
+        return self._boosted(candidates, scores)
+
+    def _boosted(self, candidates: Candidates, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return scores if self.boosts is None else scores + self.boosts[candidates.items]
 
     def recommend(self, user_id: str, n: int = 10, *, exclude: Sequence[str] = ()) -> Recommendations:

@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from rec import __version__
+from serve.budget import Budget
 from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.json_log import CLIENT_ID, REQUEST_ID
@@ -88,6 +89,7 @@ class Api:
         max_body_bytes: int,
         body_timeout_s: float,
         deadline_s: float = 5.0,
+        rank_timeout_s: float = 1.0,
         max_ongoing: int = 256,
     ) -> None:
         """Args: guard: who may do what; without one, everybody everything. max_ongoing: answered at a time."""
@@ -97,6 +99,7 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._deadline_s = deadline_s
+        self._rank_timeout_s = rank_timeout_s
         self._max_ongoing = max_ongoing
         self._n_ongoing = 0
         self._documented = self._routes()
@@ -141,8 +144,8 @@ class Api:
             self._admit(scope, "recommend")
             with self._room():
                 request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
-                async with self._deadline():
-                    answer = await self._gateway.recommend(request, _header(scope, KEY))
+                async with self._deadline() as budget:
+                    answer = await self._gateway.recommend(request, _header(scope, KEY), budget)
             left_out = _EXPLANATION if answer.stages is None else None
             return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode(), {}
         except ProblemError as error:
@@ -177,11 +180,15 @@ class Api:
             self._n_ongoing -= 1
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        """Raises: ProblemError: when what is done inside takes too long."""
+    async def _deadline(self) -> AsyncIterator[Budget]:
+        """The time for what is done inside.
+
+        Raises: ProblemError: when it takes longer.
+        """
+        ends_at = asyncio.get_running_loop().time() + self._deadline_s
         try:
-            async with asyncio.timeout(self._deadline_s):
-                yield
+            async with asyncio.timeout_at(ends_at):
+                yield Budget(ends_at, self._rank_timeout_s)
         except TimeoutError as error:
             raise busy(f"there was no answer within {self._deadline_s:g} s; try again later") from error
 
@@ -286,16 +293,17 @@ class Api:
             responses=responses({HTTPStatus.SERVICE_UNAVAILABLE: "A stage does not answer"}),
         )
         async def ready() -> HealthResponse:
-            """Every stage answers."""
+            """Every stage answers that is needed; `degraded` names those that fail and are done without."""
             try:
-                await gateway.check()
+                async with self._deadline() as budget:
+                    degraded = await gateway.check(budget)
             except Exception as error:
                 _LOG.exception("not ready")
                 raise ProblemError(
                     HTTPStatus.SERVICE_UNAVAILABLE, "a stage does not answer; the log says why"
                 ) from error
             refused = None if gateway.refused is None else gateway.refused.version or "CURRENT"
-            return HealthResponse(status="ready", version=gateway.version, refused=refused)
+            return HealthResponse(status="ready", version=gateway.version, refused=refused, degraded=degraded or None)
 
         add_page(app, gateway, self._allowed("recommend"))
         return app

@@ -91,7 +91,8 @@ class ServeConfig(Config):
     `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
     may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
     answers `max_ongoing_requests` at a time and refuses what comes beside them; so it does with a recommendation that
-    takes longer than `deadline_s`. With `log_level` info every request is a line of the processes' log.
+    takes longer than `deadline_s`. A ranker that takes longer than `rank_timeout_s`, or than half of what is left of
+    that, is done without. With `log_level` info every request is a line of the processes' log.
     """
 
     home: HomePath
@@ -106,6 +107,7 @@ class ServeConfig(Config):
     max_body_bytes: PositiveInt = 262_144
     body_timeout_s: PositiveFloat = 5.0
     deadline_s: PositiveFloat = 5.0
+    rank_timeout_s: PositiveFloat = 1.0
     keys: Literal["auto", "required", "off"] = "auto"
     requests_per_s: PositiveFloat | None = None
     burst: PositiveInt = 100

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, final
 
 import numpy as np
 from ray import serve as ray_serve
+from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -121,6 +121,7 @@ class GatewayDeployment:
             max_body_bytes=config.max_body_bytes,
             body_timeout_s=config.body_timeout_s,
             deadline_s=config.deadline_s,
+            rank_timeout_s=config.rank_timeout_s,
             max_ongoing=config.max_ongoing_requests,
         )
         self._tasks = [asyncio.create_task(guard.follow()), asyncio.create_task(_give_out(gateway, shared))]
@@ -267,22 +268,36 @@ class StageDeployment:
         return (await self._stages.get(version))(*args)
 
     async def ask(self, version: str, what: str, *args: Any) -> Any:
-        """What the hydrate stage of a version knows beside states, by the name of its method."""
+        """What the stage of a version can do beside that, by the name of its method."""
         return getattr(await self._stages.get(version), what)(*args)
 
 
 def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
     """The stages of a version in deployments of their own, by name.
 
-    Values go with the call: they are a few kilobytes, and a way through the object store costs two milliseconds.
+    Values go with the call: they are a few kilobytes, and a way through the object store costs two milliseconds. A call
+    whose replica dies is made once more: stages change nothing, and another replica may be there.
     """
     called = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
+
+    def of(stage: str, *args: str) -> Callable[..., Awaitable[Any]]:
+        remote = called[stage].ask.remote if args else called[stage].remote
+
+        async def call(*more: Any) -> Any:
+            try:
+                return await remote(version, *args, *more)
+            except RayActorError:
+                return await remote(version, *args, *more)
+
+        return call
+
     return Stages(
-        hydrate=partial(called["hydrate"].remote, version),
-        item=partial(called["hydrate"].ask.remote, version, "item"),
-        users=partial(called["hydrate"].ask.remote, version, "users"),
-        names=partial(called["hydrate"].ask.remote, version, "names"),
-        retrieve=partial(called["retriever"].remote, version),
-        rank=partial(called["ranker"].remote, version),
-        select=partial(called["select"].remote, version),
+        hydrate=of("hydrate"),
+        item=of("hydrate", "item"),
+        users=of("hydrate", "users"),
+        names=of("hydrate", "names"),
+        retrieve=of("retriever"),
+        rank=of("ranker"),
+        unranked=of("retriever", "unranked"),
+        select=of("select"),
     )

@@ -1,5 +1,7 @@
 """The graph: hydrate, retrieve, filter, rank, select; the same for stages of this process and for remote ones."""
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from rec.errors import ScoreError
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.state import Candidates, UserStates
 from serve.agent import AgentStage
 from serve.arms import Arms
+from serve.budget import UNLIMITED, Budget
 from serve.config import PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
 from serve.measured import Measured
@@ -45,6 +49,10 @@ from serve.spool import new_id
 STAGES: Final = ("hydrate", "retrieve", "filter", "rank", "select")
 # No user has this id: requests demand at least one character.
 NOBODY: Final = ""
+_LOG: Final = logging.getLogger(__name__)
+
+# What an answer can do without.
+RANKER: Final = "ranker"
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -53,7 +61,10 @@ Result = TypeVar("Result")
 @final
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages as the gateway calls them, wherever they run; `choose` stands for retrieve and rank where it is."""
+    """The stages as the gateway calls them, wherever they run; `choose` stands for retrieve and rank where it is.
+
+    `unranked` has the scores of retrieval, for when `rank` fails.
+    """
 
     hydrate: Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Session]], Awaitable[UserStates]]
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
@@ -61,23 +72,28 @@ class Stages:
     names: Callable[[NDArray[np.int32]], Awaitable[list[tuple[str, str | None]]]]
     retrieve: Callable[[UserStates, int], Awaitable[Candidates]]
     rank: Callable[[UserStates, Candidates], Awaitable[NDArray[np.float64]]]
+    unranked: Callable[[Candidates], Awaitable[NDArray[np.float64]]]
     select: Callable[[UserStates, Candidates, NDArray[np.float64], int, PolicyConfig], Awaitable[list[Selection]]]
     choose: Callable[[Mapping[str, JsonValue]], Awaitable[Candidates]] | None = None
 
     @classmethod
     def here(cls, recommender: Recommender, config: ServeConfig) -> Self:
         """All stages in this process, on one loaded bundle."""
-        hydrate = HydrateStage(recommender)
+        hydrate, retriever = HydrateStage(recommender), RetrieverStage(recommender)
         return cls(
             hydrate=_awaitable(hydrate),
             item=_awaitable(hydrate.item),
             users=_awaitable(hydrate.users),
             names=_awaitable(hydrate.names),
-            retrieve=_awaitable(RetrieverStage(recommender)),
+            retrieve=_awaitable(retriever),
             rank=_awaitable(RankerStage(recommender)),
+            unranked=_awaitable(retriever.unranked),
             select=_awaitable(SelectStage(recommender, np.random.SeedSequence(config.seed), logged=config.log.enabled)),
             choose=_awaitable(AgentStage(recommender)) if config.agent else None,
         )
+
+
+Rank = Callable[[Stages, UserStates, Candidates], Awaitable[NDArray[np.float64]]]
 
 
 @final
@@ -100,6 +116,7 @@ class Gateway:
         self._log = log
         self._watch = watch
         self._sessions = sessions
+        self._n_unranked = 0
 
     @property
     def version(self) -> str:
@@ -111,14 +128,18 @@ class Gateway:
         """What CURRENT names in vain."""
         return None if self._watch is None else self._watch.refused
 
-    async def recommend(self, request: RecommendRequest, key: str | None = None) -> RecommendResponse:
+    async def recommend(
+        self, request: RecommendRequest, key: str | None = None, budget: Budget = UNLIMITED
+    ) -> RecommendResponse:
         """A slate for one user, drawn anew at every call, or at the first call of an idempotency key.
+
+        Without the ranker, where that fails or takes longer than it may, the order is that of retrieval.
 
         Raises: ProblemError: as `RequestLog.once`. Without a log nothing is remembered, and a key changes nothing.
         """
         if self._log is None:
-            return (await self._answer(request)).response
-        return await self._log.once(request, key, lambda: self._answer(request))
+            return (await self._answer(request, budget)).response
+        return await self._log.once(request, key, lambda: self._answer(request, budget))
 
     async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
         """Takes feedback; see `RequestLog.feedback`.
@@ -134,7 +155,7 @@ class Gateway:
         self._metrics.add("tandem_feedback_total", "duplicate", amount=response.duplicates)
         return response
 
-    async def _answer(self, request: RecommendRequest) -> Answered:
+    async def _answer(self, request: RecommendRequest, budget: Budget) -> Answered:
         # One look: whatever is switched meanwhile, all stages are of one version.
         arm = self._arms.of(request.user_id)
         stages = arm.stages
@@ -147,14 +168,16 @@ class Gateway:
         clock.append(perf_counter())
         candidates = without_excluded(retrieved, states)
         clock.append(perf_counter())
-        scores = candidates.scores if choose else await stages.rank(states, candidates)
+        scores, degraded = (
+            (candidates.scores, False) if choose else await self._ranked(stages, states, candidates, budget)
+        )
         clock.append(perf_counter())
         (selection,) = await stages.select(states, candidates, scores, request.n, arm.policy)
         clock.append(perf_counter())
         response = RecommendResponse(
             request_id=new_id(),
             policy_version=selection.version,
-            degraded=False,
+            degraded=degraded,
             user_known=bool(states.user[0] >= 0),
             short=selection.short,
             items=[
@@ -178,6 +201,19 @@ class Gateway:
         self._measured.recommendation(answered, dict(zip(STAGES, took, strict=True)))
         return answered
 
+    async def _ranked(
+        self, stages: Stages, states: UserStates, candidates: Candidates, budget: Budget
+    ) -> tuple[NDArray[np.float64], bool]:
+        """Scores of the candidates, (1, M), and whether they are those of retrieval, for want of the ranker's."""
+        try:
+            async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
+                return await ranked(stages, states, candidates), False
+        except Exception as error:
+            self._n_unranked += 1
+            if self._n_unranked & (self._n_unranked - 1) == 0:  # ever more seldom
+                _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
+        return await stages.unranked(candidates), True
+
     def measure(self) -> None:
         """Says what is now, beside what is counted."""
         metrics, refused = self._metrics, self.refused
@@ -200,10 +236,21 @@ class Gateway:
         """What is known about an item, None for one that is not in the catalogue."""
         return await self._arms.champion.stages.item(item_id)
 
-    async def check(self) -> None:
-        """Sends a request of nobody through all stages of every arm; raises whatever they raise."""
+    async def check(self, budget: Budget = UNLIMITED) -> list[str]:
+        """Sends a request of nobody through all stages of every arm; raises what those raise that are needed.
+
+        Returns: what fails and can be done without: `ranker`.
+        """
+        unranked = []
+
+        async def rank(stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+            scores, degraded = await self._ranked(stages, states, candidates, budget)
+            unranked.append(degraded)
+            return scores
+
         for arm in self._arms.all():
-            await check(arm.stages, arm.policy)
+            await check(arm.stages, arm.policy, rank)
+        return [RANKER] if any(unranked) else []
 
     def models(self) -> ModelsResponse:
         """The versions that answer, and all that are published; reads the registry."""
@@ -225,14 +272,31 @@ class Gateway:
         )
 
 
-async def check(stages: Stages, policy: PolicyConfig) -> None:
+async def ranked(stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+    """The ranker's scores of candidates, (B, M).
+
+    Raises: ScoreError: when one is no finite number. Whatever the ranker raises.
+    """
+    scores = await stages.rank(states, candidates)
+    if not np.isfinite(scores[candidates.items >= 0]).all():
+        raise ScoreError("the ranker's scores must be finite")
+    return scores
+
+
+async def check(stages: Stages, policy: PolicyConfig, rank: Rank = ranked) -> None:
     """Sends a request of nobody through stages; raises whatever they raise.
 
-    Nobody gets what is popular; the models themselves have answered golden queries when the bundle was loaded.
+    Nobody gets what is popular; the models themselves have answered golden queries when the bundle was loaded. Where an
+    agent chooses, a request would bring its candidates, and this one has none.
     """
     states = await stages.hydrate([NOBODY], [[]], [Session()])
-    candidates = await stages.retrieve(states, 1)
-    await stages.select(states, candidates, await stages.rank(states, candidates), 1, policy)
+    if stages.choose is None:
+        candidates = await stages.retrieve(states, 1)
+        scores = await rank(stages, states, candidates)
+    else:
+        candidates = Candidates(np.zeros((1, 0), np.int32), np.zeros((1, 0)), NOBODY)
+        scores = candidates.scores
+    await stages.select(states, candidates, scores, 1, policy)
 
 
 def _awaitable(stage: Callable[Given, Result]) -> Callable[Given, Awaitable[Result]]:

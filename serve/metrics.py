@@ -43,7 +43,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "tandem_request_seconds": Family("histogram", "Time to the end of an answer.", ("route",), _SECONDS),
     "tandem_stage_seconds": Family("histogram", "Time of each stage of a recommendation.", ("stage",), _SECONDS),
     "tandem_recommendations_total": Family("counter", "Slates drawn.", ("arm",)),
-    "tandem_degraded_total": Family("counter", "Slates that had to leave out a stage.", ("arm",)),
+    "tandem_degraded_total": Family("counter", "Slates drawn without the ranker.", ("arm",)),
     "tandem_short_total": Family("counter", "Slates for which items ran out.", ("arm",)),
     "tandem_unknown_users_total": Family("counter", "Slates for users the model has no row of.", ("arm",)),
     "tandem_items_total": Family("counter", "Items shown, by what found them.", ("arm", "source")),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rec.recommender import Recommender
 from rec.state import Candidates, UserStates
@@ -20,6 +21,10 @@ class RetrieverStage:
     def __call__(self, states: UserStates, n: int) -> Candidates:
         """As many candidates as the ranker was trained on, or `n` where that is more."""
         return self._recommender.retrieve(states, max(n, self._n_candidates))
+
+    def unranked(self, candidates: Candidates) -> NDArray[np.float64]:
+        """What stands for the ranker's scores where it does not answer, (B, M)."""
+        return self._recommender.unranked(candidates)
 
 
 def without_excluded(candidates: Candidates, states: UserStates) -> Candidates:

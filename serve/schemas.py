@@ -92,8 +92,9 @@ class RecommendResponse(BaseModel):
     """A slate, top first.
 
     `user_known` is false for a user the model has never seen, `short` is true when fewer items were left than asked
-    for, `degraded` when a stage had to be left out. An explained answer has `stages`, as `sources` all that found each
-    item, of which its `source` is the first, all `candidates`, best first, and the `session` it was answered with.
+    for, `degraded` when the ranker failed or was late, and the scores are those of retrieval. An explained answer has
+    `stages`, as `sources` all that found each item, of which its `source` is the first, all `candidates`, best first,
+    and the `session` it was answered with.
     """
 
     request_id: str
@@ -175,11 +176,15 @@ class ModelsResponse(BaseModel):
 
 
 class HealthResponse(BaseModel):
-    """That the service lives, or is ready to answer with a version; `refused` is one that CURRENT names in vain."""
+    """That the service lives, or is ready to answer with a version; `refused` is one that CURRENT names in vain.
+
+    `degraded` names what fails and is done without meanwhile.
+    """
 
     status: str
     version: str | None = None
     refused: str | None = None
+    degraded: list[str] | None = None
 
 
 class Problem(BaseModel):

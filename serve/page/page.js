@@ -81,7 +81,7 @@ function draw(answer) {
     ["Model", answer.policy_version],
     ["User", answer.user_known ? "known to the model" : "new to the model"],
     ["Session", Object.entries(answer.session.counts).map(([action, n]) => `${n} ${action}`).join(", ") || "nothing yet"],
-    ["Answer", answer.degraded ? "degraded: a stage was left out" : answer.short ? "short: items ran out" : "complete"],
+    ["Answer", answer.degraded ? "degraded: by retrieval alone" : answer.short ? "short: items ran out" : "complete"],
   ]);
   find("stages").replaceChildren(
     ...answer.stages.map((stage) =>

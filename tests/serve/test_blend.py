@@ -176,6 +176,7 @@ def test_boosts_are_added_to_the_score_and_multiply_the_odds(blended: Recommende
     assert len(set(added)) == 3
     boosted, before = blended.rank(states, candidates), plain.rank(states, candidates)
     np.testing.assert_array_equal(boosted[0], before[0] + added)
+    np.testing.assert_array_equal(blended.unranked(candidates)[0], candidates.scores[0] + added)
 
 
 @pytest.mark.parametrize(

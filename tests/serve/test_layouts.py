@@ -44,7 +44,7 @@ def test_all_layouts_agree_with_the_recommender(
     layouts = {
         "one": ServeConfig(home=home, policy=IN_ORDER),
         "two": ServeConfig(home=home, policy=IN_ORDER, replicas=2),
-        "distributed": ServeConfig(home=home, policy=IN_ORDER, layout="distributed"),
+        "distributed": ServeConfig(home=home, policy=IN_ORDER, layout="distributed", deadline_s=120, rank_timeout_s=60),
     }
     n = recommender.config.ranker.n_candidates
     user_ids = [*map(str, recommender.snapshot.user_ids[:5]), "nobody has this id"]

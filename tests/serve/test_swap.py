@@ -75,7 +75,9 @@ def test_what_becomes_current_answers_and_what_is_damaged_does_not(
 ):
     registry = Registry(Home(own_home))
     first, second = registry.versions()
-    config = ServeConfig(home=own_home, layout=layout, watch_s=0.1, replica_cpus=0.05, log=LogConfig(enabled=False))
+    config = ServeConfig(
+        home=own_home, layout=layout, watch_s=0.1, replica_cpus=0.05, log=LogConfig(enabled=False), deadline_s=60
+    )
     address = deploy(f"swap-{layout}", config)
     assert version_of(address, user_id) == first
 
@@ -108,6 +110,7 @@ def test_a_swap_every_two_seconds_fails_no_request(
         watch_s=0.1,
         replica_cpus=0.05,
         policy=PolicyConfig(epsilon=0.1, temperature=0.5),
+        deadline_s=60,
         log=LogConfig(commit_s=0.5),
     )
     address = deploy(f"swaps-{layout}", config)
