@@ -61,7 +61,8 @@ def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
             OverlapWarning,
             stacklevel=2,
         )
-    most = int((log.n_eligible[:, 0] + [len(items) for items in log.history]).max())
+    away = [len({*past, *excluded}) for past, excluded in zip(log.history, log.excluded, strict=True)]
+    most = int((log.n_eligible[:, 0] + away).max())
     if recommender.n_items > most:
         warnings.warn(
             f"bundle {recommender.version} has {recommender.n_items} items, of which at most {most} were in the "
@@ -76,22 +77,32 @@ def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
 def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, temperature: Floats) -> SlatePolicy:
     """The candidates and scores of a bundle for each logged request, to be drawn from as given for each, (Q,).
 
-    What the bundle knows of a user is what it knew when it was trained; of the request it takes the logged history,
-    which is not shown again. Requests from before `first_fair_ms` would flatter or wrong it.
+    What the bundle knows of a user is what it knew when it was trained, and the logged history of the request, which as
+    far as it is new to it counts as just taken. Neither is shown, nor what the request or the session excluded.
+    Requests from before `first_fair_ms` would flatter or wrong it.
 
     A cap is that of the log, too: below the items that were shown, the log then counts what is eligible for both.
 
     Raises: ConfigError: for a bundle of another cap than the log's.
     """
     cap = _common_cap(recommender, log)
-    known = np.array([recommender.user_known(str(user_id)) for user_id in log.user_id])
+    history = [list(map(str, items)) for items in log.history]
+    excluded = [[*past, *map(str, items)] for past, items in zip(history, log.excluded, strict=True)]
+    # Those of whom nothing is known are answered from another source, and so apart.
+    known = np.array(
+        [
+            recommender.user_known(str(user_id)) or any(recommender.snapshot.item_positions(past) >= 0)
+            for user_id, past in zip(log.user_id, history, strict=True)
+        ]
+    )
     item_ids: list[list[str]] = [[] for _ in range(len(log))]
     scores = np.zeros((len(log), recommender.config.ranker.n_candidates))
     for group in (np.flatnonzero(known), np.flatnonzero(~known)):
         for start in range(0, len(group), _BLOCK):
             rows: list[int] = group[start : start + _BLOCK].tolist()
             users = [str(log.user_id[row]) for row in rows]
-            states = recommender.hydrate(users, exclude=[[str(item) for item in log.history[row]] for row in rows])
+            recent, away = ([lists[row] for row in rows] for lists in (history, excluded))
+            states = recommender.hydrate(users, exclude=away, recent=recent)
             candidates = recommender.retrieve(states)
             ranked = recommender.rank(states, candidates)
             for place, row in enumerate(rows):

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Self, final
 import numpy as np
 from pydantic_core import to_json
 
+from rec.data.event_rows import EXCLUDED
 from rec.data.events import EventTables
 from rec.errors import ConfigError, DataError
 from rec.registry import Registry
@@ -29,8 +30,6 @@ AHEAD_MS: Final = 5 * 60 * 1000
 KEY: Final = "idempotency-key"
 MAX_KEY_LENGTH: Final = 255
 USUAL_ACTIONS: Final = ("watched", "liked", "skipped")
-# In the logged context, beside what the client gave: items that the request excluded, or the session of its user.
-EXCLUDED: Final = "tandem.exclude"
 SPOOL: Final = "spool"
 _LOG: Final = logging.getLogger(__name__)
 

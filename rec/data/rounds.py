@@ -1,6 +1,7 @@
 """The log tables joined to bandit rounds: what was shown, how likely that was, and what it earned."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from rec.data.event_rows import EXCLUDED
 from rec.data.events import EventTables, rows_of
 from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
 from rec.errors import ConfigError, DataError
@@ -57,7 +59,8 @@ class Requests:
         candidates: item ids of the ranked candidates; empty where they were not logged.
         candidate_scores: of each candidate.
         arm: of the experiment that answered, (Q,).
-        degraded: whether a stage had to be left out, (Q,).
+        degraded: whether the ranker had to be left out, (Q,).
+        excluded: item ids that were not to be shown, beside what the model knew as seen.
     """
 
     request_id: Strings
@@ -72,6 +75,7 @@ class Requests:
     candidate_scores: Lists
     arm: Strings
     degraded: NDArray[np.bool_]
+    excluded: Lists
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -340,7 +344,16 @@ def _requests(requests: pa.Table) -> Requests:
         candidate_scores=_lists(requests["candidate_scores"]),
         arm=_strings(requests["arm"]),
         degraded=np.asarray(requests["degraded"].to_numpy(), dtype=bool),
+        excluded=_excluded(requests["context"].to_pylist()),
     )
+
+
+def _excluded(contexts: Sequence[str]) -> Lists:
+    """What the contexts of requests say was not to be shown."""
+    lists = [json.loads(context).get(EXCLUDED) if EXCLUDED in context else None for context in contexts]
+    # A client may have put anything there.
+    found = [[item for item in items if isinstance(item, str)] if isinstance(items, list) else [] for items in lists]
+    return Lists(np.cumsum([0, *map(len, found)]), np.array([item for items in found for item in items], object))
 
 
 def _lists(column: pa.ChunkedArray) -> Lists:

@@ -39,6 +39,7 @@ class SlateLog:
         n_eligible: 0 after the end, (Q, K).
         logging: the policy that drew them.
         history: item ids the user had taken, oldest first.
+        excluded: item ids that were not to be shown, beside what the logging model knew as seen.
         n_without: requests left out, because their candidates were not logged.
         n_incomplete: requests left out of those with candidates, because impressions of their slate are missing.
         cap: the rule under which they were drawn, None where there was none.
@@ -54,6 +55,7 @@ class SlateLog:
     n_eligible: Positions
     logging: SlatePolicy
     history: list[NDArray[Any]]
+    excluded: list[NDArray[Any]]
     n_without: int
     n_incomplete: int = 0
     cap: ItemCap | None = None
@@ -141,6 +143,7 @@ def slate_log(rounds: Rounds, *, cap: ItemCap | None = None) -> SlateLog:
             cap=None if cap is None else cap.of_items(item_ids.astype(object)),
         ),
         history=[requests.history[request] for request in chosen],
+        excluded=[requests.excluded[request] for request in chosen],
         n_without=n_without,
         n_incomplete=n_incomplete,
         cap=cap,

@@ -147,14 +147,21 @@ class Ranking:
     def __init__(self, item_ids: list[str], users: list[str]) -> None:
         self.item_ids, self.known = np.array(item_ids, dtype=object), set(users[::2])
         self.version = "v"
-        self.snapshot = SimpleNamespace(item_table=None)
+        place = {item: at for at, item in enumerate(item_ids)}
+        self.snapshot = SimpleNamespace(
+            item_table=None, item_positions=lambda ids: np.array([place.get(item, -1) for item in ids])
+        )
+        self.recent: dict[str, list[list[str]]] = {}
         self.config = SimpleNamespace(ranker=SimpleNamespace(n_candidates=len(item_ids)), rules=RulesConfig())
 
     def user_known(self, user_id: str) -> bool:
         return user_id in self.known
 
-    def hydrate(self, user_ids: list[str], *, exclude: list[list[str]]) -> list[list[str]]:
-        assert len({self.user_known(user_id) for user_id in user_ids}) == 1, "states are of known users, or of others"
+    def hydrate(self, user_ids: list[str], *, exclude: list[list[str]], recent: list[list[str]]) -> list[list[str]]:
+        known = {self.user_known(user_id) or bool(taken) for user_id, taken in zip(user_ids, recent, strict=True)}
+        assert len(known) == 1, "states are of those of whom something is known, or of others"
+        for user_id, taken in zip(user_ids, recent, strict=True):
+            self.recent.setdefault(user_id, []).append(taken)
         return exclude
 
     def retrieve(self, states: list[list[str]]) -> Any:
@@ -168,21 +175,33 @@ class Ranking:
         return candidates.items.astype(float)
 
 
-def test_a_bundle_ranks_everything_but_the_history_of_each_request(world: InstaTok, log: SlateLog) -> None:
+def test_a_bundle_ranks_everything_but_the_history_and_exclusions_of_each_request(
+    world: InstaTok, log: SlateLog
+) -> None:
     """That of the request, and not of another of its user's: they are told apart, and some are empty."""
     histories = [
         np.array(world.item_ids[[row % 50, (row + 7) % 50]] if row % 3 else [], object) for row in range(len(log))
     ]
+    excluded = [np.array(world.item_ids[[(row + 3) % 50]] if row % 2 else [], object) for row in range(len(log))]
+    away = [{*past, *items} for past, items in zip(histories, excluded, strict=True)]
     recommender: Any = Ranking(list(world.item_ids), list(world.user_ids))
     epsilon, temperature = np.linspace(0.1, 0.3, len(log)), np.full(len(log), 0.5)
-    policy = bundle_policy(recommender, replace(log, history=histories), epsilon=epsilon, temperature=temperature)
+    policy = bundle_policy(
+        recommender, replace(log, history=histories, excluded=excluded), epsilon=epsilon, temperature=temperature
+    )
     everything = log.codes([list(world.item_ids)])[0]
     code_of = dict(zip(world.item_ids, everything.tolist(), strict=True))
-    for row, history in enumerate(histories):
+    for row, items in enumerate(away):
         listed = policy.candidates[row] >= 0
-        expected = [code_of[item] for item in world.item_ids if item not in set(history)]
+        expected = [code_of[item] for item in world.item_ids if item not in items]
         assert policy.candidates[row][listed].tolist() == expected
         assert policy.scores[row][listed].tolist() == [
-            float(place) for place, item in enumerate(world.item_ids) if item not in set(history)
+            float(place) for place, item in enumerate(world.item_ids) if item not in items
         ]
     assert policy.epsilon.tolist() == epsilon.tolist() and policy.temperature.tolist() == temperature.tolist()
+    taken: dict[str, list[list[str]]] = {}
+    for user_id, past in zip(log.user_id, histories, strict=True):
+        taken.setdefault(str(user_id), []).append(past.tolist())
+    assert {user: sorted(lists) for user, lists in recommender.recent.items()} == {
+        user: sorted(lists) for user, lists in taken.items()
+    }

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from rec.data.event_rows import EXCLUDED
 from rec.data.events import EventTables, open_events
 from rec.data.rounds import read_rounds
 from rec.errors import ConfigError
@@ -27,7 +28,7 @@ from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import EventLog, now_ms
 from serve.gateway import Gateway, Stages
-from serve.request_log import AHEAD_MS, EXCLUDED, RequestLog, spool_folder
+from serve.request_log import AHEAD_MS, RequestLog, spool_folder
 from serve.schemas import MAX_EVENTS, RecommendRequest
 
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}

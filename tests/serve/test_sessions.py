@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from rec.data.event_rows import EXCLUDED
 from rec.errors import ConfigError
 from rec.recommender import Recommender
 from rec.registry import Registry
@@ -23,7 +24,7 @@ from serve.arms import Arms
 from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
 from serve.gateway import Gateway, Stages
 from serve.logged import rows_of
-from serve.request_log import EXCLUDED, RequestLog
+from serve.request_log import RequestLog
 from serve.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
 from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions, SessionStore
 from serve.spool import read_frames, segments

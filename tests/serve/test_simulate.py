@@ -1,4 +1,4 @@
-"""People of the world use a service over HTTP, and what they do is in its log."""
+"""People of the world use a service over HTTP, and what its log says a policy earns is what they get from it."""
 
 import json
 import shutil
@@ -9,29 +9,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
 
+from rec.bundle_policy import bundle_policy
 from rec.cli import main
 from rec.data.events import open_events
+from rec.data.rounds import read_rounds
+from rec.eligibility import Eligible
+from rec.ope.slate_log import slate_log
+from rec.policy import sample_slate
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
+from rl.config import InstaTokConfig
 from rl.instatok import REWARDS as REWARD_OF
-from rl.instatok.world import ACTIONS
+from rl.instatok.sessions import Sessions as Viewing
+from rl.instatok.world import ACTIONS, InstaTok
 from serve.api import Api
 from serve.app import wait_until_ready
 from serve.arms import Arms
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig, SessionsConfig
+from serve.event_log import now_ms
 from serve.gateway import Gateway, Stages
 from serve.request_log import RequestLog, spool_folder
 from serve.sessions import MemorySessions, Sessions
 
 REWARDS: dict[str, float] = dict(zip(ACTIONS, REWARD_OF.tolist(), strict=True))
+# Sessions end at the end of a slate, so that every slate is worth the same to its user.
 WORLD: dict[str, Any] = {"n_users": 60, "n_videos": 300, "seed": 1, "max_steps": 48}
 N = 3
 LOGGING = PolicyConfig(epsilon=0.5, temperature=0.5)
+OTHER = PolicyConfig(epsilon=0.1, temperature=0.1)
 
 Serving = Callable[..., Any]
 
@@ -106,6 +117,13 @@ def test_people_visit_and_what_they_did_is_logged(
     )
     assert "plotly" in plot.read_text(encoding="utf-8")
 
+    # Ranked anew, each request has the candidates and scores it had, whatever its user had done meanwhile.
+    log = slate_log(read_rounds(events, rewards=REWARDS, now_ms=now_ms() + 2 * 86_400_000))
+    anew = bundle_policy(recommender, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
+    assert len(log) == len(requests) and sum(map(len, log.excluded)) > len(requests)
+    np.testing.assert_array_equal(anew.candidates, log.logging.candidates)
+    np.testing.assert_allclose(anew.scores, log.logging.scores, rtol=1e-9)
+
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nowhere"])
 def test_where_nothing_answers_it_says_so(url: str, capsys: pytest.CaptureFixture[str]):
@@ -121,3 +139,58 @@ def test_a_service_of_another_world_is_named(
         assert main(["simulate", "--url", address, "--visits", "9", "--world.n-videos", "1", "--json"]) == 2
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert error["field"] == "world" and "video-" in error["message"]
+
+
+def true_values(recommender: Recommender, policy: PolicyConfig, n_slates: int) -> dict[str, float]:
+    """What a slate is worth to each user, from many slates drawn and watched without the service or its log."""
+    world, rng = InstaTok(InstaTokConfig(**WORLD)), np.random.default_rng(3)
+    position_of = {item_id: position for position, item_id in enumerate(world.item_ids)}
+    video = np.array([position_of[item_id] for item_id in recommender.item_ids])
+    values = {}
+    for user, user_id in enumerate(world.user_ids):
+        states = recommender.hydrate([user_id])
+        candidates = recommender.retrieve(states)
+        scores = recommender.rank(states, candidates)
+        slate = sample_slate(
+            np.repeat(scores, n_slates, axis=0),
+            np.repeat(candidates.items, n_slates, axis=0),
+            Eligible(
+                recommender.n_items, np.arange(n_slates + 1) * len(states.excluded), np.tile(states.excluded, n_slates)
+            ),
+            N,
+            epsilon=policy.epsilon,
+            temperature=policy.temperature,
+            rng=rng,
+        )
+        viewing = Viewing(world, np.full(n_slates, user))
+        values[user_id] = float(viewing.view_slates(video[slate.item_ids], rng).reward.sum(axis=1).mean())
+    return values
+
+
+@pytest.mark.slow
+def test_the_log_tells_the_value_of_its_own_policy_and_of_another(
+    recommender: Recommender, own_home: str, capsys: pytest.CaptureFixture[str]
+):
+    """One client and no memory of sessions, so that a slate's worth follows from its user, and draws from the seed."""
+    with served(recommender, own_home, sessions=False) as address:
+        answer = simulate(capsys, address, 900, "--clients", "1")
+    assert answer["cut_off"] == 0
+    requests = open_events(own_home).read("requests")
+    users, counts = np.unique(requests["user_id"].to_pylist(), return_counts=True)
+    later = str(now_ms() + 2 * 86_400_000)
+    asked = ["ope", "--home", own_home, "--now-ms", later, "--rewards"]
+    asked += [text for name, value in REWARDS.items() for text in (name, str(value))]
+    true, estimates = {}, {}
+    for name, policy in {"logging": LOGGING, "other": OTHER}.items():
+        values = true_values(recommender, policy, 2_000)
+        # People who like what they see ask more often: the log's mean is over requests, and so is this.
+        true[name] = float(np.average([values[user] for user in users], weights=counts))
+        drawn = ["--epsilon", str(policy.epsilon), "--temperature", str(policy.temperature)]
+        estimates[name] = command(capsys, *asked, *drawn)["estimates"]
+    for name, theirs in estimates.items():
+        for estimator, estimate in theirs.items():
+            assert abs(estimate["value"] - true[name]) <= 4 * estimate["std_error"], (name, estimator)
+        within = [theirs["cascade"]["interval"][end] for end in ("low", "high")]
+        assert within[0] <= true[name] <= within[1], (name, true[name], within)
+    error = estimates["logging"]["cascade"]["std_error"] + estimates["other"]["cascade"]["std_error"]
+    assert true["other"] - true["logging"] > 4 * error, "the two policies can be told apart"
