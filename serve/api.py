@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from rec import __version__
 from serve.budget import Budget
+from serve.config import ServeConfig
 from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.json_log import CLIENT_ID, REQUEST_ID
@@ -83,24 +84,15 @@ class Api:
     def __init__(
         self,
         gateway: Gateway,
+        config: ServeConfig,
         guard: Guard | None = None,
         metrics: SharedMetrics | None = None,
-        *,
-        max_body_bytes: int,
-        body_timeout_s: float,
-        deadline_s: float = 5.0,
-        rank_timeout_s: float = 1.0,
-        max_ongoing: int = 256,
     ) -> None:
-        """Args: guard: who may do what; without one, everybody everything. max_ongoing: answered at a time."""
+        """Args: config: of which the limits count. guard: who may do what; without one, everybody everything."""
         self._gateway = gateway
+        self._config = config
         self._guard = guard
         self._metrics = SharedMetrics(None) if metrics is None else metrics
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
-        self._deadline_s = deadline_s
-        self._rank_timeout_s = rank_timeout_s
-        self._max_ongoing = max_ongoing
         self._n_ongoing = 0
         self._documented = self._routes()
 
@@ -143,7 +135,7 @@ class Api:
         try:
             self._admit(scope, "recommend")
             with self._room():
-                request = parse_request(await read_body(receive, self._max_body_bytes, self._body_timeout_s))
+                request = parse_request(await self._body(receive))
                 async with self._deadline() as budget:
                     answer = await self._gateway.recommend(request, _header(scope, KEY), budget)
             left_out = _EXPLANATION if answer.stages is None else None
@@ -163,6 +155,10 @@ class Api:
             told = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 3)}
             _LOG.info("answered", extra={"fields": told})
 
+    async def _body(self, receive: Receive) -> bytes:
+        """Raises: ProblemError: as `read_body`."""
+        return await read_body(receive, self._config.max_body_bytes, self._config.body_timeout_s)
+
     def _admit(self, scope: Scope, role: Role) -> None:
         """Raises: ProblemError: as `Guard.admit`."""
         if self._guard is not None:
@@ -171,8 +167,8 @@ class Api:
     @contextmanager
     def _room(self) -> Iterator[None]:
         """Raises: ProblemError: when as many requests are being answered as there may be."""
-        if self._n_ongoing >= self._max_ongoing:
-            raise busy(f"{self._max_ongoing} requests are being answered; try again later")
+        if self._n_ongoing >= self._config.max_ongoing_requests:
+            raise busy(f"{self._n_ongoing} requests are being answered; try again later")
         self._n_ongoing += 1
         try:
             yield
@@ -185,12 +181,13 @@ class Api:
 
         Raises: ProblemError: when it takes longer.
         """
-        ends_at = asyncio.get_running_loop().time() + self._deadline_s
+        config = self._config
+        ends_at = asyncio.get_running_loop().time() + config.deadline_s
         try:
             async with asyncio.timeout_at(ends_at):
-                yield Budget(ends_at, self._rank_timeout_s)
+                yield Budget(ends_at, config.rank_timeout_s)
         except TimeoutError as error:
-            raise busy(f"there was no answer within {self._deadline_s:g} s; try again later") from error
+            raise busy(f"there was no answer within {config.deadline_s:g} s; try again later") from error
 
     def _allowed(self, role: Role) -> list[Any]:
         """What a route of FastAPI depends on, so that only keys of a role open it."""
@@ -249,8 +246,7 @@ class Api:
             The answer comes when the events are safe on the disk.
             """
             with self._room():
-                body = await read_body(request.receive, self._max_body_bytes, self._body_timeout_s)
-                events, listed = parse_events(body)
+                events, listed = parse_events(await self._body(request.receive))
                 return await gateway.feedback(events, listed=listed)
 
         @app.get(

@@ -114,16 +114,7 @@ class GatewayDeployment:
         shared = shared_metrics(config)
         gateway = Gateway(self._arms, registry, self._log, watch, _sessions(config, sessions), shared.own)
         guard = Guard(config)
-        self._api = Api(
-            gateway,
-            guard,
-            shared,
-            max_body_bytes=config.max_body_bytes,
-            body_timeout_s=config.body_timeout_s,
-            deadline_s=config.deadline_s,
-            rank_timeout_s=config.rank_timeout_s,
-            max_ongoing=config.max_ongoing_requests,
-        )
+        self._api = Api(gateway, config, guard, shared)
         self._tasks = [asyncio.create_task(guard.follow()), asyncio.create_task(_give_out(gateway, shared))]
         if config.version is None:
             self._tasks.append(asyncio.create_task(watch.follow(config.watch_s)))
@@ -196,8 +187,9 @@ class LogDeployment:
 class SessionsDeployment:
     """The one process that remembers sessions; what it knew is forgotten when it ends."""
 
-    def __init__(self, config: SessionsConfig) -> None:
+    async def __init__(self, config: SessionsConfig) -> None:
         self._sessions = MemorySessions(config)
+        self._following = asyncio.create_task(self._sessions.follow())
 
     async def session(self, user_id: str) -> Session:
         """What a user did."""

@@ -5,6 +5,7 @@ when it is acknowledged. Everything here waits for the disk or the tables at tim
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ FEEDBACK_LOCK: Final = "feedback.lock"
 LOCK_TIMEOUT_S: Final = 5.0
 # How long a segment is written to, at most: what is in it goes when it is deleted.
 SEGMENT_S: Final = 60.0
+# What the disk has to take for the log to count as one that can be written.
+PROBE_BYTES: Final = 4096
 _IDLE_S: Final = 1.0
 # How old the measured size of the spool may be.
 _MEASURED_S: Final = 0.5
@@ -128,6 +131,18 @@ class EventLog:
         """Brings all to the disk; nothing may be recorded after."""
         self._closing.set()
         self._writer.close()
+
+    def check(self) -> None:
+        """Raises: OSError: when the disk takes no record now. SpoolFullError: when the spool is full."""
+        self._refuse_full()
+        probe = self._folder / f"{self._writer.writer}.probe"
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
 
     def spool_bytes(self) -> int:
         """What the spool takes on the disk."""

@@ -53,6 +53,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 # What an answer can do without.
 RANKER: Final = "ranker"
+LOG: Final = "log"
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -239,7 +240,8 @@ class Gateway:
     async def check(self, budget: Budget = UNLIMITED) -> list[str]:
         """Sends a request of nobody through all stages of every arm; raises what those raise that are needed.
 
-        Returns: what fails and can be done without: `ranker`.
+        Returns: what fails and is done without: `ranker`, `log`.
+        Raises: OSError: when the log fails and is not to be done without.
         """
         unranked = []
 
@@ -250,7 +252,8 @@ class Gateway:
 
         for arm in self._arms.all():
             await check(arm.stages, arm.policy, rank)
-        return [RANKER] if any(unranked) else []
+        logged = self._log is None or await asyncio.to_thread(self._log.check)
+        return [name for name, fails in ((RANKER, any(unranked)), (LOG, not logged)) if fails]
 
     def models(self) -> ModelsResponse:
         """The versions that answer, and all that are published; reads the registry."""

@@ -161,6 +161,19 @@ class RequestLog:
         response = FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
         return response, list(zip(result.user_ids, acts, strict=True))
 
+    def check(self) -> bool:
+        """Whether answers and feedback can be logged now.
+
+        Raises: OSError: when they cannot, and no answer may go out that is not logged.
+        """
+        try:
+            self._log.check()
+        except OSError:
+            if self._config.log.when_full == "refuse":
+                raise
+            return False
+        return True
+
     def spool_bytes(self) -> int:
         """What waits for the tables, and what is there for those who look for a request."""
         return self._log.spool_bytes()

@@ -17,6 +17,8 @@ from rec.errors import ConfigError
 from serve.config import SessionsConfig
 
 # Neither ids nor actions hold this character, see serve.schemas.
+# How long after its end a session may still be in memory.
+FORGET_S: Final = 1.0
 _SEPARATOR: Final = "\0"
 _KEY: Final = "tandem:session:"
 _LOG: Final = logging.getLogger(__name__)
@@ -100,6 +102,12 @@ class MemorySessions:
         self._users[user_id] = self._clock(), {(act.item_id, act.action): act.timestamp for act in kept}
         if len(self._users) > self._config.max_users:
             self._users.popitem(last=False)
+
+    async def follow(self) -> None:
+        """Lets sessions go at their end, though nobody asks, until cancelled."""
+        while True:
+            await asyncio.sleep(FORGET_S)
+            self._expire()
 
     def _expire(self) -> None:
         while self._users:

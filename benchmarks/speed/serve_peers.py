@@ -63,4 +63,4 @@ def our_asgi() -> Api:
     recommender = rec.load(config.home)
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
     gateway = Gateway(arms, Registry(Home(config.home)))
-    return Api(gateway, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)
+    return Api(gateway, config)

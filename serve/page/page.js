@@ -32,7 +32,7 @@ function say(text, isError = false) {
 }
 
 /** The answer of the service; an error says what the service said. */
-async function ask(path, { body, headers = {} } = {}) {
+async function ask(path, { body, headers = {}, text = false } = {}) {
   const key = find("key").value.trim();
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
@@ -42,6 +42,7 @@ async function ask(path, { body, headers = {} } = {}) {
   } catch {
     throw new Error("The service does not answer; is it running?");
   }
+  if (answer.ok && text) return answer.text();
   const parsed = await answer.json().catch(() => ({}));
   if (answer.ok) return parsed;
   if (answer.status === 401) find("access").open = true;
@@ -174,6 +175,55 @@ function drawLive() {
   ]);
 }
 
+/** Samples of Prometheus' text format: name, labels and value of each. */
+function samples(text) {
+  const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
+  return lines.map((line) => {
+    const [, name, labels, value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)/);
+    const told = [...(labels ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, label, of]) => [label, of]);
+    return { name, labels: Object.fromEntries(told), value: Number(value) };
+  });
+}
+
+/** The least bound of a histogram's buckets below which there is such a share of what was observed. */
+function bound(buckets, share) {
+  const total = new Map();
+  for (const { labels, value } of buckets) total.set(labels.le, (total.get(labels.le) ?? 0) + value);
+  const sorted = [...total].map(([le, n]) => [le === "+Inf" ? Infinity : Number(le), n]).sort(([a], [b]) => a - b);
+  const [most] = sorted.find(([, n]) => n >= share * sorted.at(-1)[1]);
+  return most === Infinity ? "longer" : `${most * 1000} ms`;
+}
+
+/** What all processes of the service tell together, since they started, and since this page last looked. */
+function drawService(found) {
+  const of = (name, wanted = {}) =>
+    found.filter(
+      (each) => each.name === name && Object.entries(wanted).every(([label, value]) => each.labels[label] === value),
+    );
+  const sum = (...which) => of(...which).reduce((all, { value }) => all + value, 0);
+  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}%` : "–");
+  const now = performance.now();
+  const requests = sum("tandem_requests_total");
+  const before = state.service;
+  state.service = { now, requests };
+  const rate = before && Math.max(0, ((requests - before.requests) * 1000) / (now - before.now));
+  const failed = of("tandem_requests_total").filter(({ labels }) => labels.status >= "500");
+  const slates = sum("tandem_recommendations_total");
+  const buckets = of("tandem_request_seconds_bucket", { route: "/v1/recommend" });
+  const committed = of("tandem_log_commit_timestamp_seconds").map(({ value }) => value);
+  pairs(find("service"), [
+    ["Processes", new Set(found.map(({ labels }) => labels.process)).size],
+    ["Requests", `${requests}${before ? `, ${rate.toFixed(1)} a second` : ""}`],
+    ["Failed", failed.reduce((all, { value }) => all + value, 0)],
+    ["Half of the slates within", buckets.length ? bound(buckets, 0.5) : "–"],
+    ["95% of the slates within", buckets.length ? bound(buckets, 0.95) : "–"],
+    ["Without the ranker", percent(sum("tandem_degraded_total"), slates)],
+    ["Explored items", percent(sum("tandem_items_total", { source: "explore" }), sum("tandem_items_total"))],
+    ["Tables behind by", committed.length ? `${Math.max(0, Date.now() / 1000 - Math.max(...committed)).toFixed(0)} s` : "–"],
+    ["Answers not logged", sum("tandem_unlogged_total")],
+  ]);
+}
+
 async function refresh() {
   try {
     const { serving, models } = await ask("v1/models");
@@ -185,6 +235,7 @@ async function refresh() {
         return element("tr", {}, element("th", { scope: "row" }, model.version), cell(facts.join(", ") || "published"));
       }),
     );
+    drawService(samples(await ask("metrics", { text: true })));
   } catch (error) {
     find("health").textContent = error.message;
     find("health").className = "alarm";

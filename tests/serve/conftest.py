@@ -86,7 +86,7 @@ def ask() -> Ask:
 @pytest.fixture
 def request_to(gateway: Gateway, ask: Ask) -> Callable[..., httpx.Response]:
     """Sends one request to the interface of the bundle."""
-    return partial(ask, Api(gateway, max_body_bytes=10_000, body_timeout_s=5))
+    return partial(ask, Api(gateway, ServeConfig(home=".", max_body_bytes=10_000)))
 
 
 @pytest.fixture(scope="session")

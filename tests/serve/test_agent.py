@@ -90,7 +90,7 @@ def asked(own_home: str, version: str, ask: Ask) -> Callable[..., httpx.Response
     """Sends one request to the interface of the bundle with the agent, epsilon being .3."""
     settings = config(own_home, version, 0.3, seed=0)
     arms = Arms.of_config(settings, version, {version: Stages.here(Recommender.load(own_home, version), settings)})
-    api = Api(Gateway(arms, Registry(Home(own_home))), max_body_bytes=100_000, body_timeout_s=5)
+    api = Api(Gateway(arms, Registry(Home(own_home))), settings)
     return lambda body: ask(api, "POST", "/v1/recommend", json=body)
 
 

@@ -12,6 +12,7 @@ from starlette.routing import Mount
 
 from rec.recommender import Recommender
 from serve.api import Api
+from serve.config import ServeConfig
 from serve.gateway import Gateway
 from serve.schemas import MAX_EXCLUDED, RecommendResponse
 
@@ -202,7 +203,7 @@ def test_a_client_that_never_finishes_its_request_is_let_go(gateway: Gateway):
 
         sent_first: list[bool] = []
         scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": []}
-        api = Api(gateway, max_body_bytes=1000, body_timeout_s=0.05)
+        api = Api(gateway, ServeConfig(home=".", max_body_bytes=1000, body_timeout_s=0.05))
         await asyncio.wait_for(api(scope, receive, send), timeout=10)
         return sent
 
@@ -214,7 +215,7 @@ def test_a_client_that_never_finishes_its_request_is_let_go(gateway: Gateway):
 def test_failures_show_nothing_of_the_inside(ask: Callable[..., httpx.Response], path: str):
     gateway: Any = BrokenGateway()
     method = "POST" if path == "/v1/recommend" else "GET"
-    response = ask(Api(gateway, max_body_bytes=1000, body_timeout_s=5), method, path, json={"user_id": "a"})
+    response = ask(Api(gateway, ServeConfig(home=".")), method, path, json={"user_id": "a"})
     assert_problem(response, 503 if path == "/health/ready" else 500, None)
     assert "secret" not in response.text and "Traceback" not in response.text
 
@@ -223,7 +224,7 @@ def test_the_documented_route_answers_like_the_short_path(
     gateway: Gateway, ask: Callable[..., httpx.Response], user_id: str
 ):
     """Under a prefix, as one application among others, requests go through FastAPI."""
-    app = Starlette(routes=[Mount("/tandem", Api(gateway, max_body_bytes=1000, body_timeout_s=5))])
+    app = Starlette(routes=[Mount("/tandem", Api(gateway, ServeConfig(home=".")))])
     answer = ask(app, "POST", "/tandem/v1/recommend", json={"user_id": user_id, "n": 2})
     RecommendResponse.model_validate(answer.json(), extra="forbid")
     assert_problem(ask(app, "POST", "/tandem/v1/recommend", json={"user_id": 2}), 422, "user_id")

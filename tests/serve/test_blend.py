@@ -70,7 +70,7 @@ def ask_blended(blended: Recommender, published: str, ask: Callable[..., httpx.R
     config = ServeConfig(home=published, seed=0, policy=PolicyConfig(epsilon=0.3, temperature=TEMPERATURE))
     arms = Arms.of_config(config, "v", {"v": Stages.here(blended, config)})
     gateway = Gateway(arms, Registry(Home(published)))
-    return partial(ask, Api(gateway, max_body_bytes=10_000, body_timeout_s=5), "POST", "/v1/recommend")
+    return partial(ask, Api(gateway, ServeConfig(home=".", max_body_bytes=10_000)), "POST", "/v1/recommend")
 
 
 def select(recommender: Recommender, user_id: str, n: int, seed: int) -> Selection:

@@ -71,8 +71,8 @@ def api_of(recommender: Recommender, config: ServeConfig, log: RequestLog | None
     arms = Arms.of_config(config, recommender.version, {recommender.version: stages})
     shared = SharedMetrics(None)
     gateway = Gateway(arms, Registry(Home(config.home)), log, metrics=shared.own)
-    limits: Any = {"max_body_bytes": 10_000, "body_timeout_s": 60, "deadline_s": 60, "rank_timeout_s": 0.05}
-    return Api(gateway, metrics=shared, **limits)
+    limits = {"body_timeout_s": 60, "deadline_s": 60, "rank_timeout_s": 0.05}
+    return Api(gateway, config.model_copy(update=limits), metrics=shared)
 
 
 @RANKERS

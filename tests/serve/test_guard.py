@@ -43,7 +43,7 @@ def config_of(tmp_path: Path, **values: Any) -> ServeConfig:
 
 
 def client(gateway: Any, guard: Guard, ask: Request, **limits: Any) -> Request:
-    api = Api(gateway, guard, **{"max_body_bytes": 10_000, "body_timeout_s": 5, **limits})
+    api = Api(gateway, ServeConfig(**{"home": ".", "max_body_bytes": 10_000, **limits}), guard)
 
     def asked(method: str, path: str, key: str | None = None, **more: Any) -> httpx.Response:
         body = {"/v1/recommend": {"json": BODY}, "/v1/feedback": {"json": EVENT}}.get(path, {})
@@ -60,7 +60,7 @@ def guarded(gateway: Gateway, ask: Request, store: KeyStore, tmp_path: Path) -> 
 
 def test_every_route_but_health_and_documentation_takes_a_role(gateway: Gateway):
     """A route that is added without one fails here."""
-    api = Api(gateway, max_body_bytes=1, body_timeout_s=1)
+    api = Api(gateway, ServeConfig(home=".", max_body_bytes=1, body_timeout_s=1))
     paths = {route.path for route in api._documented.routes}  # pyright: ignore[reportAttributeAccessIssue]
     guarded = {path.replace("nothing", "{item_id:path}") for _, path in ROUTES}
     assert paths - guarded == {*OPEN, "/docs", "/docs/oauth2-redirect", "/redoc", "/page/{name}"}
@@ -180,12 +180,11 @@ class SlowGateway:
 
 def test_too_late_is_503_and_so_is_too_much_at_once(ask: Request):
     gateway: Any = SlowGateway()
-    limits: Any = {"max_body_bytes": 1000, "body_timeout_s": 5}
-    late = ask(Api(gateway, **limits, deadline_s=0.05), "POST", "/v1/recommend", json=BODY)
+    late = ask(Api(gateway, ServeConfig(home=".", deadline_s=0.05)), "POST", "/v1/recommend", json=BODY)
     assert late.status_code == 503 and int(late.headers["retry-after"]) > 0
 
     async def crowded() -> list[int]:
-        api = Api(gateway, **limits, deadline_s=60, max_ongoing=2)
+        api = Api(gateway, ServeConfig(home=".", deadline_s=60, max_ongoing_requests=2))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://tandem") as http:
             first = [asyncio.create_task(http.post("/v1/recommend", json=BODY)) for _ in range(2)]
             while api._n_ongoing < 2:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rec.recommender import Recommender
 from serve.api import Api
+from serve.config import ServeConfig
 from serve.gateway import STAGES, Gateway
 from serve.json_log import REQUEST_ID, JsonFormatter
 from serve.metrics import FAMILIES, STALE_S, Metrics, SharedMetrics, exposition
@@ -96,7 +97,7 @@ def test_any_process_gives_out_all_of_those_that_live(tmp_path: Path):
 def test_the_numbers_are_those_of_the_answers(gateway: Gateway, ask: Request, recommender: Recommender, user_id: str):
     shared = SharedMetrics(None)
     gateway = Gateway(gateway._arms, gateway._registry, metrics=shared.own)
-    asked = partial(ask, Api(gateway, metrics=shared, max_body_bytes=10_000, body_timeout_s=5))
+    asked = partial(ask, Api(gateway, ServeConfig(home="."), metrics=shared))
     answers = [
         asked("POST", "/v1/recommend", json={"user_id": name, "n": 7}).json() for name in (user_id, "nobody", user_id)
     ]
@@ -135,7 +136,7 @@ def test_the_numbers_are_those_of_the_answers(gateway: Gateway, ask: Request, re
 def test_a_request_has_an_id_and_the_log_tells_it(
     gateway: Gateway, ask: Request, given: str, kept: bool, caplog: pytest.LogCaptureFixture
 ):
-    api = Api(gateway, max_body_bytes=10_000, body_timeout_s=5)
+    api = Api(gateway, ServeConfig(home=".", max_body_bytes=10_000))
     with caplog.at_level(logging.INFO, logger="serve.api"):
         response = ask(api, "POST", "/v1/recommend", json={"user_id": "a"}, headers={"X-Request-Id": given})
     request_id = response.headers["x-request-id"]

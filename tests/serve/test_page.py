@@ -21,6 +21,7 @@ from serve.arms import Arms
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
+from serve.metrics import SharedMetrics
 from serve.page import FOLDER, HEADERS
 from serve.request_log import RequestLog, spool_folder
 from serve.sessions import MemorySessions, Sessions
@@ -45,8 +46,9 @@ def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPa
     log = RequestLog.open(config, [recommender.version])
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
     sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
-    gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions)
-    api = Api(gateway, max_body_bytes=100_000, body_timeout_s=5)
+    shared = SharedMetrics(None)
+    gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions, metrics=shared.own)
+    api = Api(gateway, config, metrics=shared)
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -132,6 +134,22 @@ def test_reactions_reach_the_log_and_their_items_do_not_come_again(page: Any, se
     assert len(again) == 10 and not again & set(done)
     known = page.locator("#answer dt", has_text="Session").locator("xpath=following-sibling::dd[1]").inner_text()
     assert sorted(known.split(", ")) == ["1 liked", "1 skipped", "1 watched"]
+
+
+def test_the_service_tells_what_it_counts(page: Any, user_id: str):
+    def told(term: str) -> str:
+        return page.locator("#service dt", has_text=term).locator("xpath=following-sibling::dd[1]").inner_text()
+
+    page.get_by_label("User").fill(user_id)
+    page.get_by_role("button", name="Show the feed").click()
+    page.locator("#slate > li").first.wait_for()
+    before = int(told("Requests").split(",")[0])
+    assert told("Processes") == "1" and told("Without the ranker") in ("–", "0.0%")
+    count = "Number(document.querySelector('#service dt:nth-of-type(2) + dd').textContent.split(',')[0])"
+    page.wait_for_function(f"before => {count} > before", arg=before, timeout=120_000)
+    assert told("Requests").endswith("a second") and told("Half of the slates within").endswith("ms")
+    assert (told("Failed"), told("Without the ranker"), told("Answers not logged")) == ("0", "0.0%", "0")
+    assert told("Explored items").endswith("%") and told("Tables behind by") == "–"
 
 
 def test_all_of_it_can_be_done_with_the_keyboard(page: Any, user_id: str):

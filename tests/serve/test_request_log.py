@@ -1,6 +1,7 @@
 """Answers, feedback and idempotency keys over HTTP, without a network, and what is in the tables of them."""
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -69,7 +70,7 @@ def service(recommender: Recommender, home: str, tmp_path: Path) -> Service:
 
 @pytest.fixture
 def request_to(service: Service, ask: Callable[..., httpx.Response]) -> Request:
-    return partial(ask, Api(service.gateway, max_body_bytes=300_000, body_timeout_s=5))
+    return partial(ask, Api(service.gateway, ServeConfig(home=".")))
 
 
 def problem(response: httpx.Response) -> tuple[int, str | None]:
@@ -149,7 +150,7 @@ def test_the_log_is_read_as_rounds(request_to: Request, service: Service, user_i
 
 def test_candidates_are_sampled(recommender: Recommender, home: str, tmp_path: Path, ask: Request):
     service = Service(recommender, home, tmp_path, candidate_share=0.5)
-    request_to = partial(ask, Api(service.gateway, max_body_bytes=10_000, body_timeout_s=5))
+    request_to = partial(ask, Api(service.gateway, ServeConfig(home=".", max_body_bytes=10_000)))
     for _ in range(60):
         shown(request_to)
     rows = service.committed("requests")
@@ -211,7 +212,7 @@ def test_too_many_events_are_refused(request_to: Request):
 
 
 def test_without_a_log_feedback_is_refused_and_keys_change_nothing(gateway: Gateway, ask: Request):
-    api = Api(gateway, max_body_bytes=1000, body_timeout_s=5)
+    api = Api(gateway, ServeConfig(home=".", max_body_bytes=1000, body_timeout_s=5))
     event = {"request_id": "r", "item_id": "i", "action": "liked"}
     assert problem(ask(api, "POST", "/v1/feedback", json=event)) == (501, None)
     body, headers = {"user_id": "a"}, {"Idempotency-Key": "k"}
@@ -300,18 +301,42 @@ def test_keys_are_forgotten_after_their_time(tmp_path: Path):
 @pytest.mark.parametrize("when_full", ["answer", "refuse"])
 def test_a_full_spool_pushes_back(recommender: Recommender, home: str, tmp_path: Path, ask: Request, when_full: str):
     service = Service(recommender, home, tmp_path, max_spool_bytes=1, when_full=when_full)
-    request_to = partial(ask, Api(service.gateway, max_body_bytes=10_000, body_timeout_s=5))
+    request_to = partial(ask, Api(service.gateway, ServeConfig(home=".", max_body_bytes=10_000)))
     answer = shown(request_to)
     (tmp_path / "spool" / "x-00000000.spool").write_bytes(b"  ")
-    api = Api(service.another(), max_body_bytes=10_000, body_timeout_s=5)
+    api = Api(service.another(), ServeConfig(home=".", max_body_bytes=10_000))
     event = {"request_id": answer["request_id"], "item_id": answer["items"][0]["item_id"], "action": "liked"}
     feedback = ask(api, "POST", "/v1/feedback", json=event)
     assert problem(feedback) == (503, None) and int(feedback.headers["retry-after"]) > 0
     recommended = ask(api, "POST", "/v1/recommend", json={"user_id": "a"})
+    ready = ask(api, "GET", "/health/ready")
     if when_full == "answer":
         assert recommended.status_code == HTTPStatus.OK
+        assert (ready.status_code, ready.json()["degraded"]) == (HTTPStatus.OK, ["log"])
     else:
         assert problem(recommended) == (503, None) and int(recommended.headers["retry-after"]) > 0
+        assert problem(ready) == (503, None)
+
+
+@pytest.mark.parametrize("when_full", ["answer", "refuse"])
+def test_a_disk_that_takes_nothing_is_found_before_anybody_asks(
+    recommender: Recommender, home: str, tmp_path: Path, ask: Request, monkeypatch: pytest.MonkeyPatch, when_full: str
+):
+    service = Service(recommender, home, tmp_path, when_full=when_full)
+    ready = partial(ask, Api(service.gateway, ServeConfig(home=".")), "GET", "/health/ready")
+    assert "degraded" not in ready().json()
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on the device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serve.event_log.os.fsync", full)
+        response = ready()
+    if when_full == "answer":
+        assert (response.status_code, response.json()["degraded"]) == (HTTPStatus.OK, ["log"])
+    else:
+        assert problem(response) == (503, None)
+    assert "degraded" not in ready().json() and not list((tmp_path / "spool").glob("*.probe"))
 
 
 def test_the_spool_is_beside_the_tables_or_has_to_be_named(tmp_path: Path):

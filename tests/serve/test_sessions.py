@@ -135,6 +135,24 @@ def test_memory_lets_sessions_go_in_time(monkeypatch: pytest.MonkeyPatch):
     assert [len(after(store, user_id=user_id).acts) for user_id in ("x", "y", "z")] == [1, 0, 1]
 
 
+def test_memory_forgets_a_session_at_its_end_though_nobody_asks(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr("serve.sessions.FORGET_S", 0)
+    store = MemorySessions(SessionsConfig(expire_s=100), clock=lambda: clock[0])
+
+    async def remembered() -> list[int]:
+        following, found = asyncio.create_task(store.follow()), []
+        await store.add("u", [Act("a", "liked", 1)])
+        for clock[0] in (99.0, 100.0):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            found.append(len(store._users))
+        following.cancel()
+        return found
+
+    assert asyncio.run(remembered()) == [1, 0]
+
+
 def test_redis_lets_sessions_go_in_time(redis_url: str):
     client = redis.Redis.from_url(f"{redis_url}/15", decode_responses=True)
     client.flushdb()
