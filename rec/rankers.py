@@ -94,4 +94,5 @@ class FeatureRanker:
         """Scores of the candidates of B users, (B, M); -inf where there is no candidate."""
         matrix = self.features.matrix(states, candidates.items, candidates.scores)
         model = self.model.predict(matrix).reshape(candidates.items.shape)
-        return np.where(candidates.items >= 0, model + self.retrieval_scale * candidates.scores, -np.inf)
+        there = candidates.items >= 0
+        return np.where(there, model + self.retrieval_scale * np.where(there, candidates.scores, 0.0), -np.inf)

@@ -57,14 +57,12 @@ def run_cycle_command(options: CycleOptions) -> Answer:
 
 
 def _told(journal: "Journal") -> Answer:
-    from rec.cycle.run import WAITING
+    from rec.cycle.run import reasons
 
-    steps = journal.steps
-    reasons = [found[WAITING] for found in steps.values() if WAITING in found]
-    reasons += steps.get("gate", {}).get("reasons", [])
+    steps, why = journal.steps, reasons(journal)
     champion, challenger = steps["read"]["champion"], steps.get("train", {}).get("challenger")
     print(f"cycle {journal.cycle}: {journal.status}; champion {champion}, challenger {challenger or 'none'}")
-    for reason in reasons:
+    for reason in why:
         print(f"  {reason}")
     for name, estimate in steps.get("estimate", {}).get("comparison", {}).items():
         around = estimate["interval"]
@@ -78,6 +76,6 @@ def _told(journal: "Journal") -> Answer:
         "champion": champion,
         "challenger": challenger,
         "current": steps.get("promote", {}).get("current", champion),
-        "reasons": reasons,
+        "reasons": why,
         "steps": steps,
     }

@@ -14,9 +14,9 @@ class CycleConfig(Config):
 
     `rewards` says what each action is worth. A request counts once it is `attribution_s` old at `now_ms`, by default
     the time at which the cycle begins. The last `held_out_days` of those judge; the challenger learns, from CURRENT on
-    as `incremental` says and otherwise by the config of that model, from what was known before. `challenger` names a
-    published version to be judged in its place; nothing is trained then. `workers` trains on other workers than CURRENT
-    was. The lease that keeps other cycles out is `lease_s` long, and renewed until the cycle ends.
+    as `incremental` says, or `anew`, and otherwise by the config of that model, from what was known before.
+    `challenger` names a published version to be judged in its place; nothing is trained then. `workers` trains on other
+    workers than CURRENT was. The lease that keeps other cycles out is `lease_s` long, and renewed until the cycle ends.
     """
 
     rewards: dict[str, float] = Field(default_factory=dict)
@@ -24,6 +24,7 @@ class CycleConfig(Config):
     held_out_days: PositiveFloat = 1.0
     now_ms: NonNegativeInt | None = None
     challenger: str | None = None
+    anew: bool = False
     incremental: IncrementalConfig = IncrementalConfig()
     workers: NonNegativeInt | None = None
     gate: GateConfig = GateConfig()

@@ -92,6 +92,12 @@ def run_every(seconds: float, cycle: Callable[[], object], *, sleep: Callable[[f
         sleep(max(0.0, next_s - time.monotonic()))
 
 
+def reasons(journal: Journal) -> list[str]:
+    """What there is to wait for, or what the gate found not to hold."""
+    waiting = [found[WAITING] for found in journal.steps.values() if WAITING in found]
+    return [*waiting, *journal.steps.get("gate", {}).get("reasons", [])]
+
+
 def _status(journal: Journal) -> Status:
     if any(WAITING in found for found in journal.steps.values()):
         return "waiting"

@@ -90,7 +90,7 @@ def train_challenger(cycle: Cycle) -> dict[str, Any]:
 def challenger_config(
     champion: TrainConfig, config: CycleConfig, *, path: str, parent: str, since_ms: int
 ) -> TrainConfig:
-    """How the challenger is trained: as the champion was, on from it, on all that was known before a time."""
+    """How the challenger is trained: as the champion was, on from it or anew, on all that was known before a time."""
     data = {
         "name": "events",
         "path": path,
@@ -101,7 +101,7 @@ def challenger_config(
     more: dict[str, Any] = {
         "data": champion.data.model_copy(update=data),
         "split": SplitConfig(kind="none"),
-        "incremental": config.incremental.model_copy(update={"parent": parent}),
+        "incremental": config.incremental.model_copy(update={"parent": None if config.anew else parent}),
     }
     if config.workers is not None:
         more["training"] = champion.training.model_copy(update={"workers": config.workers})

@@ -3,7 +3,7 @@
 from rl.instatok.log import generate_dataset
 from rl.instatok.policies import SessionPolicy, always, best_category, best_of_random, first_interest, uniform
 from rl.instatok.sessions import Answers, Sessions, play
-from rl.instatok.values import SessionValue, best_of_random_share, only, session_value, true_value
+from rl.instatok.values import SessionValue, best_of_random_share, only, session_value, slate_value, true_value
 from rl.instatok.world import ACTIONS, CATEGORIES, REGIONS, REWARDS, InstaTok
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "only",
     "play",
     "session_value",
+    "slate_value",
     "true_value",
     "uniform",
 ]

@@ -44,10 +44,25 @@ def true_value(world: InstaTok, share: NDArray[np.float64] | None = None) -> Ses
     Returns: (U,) under `share`; without it (U, C), one for every category.
     Raises: ConfigError: where users tire, as steps then depend on each other; see `rl.instatok.planning`.
     """
-    if world.fatigued_p is not None:
-        raise ConfigError("has no value of this form under fatigue; plan instead", field="dynamics")
+    _refuse_fatigue(world)
     p = world.watch_p if share is None else (world.watch_p * share).sum(axis=1)
     return session_value(p, world.config.max_steps)
+
+
+def slate_value(world: InstaTok, users: NDArray[np.integer], slates: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What users earn on average from one slate, seen from the top until they leave, exactly.
+
+    The item at k is reached where no item above it ended the session, each with (1 - p) / 3, and is worth what
+    `session_value` says of a session of one step.
+
+    Args: users: (S,). slates: positions in the catalogue, -1 after the end, (S, K).
+    Returns: (S,).   Raises: ConfigError: where users tire, as `true_value`.
+    """
+    _refuse_fatigue(world)
+    watch_p = world.watch_p[users[:, None], world.category[slates]]
+    stays = np.cumprod(1 - (1 - watch_p) / (len(REWARDS) - 1), axis=1)
+    reached = np.concatenate([np.ones((len(slates), 1)), stays[:, :-1]], axis=1)
+    return (reached * session_value(watch_p, 1).reward * (slates >= 0)).sum(axis=1)
 
 
 def only(category: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -66,3 +81,8 @@ def best_of_random_share(world: InstaTok, n_candidates: int) -> NDArray[np.float
     share = np.zeros_like(world.watch_p)
     np.put_along_axis(share, order, np.diff(up_to, axis=1, prepend=0.0), axis=1)
     return share
+
+
+def _refuse_fatigue(world: InstaTok) -> None:
+    if world.fatigued_p is not None:
+        raise ConfigError("has no value of this form under fatigue; plan instead", field="dynamics")

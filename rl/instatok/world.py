@@ -1,6 +1,7 @@
 """Who the users are, what videos there are, and how likely a user watches a video."""
 
-from typing import TYPE_CHECKING, Final, final
+from copy import copy
+from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
 import pandas as pd
@@ -133,11 +134,22 @@ class InstaTok:
         self.category = rng.integers(0, len(CATEGORIES), config.n_videos)
         self.creator = rng.integers(0, config.n_creators, config.n_videos)
         self.initial_views = np.maximum(0, np.rint(rng.normal(50, 10, config.n_videos))).astype(np.int64)
-        lift, drop = offsets(self.interests, self.region)
-        self.watch_p = mean_watch_probability(lift, drop)
-        self.fatigued_p = fatigued_watch_probability(lift, drop) if config.dynamics == "fatigue" else None
+        self._take_interests()
         self._by_category = np.argsort(self.category, kind="stable")
         self._category_start = np.searchsorted(self.category[self._by_category], np.arange(len(CATEGORIES) + 1))
+
+    def drifted(self, steps: int) -> Self:
+        """The same people and videos after a change of fashion: who wanted a category wants one so far behind it."""
+        other = copy(self)
+        other.interests = (self.interests + steps) % len(CATEGORIES)
+        other._take_interests()
+        return other
+
+    def _take_interests(self) -> None:
+        """What follows from interests and region."""
+        lift, drop = offsets(self.interests, self.region)
+        self.watch_p = mean_watch_probability(lift, drop)
+        self.fatigued_p = fatigued_watch_probability(lift, drop) if self.config.dynamics == "fatigue" else None
 
     @property
     def n_users(self) -> int:

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rec.config import DataConfig
@@ -23,6 +24,7 @@ from rl.instatok import (
     only,
     play,
     session_value,
+    slate_value,
     true_value,
     uniform,
 )
@@ -123,6 +125,30 @@ def test_no_policy_beats_the_best_category(world):
     np.testing.assert_allclose(values.max(axis=1), ceiling)
     share = np.random.default_rng(0).dirichlet(np.ones(8), 200)
     assert (true_value(world, share).reward <= ceiling + 1e-12).all()
+
+
+def test_a_slate_is_worth_what_people_make_of_it(world):
+    users = np.repeat(np.arange(world.n_users), 200)
+    slates = np.random.default_rng(4).integers(0, world.n_items, (world.n_users, 3)).repeat(200, axis=0)
+    slates[len(slates) // 2 :, 2] = -1
+    seen = Sessions(world, users).view_slates(slates, np.random.default_rng(5)).reward.sum(axis=1)
+    expected = slate_value(world, users, slates)
+    assert_mean(seen - expected, 0.0)
+    one = slate_value(world, users, slates[:, :1])
+    np.testing.assert_allclose(one, session_value(world.watch_p[users, world.category[slates[:, 0]]], 1).reward)
+
+
+def test_after_a_change_of_fashion_the_same_people_want_other_categories_alike(world):
+    before, other = world.interests.copy(), world.drifted(3)
+    np.testing.assert_array_equal(world.interests, before)
+    pd.testing.assert_frame_equal(other.users_frame(), world.users_frame())
+    pd.testing.assert_frame_equal(other.items_frame(), world.items_frame())
+    # Each of the eight categories has gone over to one other.
+    went = {(int(old), int(new)) for old, new in zip(before.ravel(), other.interests.ravel(), strict=True)}
+    assert len(went) == len(dict(went)) == len({new for _, new in went}) == len(CATEGORIES)
+    assert all(old != new for old, new in went)
+    np.testing.assert_array_equal(other.watch_p, mean_watch_probability(*offsets(other.interests, world.region)))
+    np.testing.assert_array_equal(other.drifted(5).watch_p, world.watch_p)
 
 
 def test_one_step_has_the_distribution_of_the_notebook(world):

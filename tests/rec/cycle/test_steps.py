@@ -1,0 +1,30 @@
+"""What a cycle trains."""
+
+from rec.config import CycleConfig, IncrementalConfig, TrainConfig
+from rec.cycle.steps import challenger_config
+
+CHAMPION = TrainConfig.model_validate(
+    {"seed": 7, "split": {"kind": "none"}, "training": {"workers": 0, "epochs": 3}, "ranker": {"kind": "logistic"}}
+)
+REWARDS = {"watched": 1.0, "skipped": -2.0}
+
+
+def challenger(**options: object) -> TrainConfig:
+    config = CycleConfig.model_validate({"rewards": REWARDS, "attribution_s": 60, **options})
+    return challenger_config(CHAMPION, config, path="home", parent="version", since_ms=1000)
+
+
+def test_a_challenger_goes_on_from_the_champion_and_knows_what_was_before_the_held_out_days() -> None:
+    found = challenger(incremental=IncrementalConfig(replay=0.3))
+    assert found.incremental == IncrementalConfig(parent="version", replay=0.3)
+    assert (found.data.name, found.data.path, found.data.now_ms) == ("events", "home", 999)
+    assert (found.data.rewards, found.data.attribution_s) == (REWARDS, 60)
+    assert (found.ranker, found.training, found.seed) == (CHAMPION.ranker, CHAMPION.training, CHAMPION.seed)
+
+
+def test_a_challenger_that_is_trained_anew_differs_in_its_parent_alone() -> None:
+    assert challenger(anew=True) == challenger().model_copy(update={"incremental": IncrementalConfig()})
+
+
+def test_a_cycle_may_have_other_workers_than_the_champion_had() -> None:
+    assert challenger(workers=4).training == CHAMPION.training.model_copy(update={"workers": 4})
