@@ -290,7 +290,7 @@ def _write(
 ) -> None:
     summary = [summary_row(model, metric, rows, users=found) for model, found in values.items() for metric in found[0]]
     paired = []
-    tested = [MAIN, *([] if world.truth is None else [WATCHED])]
+    tested = [*METRICS, *([] if world.truth is None else [WATCHED])]
     pairs = [(a, b) for place, b in enumerate(values) for a in list(values)[place + 1 :]]
     for metric in tested:
         for a, b in pairs:

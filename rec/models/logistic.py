@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.optimize import root_scalar
+from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from rec.config import LogisticConfig, TaskConfig
@@ -49,16 +50,34 @@ class LogisticDesign:
         return HashedLinear(self.crosses.bits, self.tasks, self.n_positions)
 
     def prepare(self, network: nn.Module, train: RankingData) -> None:
-        """Begins at the rate of successes, and sets how much of the penalty belongs to a mean over rows."""
+        """Begins where the mean prediction is the rate of successes, and sets the penalty of a mean over rows."""
         assert isinstance(network, HashedLinear)
         n_labels = (~np.isnan(train.labels)).sum(axis=0)
         # The loss of a task is its weight times a mean over its rows, and no task shares a parameter with another.
         weights = np.array([task.weight for task in self.tasks])
         network.penalise(torch.tensor(weights * self.config.l2 / np.maximum(n_labels, 1), dtype=torch.float32))
-        rate = np.clip(np.nansum(train.labels, axis=0) / np.maximum(n_labels, 1), 1e-6, 1 - 1e-6)
-        odds = torch.tensor(np.log(rate / (1 - rate)), dtype=torch.float32)
+        positions = np.zeros(len(train.labels), np.int16) if train.positions is None else train.positions
+        beside = network.outputs.beside(positions)
+        begin = [
+            level_of(label[~np.isnan(label)], added[~np.isnan(label)])
+            for label, added in zip(train.labels.T, beside.T, strict=True)
+        ]
         with torch.no_grad():
+            odds = torch.tensor(begin, dtype=torch.float32)
             network.intercept.copy_(torch.where(network.outputs.binary, odds, 0.0))
+
+
+def level_of(labels: NDArray[np.floating], beside: NDArray[np.floating]) -> float:
+    """The logit that, with what is added to it at each row, predicts as many successes as there are.
+
+    Args: labels: 0 or 1, (R,). beside: logits, such as of the positions, (R,).
+    """
+    if not len(labels):
+        return 0.0
+    rate = float(np.clip(labels.mean(), 1e-6, 1 - 1e-6))
+    level, counts = np.unique(beside, return_counts=True)
+    bracket = (logit(rate) - level[-1] - 1e-6, logit(rate) - level[0] + 1e-6)
+    return float(root_scalar(lambda at: expit(at + level) @ counts / len(labels) - rate, bracket=bracket).root)
 
 
 class HashedLinear(nn.Module):

@@ -57,6 +57,12 @@ class TaskOutputs(nn.Module):
         with torch.no_grad():
             self.below_the_top.copy_(torch.tensor(odds[1:] - odds[0]))
 
+    def beside(self, positions: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What is added to the outputs of rows shown at these positions, (B,) to (B, T)."""
+        nothing = torch.zeros(len(positions), len(self.binary))
+        with torch.no_grad():
+            return self.shifted(nothing, torch.from_numpy(positions)).double().numpy()
+
     def shifted(self, outputs: Tensor, positions: Tensor | None) -> Tensor:
         """Outputs for rows shown at these positions, 0 for the top; (B, T) and (B,) to (B, T)."""
         if positions is None or self.below_the_top is None:

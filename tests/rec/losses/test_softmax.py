@@ -182,3 +182,25 @@ def test_a_row_without_negatives_loses_nothing_and_has_a_finite_gradient():
     loss.backward()
     assert loss.item() == 0
     assert users.grad is not None and torch.equal(users.grad, torch.zeros_like(users.grad))
+
+
+@pytest.mark.parametrize("n", [1, 20, 10**6])
+def test_the_positive_stands_once_beside_n_draws_and_the_more_there_are_the_less_its_own_score_counts(n):
+    """Every other item is drawn n q times, which is what is expected of it: the sum is n Z, and the positive's share
+    e^s / (e^s + n q Z), that of a softmax over the catalogue where n q = 1 alone; in the limit its gradient is -1."""
+    logits = torch.tensor([1.5, -0.5, 0.0, 2.0, 0.5], dtype=torch.float64)
+    q = torch.tensor([0.05, 0.4, 0.25, 0.2, 0.1], dtype=torch.float64)
+    items = logits.float().unsqueeze(1).requires_grad_()
+    one = torch.ones(1, 1)
+    loss = logq_softmax(one, items, torch.arange(5), q.log().float(), temperature=1.0, draws=n * q.float())
+    loss.backward()
+    assert items.grad is not None
+    weight, others = logits.exp(), slice(1, None)
+    share = weight[0] / (weight[0] + n * q[0] * weight[others].sum())
+    expected = torch.cat([share[None] - 1, (1 - share) * weight[others] / weight[others].sum()])
+    torch.testing.assert_close(items.grad[:, 0].double(), expected, rtol=1e-4, atol=1e-6)
+    of_catalogue = torch.softmax(logits, 0)
+    if n * float(q[0]) == 1:
+        torch.testing.assert_close(share, of_catalogue[0])
+    if n == 10**6:
+        assert expected[0] < -0.9999

@@ -12,7 +12,7 @@ from rec.config import LogisticConfig, TaskConfig, TrainingConfig
 from rec.errors import BundleError, ConfigError
 from rec.models.crosses import HashedCrosses, crossed_pairs
 from rec.models.logistic import LogisticDesign, LogisticRanker
-from rec.models.row_task import RowTask
+from rec.models.row_task import RowTask, predict_rows
 from rec.ranking_data import FeatureLayout, RankingData
 from rec.training import fit
 
@@ -80,6 +80,23 @@ def test_patterns_stand_for_all_they_match_and_a_misspelt_name_is_refused() -> N
     assert found == ((0, 1), (0, 2))
     with pytest.raises(ConfigError, match="no feature afinity_genre; there are x, affinity_genre"):
         crossed_pairs(layout, LogisticConfig(crosses=(("afinity_genre", "x"),)))
+
+
+def test_it_begins_where_the_mean_prediction_is_the_base_rate_whatever_the_positions_add() -> None:
+    """Far down nobody looks: at the top, from which positions are counted, success is likelier than on the whole."""
+    matrix = _matrix()
+    positions = (np.arange(400) % 20).astype(np.int16)
+    rng = np.random.default_rng(2)
+    labels = rng.random((400, 2)) < (0.9 * 0.8**positions)[:, None] * [1, 0.5]
+    labels = np.where(rng.random((400, 2)) < 0.2, np.nan, labels).astype(np.float32)
+    train = RankingData(LAYOUT, matrix, labels, np.array([400]), ("click", "like"), positions=positions)
+    tasks = (TaskConfig(name="click"), TaskConfig(name="like"))
+    for n_positions in (0, 20):
+        design = LogisticDesign(HashedCrosses.fit(LAYOUT, matrix, CONFIG), tasks, CONFIG, n_positions)
+        network = RowTask(design, train, None, 400, seed=0).build_model()
+        predicted = predict_rows(network, design.rows(matrix), positions=positions if n_positions else None)
+        means = [predicted[~np.isnan(label), task].mean() for task, label in enumerate(labels.T)]
+        np.testing.assert_allclose(means, np.nanmean(labels, axis=0), atol=1e-5)
 
 
 def _fitted(matrix: np.ndarray, labels: np.ndarray, l2: float, *, weight: float = 1.0) -> LogisticRanker:
