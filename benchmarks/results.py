@@ -117,16 +117,19 @@ def quantiles(values: ArrayLike) -> dict[str, float]:
 
 
 def compared(ours_s: Sequence[float], theirs_s: Sequence[float], peer: dict[str, Any]) -> dict[str, Any]:
-    """Times of ours and of a peer in turns, and the geometric mean of their ratios within two standard errors."""
+    """Times of ours and of a peer in turns, and the geometric mean of their ratios within two standard errors.
+
+    A single turn has no standard error, and its ratio no bounds.
+    """
     ours, theirs = np.array(ours_s), np.array(theirs_s)
     logs = np.log(theirs / ours)
-    error = 2 * logs.std(ddof=1) / math.sqrt(len(logs))
+    mean, error = logs.mean(), 2 * logs.std(ddof=1) / math.sqrt(len(logs)) if len(logs) > 1 else None
     return {
         "ours": quantiles(1000 * ours),
         "peer": {**peer, **quantiles(1000 * theirs)},
-        "ratio": math.exp(logs.mean()),
-        "ratio_low": math.exp(logs.mean() - error),
-        "ratio_high": math.exp(logs.mean() + error),
+        "ratio": math.exp(mean),
+        "ratio_low": None if error is None else math.exp(mean - error),
+        "ratio_high": None if error is None else math.exp(mean + error),
     }
 
 

@@ -34,3 +34,9 @@ def test_a_peer_that_always_takes_twice_as_long_has_a_ratio_of_two_for_sure():
     for bound in ("ratio", "ratio_low", "ratio_high"):
         assert found[bound] == pytest.approx(2.0)
     assert found["ours"]["median"] == pytest.approx(200.0) and found["peer"]["name"] == "peer"
+
+
+def test_a_single_turn_has_a_ratio_without_bounds():
+    found = compared([0.2], [0.6], {"name": "peer"})
+    assert found["ratio"] == pytest.approx(3.0)
+    assert found["ratio_low"] is found["ratio_high"] is None
