@@ -15,14 +15,17 @@ from rec.features.growth import growth
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import cosine
+from rec.i2i.swing import add_up_here
 from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.neighbor_sums import NeighborSums
 from rec.parent import Parent, with_version
 from rec.preparation import Prepared, prepare, prepare_new, snapshot_at
 from rec.ranker_fits import RANKER_FITS, RankingPeriods, refit
 from rec.rankers import FeatureRanker, RankingModel
 from rec.ray_cluster import ensure_ray
+from rec.ray_i2i import add_up_in_tasks
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.blend import Retriever
@@ -83,11 +86,12 @@ def train(
         else prepare_new(dataset, config, parent.recommender.snapshot.encoders, parent.end_ms)
     )
     starts = ready.period_starts
-    snapshots, counted = known_at_starts(ready, config)
+    if max(config.training.workers, config.sources.tasks - 1):
+        ensure_ray(max(config.training.workers, config.sources.tasks))
+    kept = None if config.incremental.parent is None else NeighborSums.load(home, config.incremental.parent)
+    snapshots, counted, sums = known_at_starts(ready, config, kept)
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset, name)
     say(f"run {runs.folder.name} in {runs.folder}")
-    if config.training.workers:
-        ensure_ray(config.training.workers)
 
     if parent is None:
         trained = train_anew(runs, ready, snapshots, counted)
@@ -113,6 +117,8 @@ def train(
             trained_until_ms=starts[-1],
         ),
     )
+    if sums.by_name:
+        sums.save(home, version, keep=(config.incremental.parent or "", registry.current() or ""))
     if promote:
         registry.promote(version)
     say(f"published {version}")
@@ -139,6 +145,8 @@ def train(
         "valid": valid,
         "warnings": trained.doubts,
     }
+    if sums.by_name:
+        answer["counted"] = {name: {"n": len(each), "added": each.n_added} for name, each in sums.by_name.items()}
     if parent is not None:
         ids = growth(parent.recommender.snapshot.encoders, ready.encoders)
         changes = {name: asdict(change) for name, change in ids.items()}
@@ -151,19 +159,29 @@ def train(
     return answer
 
 
-def known_at_starts(ready: Prepared, config: TrainConfig) -> tuple[list[Snapshot], list[dict[str, CandidateSource]]]:
-    """What was known at the beginning of each period, and the sources that are counted from it.
+def known_at_starts(
+    ready: Prepared, config: TrainConfig, sums: NeighborSums | None = None
+) -> tuple[list[Snapshot], list[dict[str, CandidateSource]], NeighborSums]:
+    """What was known at the beginning of each period, the sources that are counted from it, and the sums of the last.
+
+    Each period adds to the sums of the one before it; the first to those given, which an earlier training has kept.
 
     Raises: ConfigError: for a cap or boost by what this catalogue does not have.
     """
     snapshots = [snapshot_at(ready, config, at_ms) for at_ms in ready.period_starts]
     cap_of(config.rules, snapshots[-1].item_table)
     boosts_of(config.rules, snapshots[-1])
-    counted = [
-        fit_sources(ready.split.train, snapshot, config, log=ready.log, answering=snapshot is snapshots[-1])
-        for snapshot in snapshots
-    ]
-    return snapshots, counted
+    sums = sums or NeighborSums()
+    add_up = add_up_in_tasks(config.sources.tasks) if config.sources.tasks > 1 else add_up_here
+    sources = []
+    for snapshot in snapshots:
+        liked, log = ready.split.train, ready.log
+        sums = sums.go_on(liked.before(snapshot.at_ms), log.before(snapshot.at_ms), config, add_up=add_up)
+        last = snapshot is snapshots[-1]
+        sources.append(fit_sources(liked, snapshot, config, log=log, answering=last, sums=sums))
+        for name, counted in sums.by_name.items():
+            say(f"{name}: {counted.n_added:,} of {len(counted):,} interactions added")
+    return snapshots, sources, sums
 
 
 def train_anew(

@@ -1,6 +1,7 @@
 """Sources as a config names them: fitted on what was known at a time, blended, saved and loaded."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,9 @@ from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.features.as_of import DAY_MS
 from rec.features.snapshot import Snapshot
+from rec.i2i import ItemNeighbors
 from rec.item_groups import ItemGroups
+from rec.neighbor_sums import NeighborSums
 from rec.retrieval.batch import BatchSource
 from rec.retrieval.blend import Blend, Retriever
 from rec.retrieval.business import Business
@@ -45,12 +48,24 @@ def _recent(liked: Interactions, _log: Interactions, snapshot: Snapshot, config:
     return RecentPopularity.fit(liked, window_ms=config.popularity_days * DAY_MS, until_ms=snapshot.at_ms)
 
 
-def _weighted(liked: Interactions, log: Interactions, snapshot: Snapshot, config: TrainConfig) -> WeightedScoreSource:
+def _weighted(
+    liked: Interactions,
+    log: Interactions,
+    snapshot: Snapshot,
+    config: TrainConfig,
+    neighbors: ItemNeighbors | None = None,
+) -> WeightedScoreSource:
     sources = config.sources
     assert sources.interest_column is not None, "the source comes with its column"
     groups = ItemGroups.of(snapshot.item_table, sources.interest_column, field="sources.interest_column")
     return WeightedScoreSource.fit(
-        log, groups, sources.weighted_score, cosine=sources.cosine, liked=liked, n_interests=sources.n_interests
+        log,
+        groups,
+        sources.weighted_score,
+        cosine=sources.cosine,
+        liked=liked,
+        n_interests=sources.n_interests,
+        neighbors=neighbors,
     )
 
 
@@ -108,13 +123,15 @@ def fit_sources(
     *,
     log: Interactions | None = None,
     answering: bool = True,
+    sums: NeighborSums | None = None,
 ) -> dict[str, CandidateSource]:
     """The sources of a config but the two-tower model, by name, from what was known at the snapshot's time.
 
     Args: liked: what to learn from; interactions at or after the snapshot are not looked at. log: all that was done,
         liked or not, for the cosine of scored actions, views and interests; None: what was liked. answering: whether
         the sources are to answer users. Else they are for learning from what happened next, which the model that filled
-        a table of candidates has seen: they go without that.
+        a table of candidates has seen: they go without that. sums: of the neighbours, as of the snapshot; None: counted
+        here.
     Raises: ConfigError: for a list or a column that this catalogue does not have. TrainingError: for a catalogue too
         large for a source. DataError: for a table of candidates that is not there or not finished.
     """
@@ -123,6 +140,17 @@ def fit_sources(
     fits = {name: SOURCE_FITS[name] for name in config.sources.names if name in SOURCE_FITS}
     if not answering:
         fits.pop(BatchSource.name, None)
+    sums = sums or NeighborSums()
+    if sums.swing is not None and SwingSource.name in fits:
+        swing = sums.swing.sums.neighbors()
+        fits[SwingSource.name] = lambda liked, log, snapshot, config: SwingSource.of(swing, liked)
+    if sums.cosine is not None:
+        cosine = sums.cosine.sums.neighbors()
+        counted: dict[str, SourceFit] = {
+            CosineSource.name: lambda liked, log, snapshot, config: CosineSource.of(cosine, liked),
+            WeightedScoreSource.name: partial(_weighted, neighbors=cosine),
+        }
+        fits |= {name: fit for name, fit in counted.items() if name in fits}
     return {name: fit(known, everything, snapshot, config) for name, fit in fits.items()}
 
 

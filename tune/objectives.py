@@ -121,7 +121,8 @@ JUDGES: Final[dict[Judge, Callable[[Dataset, TrainConfig, Runs], Measured]]] = {
 
 
 def _judged(runs: Runs, ready: Prepared, config: TrainConfig) -> Recommender:
-    return train_anew(runs, ready, *known_at_starts(ready, config)).judged
+    snapshots, counted, _ = known_at_starts(ready, config)
+    return train_anew(runs, ready, snapshots, counted).judged
 
 
 def _by_likes(ready: Prepared, config: TrainConfig, lists: TopK) -> Measured:

@@ -37,6 +37,7 @@ class SourcesConfig(Config):
     `weighted_score` adds up how near an item is to what the user likes by `cosine`, how often it was viewed, and
     whether it is of the user's interests: the `n_interests` values of the item feature `interest_column` that the user
     is predicted to like most, from ratings or from `cosine.scores` of actions.
+    `tasks` is how many Ray tasks at a time count the pairs of users of `swing`; 1 counts them in the training process.
     """
 
     first: FirstSource = "two_tower"
@@ -51,6 +52,7 @@ class SourcesConfig(Config):
     weighted_score: WeightedScoreConfig = WeightedScoreConfig()
     interest_column: str | None = None
     n_interests: PositiveInt = 2
+    tasks: PositiveInt = 1
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from rec.config import CosineConfig, WeightedScoreConfig
 from rec.data.dataset import Interactions
 from rec.errors import ConfigError
-from rec.i2i.cosine import action_scores
+from rec.i2i.cosine import CosineSums, action_scores
 from rec.i2i.interests import interest_scores, is_interest, predicted_interests
+from rec.i2i.neighbors import ItemNeighbors
 from rec.i2i.weighted_score import weighted_score
 from rec.item_groups import ItemGroups
 from rec.retrieval.arrays import forget, read_arrays, write_arrays
@@ -53,18 +54,22 @@ class WeightedScoreSource:
         cosine: CosineConfig | None = None,
         liked: Interactions | None = None,
         n_interests: int = 2,
+        neighbors: ItemNeighbors | None = None,
     ) -> Self:
         """Counts views and similarities, and predicts interests.
 
         Args: log: all that was done. groups: the items by what may interest. cosine: of the similarity; without scores
             of actions that of `liked`. liked: what of the log users are scored from; None: all. n_interests: of a user.
+            neighbors: by that cosine, where it was counted elsewhere.
         Raises: ConfigError: for a log that says no more than what was done, as then nothing tells interests apart.
         """
         cosine = cosine or CosineConfig()
         liked = log if liked is None else liked
         scores = interest_scores(log, _worth(log, cosine), groups.codes, n_categories=len(groups.names))
+        if neighbors is None:
+            neighbors = CosineSums.build(liked if cosine.scores is None else log, cosine).neighbors()
         return cls(
-            CosineSource.fit(liked if cosine.scores is None else log, cosine, liked=liked),
+            CosineSource.of(neighbors, liked),
             np.bincount(log.item, minlength=log.n_items).astype(np.float64),
             groups.codes,
             predicted_interests(scores, n_interests),

@@ -1,0 +1,158 @@
+"""Sums that are kept from one training to the next: what is new is added, and nothing tells them from a rebuild."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from safetensors.numpy import load_file
+
+from rec.config import (
+    CosineConfig,
+    IncrementalConfig,
+    LambdaMARTConfig,
+    QueriesConfig,
+    RankerConfig,
+    RetrieverConfig,
+    SourcesConfig,
+    SplitConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from rec.data.dataset import Dataset, Interactions
+from rec.i2i import INSTATOK_SCORES
+from rec.neighbor_sums import NeighborSums, row_hashes
+from rec.pipeline import known_at_starts, train
+from rec.preparation import prepare
+from rec.registry import Registry
+from rec.storage import Home
+from rl.config import InstaTokConfig
+from rl.instatok import InstaTok
+
+SOURCES = SourcesConfig(quotas={"swing": 5, "cosine": 5}, cosine=CosineConfig(scores=dict(INSTATOK_SCORES)))
+CONFIG = TrainConfig(
+    sources=SOURCES,
+    split=SplitConfig(kind="none"),
+    retriever=RetrieverConfig(output_dim=8, queries=QueriesConfig(min_batches=2)),
+    ranker=RankerConfig(
+        n_candidates=30, min_positives=1, lambdamart=LambdaMARTConfig(trees=5, min_trees=5, min_data_in_leaf=5)
+    ),
+    training=TrainingConfig(workers=0, epochs=1),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return InstaTok(InstaTokConfig(n_users=40, n_videos=60, sessions_per_user=6)).dataset()
+
+
+@pytest.fixture(scope="module")
+def log(dataset: Dataset) -> Interactions:
+    return dataset.interactions
+
+
+def _liked(log: Interactions) -> Interactions:
+    return log.positives(min_rating=0, positive_actions=("liked", "watched"))
+
+
+def _of(log: Interactions, kept: NeighborSums | None = None, config: TrainConfig = CONFIG) -> NeighborSums:
+    return (kept or NeighborSums()).go_on(_liked(log), log, config)
+
+
+def _assert_same(left: NeighborSums, right: NeighborSums) -> None:
+    assert left.by_name.keys() == right.by_name.keys() == {"swing", "cosine"}
+    for name, counted in left.by_name.items():
+        other = right.by_name[name]
+        assert_array_equal(counted.rows, other.rows)
+        near, theirs = counted.sums.neighbors(), other.sums.neighbors()
+        for field in ("item_ids", "indptr", "indices", "scores"):
+            assert_array_equal(getattr(near, field), getattr(theirs, field))
+
+
+def _added(sums: NeighborSums) -> dict[str, int]:
+    return {name: counted.n_added for name, counted in sums.by_name.items()}
+
+
+def test_what_is_new_is_added_whenever_it_happened(log: Interactions):
+    """A third of the log comes late, from any time, and with it ids that sort before all others."""
+    rng = np.random.default_rng(0)
+    first = rng.random(len(log)) < 2 / 3
+    moved = np.roll(np.arange(log.n_users), 1)
+    later = replace(log, user_ids=log.user_ids[np.argsort(moved)], user=moved[log.user].astype(np.int32))
+    kept = _of(log.take(first))
+    sums = _of(later, kept)
+    _assert_same(sums, _of(later))
+    assert _added(sums) == {"swing": len(_liked(log)) - len(kept.by_name["swing"]), "cosine": int((~first).sum())}
+    assert _added(_of(later, sums)) == {"swing": 0, "cosine": 0}
+
+
+@pytest.mark.parametrize("what", ["rows", "ids", "config", "seed"])
+def test_what_does_not_go_on_is_counted_anew(log: Interactions, what: str):
+    kept, config = _of(log), CONFIG
+    if what == "rows":
+        log = log.take(np.arange(len(log)) != 7)
+        expected = {"swing": len(_liked(log)), "cosine": len(log)}
+        if len(_liked(log)) == len(kept.by_name["swing"]):
+            expected["swing"] = 0
+    elif what == "ids":
+        log = replace(log, item_ids=np.array([f"other-{item}" for item in log.item_ids], dtype=object))
+        expected = {"swing": len(_liked(log)), "cosine": len(log)}
+    elif what == "config":
+        scores = CosineConfig(scores={**INSTATOK_SCORES, "other": 0.0})
+        config = CONFIG.model_copy(update={"sources": SOURCES.model_copy(update={"cosine": scores})})
+        expected = {"swing": 0, "cosine": len(log)}
+    else:
+        config = CONFIG.model_copy(update={"seed": 1})
+        expected = {"swing": len(_liked(log)), "cosine": 0}
+    sums = _of(log, kept, config)
+    assert _added(sums) == expected
+    _assert_same(sums, _of(log, config=config))
+
+
+def test_an_interaction_that_is_there_twice_counts_twice(log: Interactions):
+    twice = log.take(np.sort(np.append(np.arange(len(log)), [3, 3, 9])))
+    assert len(np.unique(row_hashes(twice))) == len(twice)
+    assert set(row_hashes(log)) < set(row_hashes(twice))
+    sums = _of(twice, _of(log))
+    assert _added(sums)["cosine"] == 3
+    _assert_same(sums, _of(twice))
+
+
+def test_they_are_kept_beside_the_versions_that_are_needed(log: Interactions, tmp_path: Path):
+    home, sums = Home(tmp_path), _of(log)
+    for version in ("a", "b", "c"):
+        sums.save(home, version, keep=("a",))
+    assert home.children("sums") == ["a", "c"]
+    found = NeighborSums.load(home, "c")
+    _assert_same(found, sums)
+    assert _added(_of(log, found)) == {"swing": 0, "cosine": 0}
+    (damaged,) = (tmp_path / "sums" / "c").glob("swing-*")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(bytes(content))
+    assert NeighborSums.load(home, "c").by_name.keys() == {"cosine"}
+    assert not NeighborSums.load(home, "b").by_name
+
+
+def test_training_goes_on_from_the_sums_of_its_parent(dataset: Dataset, tmp_path: Path):
+    log = dataset.interactions
+    cut_ms = int(np.quantile(log.timestamp, 0.9))
+    yesterday = replace(dataset, interactions=log.before(cut_ms))
+    first = train(yesterday, CONFIG, str(tmp_path))
+    later = CONFIG.model_copy(update={"incremental": IncrementalConfig(parent="CURRENT", epochs=1)})
+    second = train(dataset, later, str(tmp_path))
+    for name, counted in second["counted"].items():
+        assert 0 < counted["added"] == counted["n"] - first["counted"][name]["n"] < counted["n"] / 5
+    anew = known_at_starts(prepare(dataset, CONFIG), CONFIG)[1][-1]
+    folder = Registry(Home(tmp_path)).open(second["version"]).folder
+    for name, source in anew.items():
+        published, (expected,) = load_file(folder / f"{name}.safetensors"), source.save(tmp_path)
+        for field, values in load_file(tmp_path / expected).items():
+            assert_array_equal(published[field], values)
+
+
+def test_any_number_of_tasks_counts_the_same_in_the_pipeline(dataset: Dataset, ray_session: None):
+    ready = prepare(dataset, CONFIG)
+    tasks = CONFIG.model_copy(update={"sources": SOURCES.model_copy(update={"tasks": 2})})
+    _assert_same(known_at_starts(ready, tasks)[2], known_at_starts(ready, CONFIG)[2])
