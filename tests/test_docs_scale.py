@@ -1,9 +1,11 @@
 """The figures of docs/scale.md are those of its formulas."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "index_scale_1000000.json"
 TEXT = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8").replace("\n", " ")
 ROWS, SIZE, WORKERS, IDS = 300e6, 64, 8, 1024 * 52 + 1024
 ELSEWHERE = (WORKERS - 1) / WORKERS
@@ -35,3 +37,16 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_follows_from_its_formula(name: str):
     assert FIGURES[name] in TEXT
+
+
+def test_the_table_of_filters_is_what_was_measured():
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        filters = [row["filters"][name] for name in ("seen", "leaves 99%", "leaves 50%", "leaves 1%")]
+        recalls = [f"{found['recall']:.3f}".lstrip("0").replace("1.000", "1") for found in filters]
+        told = [
+            f"{recall}, {found['per_s']:.0f}, {found['p99']:.1f} ms"
+            for recall, found in zip(recalls, filters, strict=True)
+        ]
+        assert f"| {' | '.join(told)} |" in TEXT

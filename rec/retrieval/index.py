@@ -64,6 +64,7 @@ class ItemIndex:
             n_items, size = index.embeddings.shape
             if index.config.kind == "hnsw":
                 approximate = faiss.IndexHNSWFlat(size, index.config.hnsw_neighbors, faiss.METRIC_INNER_PRODUCT)
+                approximate.hnsw.efConstruction = index.config.hnsw_build
             else:
                 lists = max(1, min(index.config.ivf_lists, n_items // VECTORS_PER_LIST))
                 quantizer = faiss.IndexFlatIP(size)

@@ -221,9 +221,10 @@ def test_users_of_other_tastes_get_another_order(case: RankerCase, ranker: Ranke
     candidates = _shuffled(case, 0)
     better = [case.planted(_state(case, row), candidates) for row in range(3)]
     scores = [ranker.score(_state(case, row), candidates) for row in range(3)]
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        if (better[a] != better[b]).any():
-            assert (np.argsort(scores[a]) != np.argsort(scores[b])).any()
+    others = [(a, b) for a, b in ((0, 1), (0, 2), (1, 2)) if (better[a] != better[b]).any()]
+    assert bool(others) == (case.planted is _better), "the users of the world must differ in taste"
+    for a, b in others:
+        assert (np.argsort(scores[a]) != np.argsort(scores[b])).any()
 
 
 def test_scores_follow_the_candidates_in_whichever_order_they_come(case: RankerCase, ranker: Ranker):

@@ -119,6 +119,18 @@ def test_an_approximate_index_finds_most_of_the_best_and_never_what_is_excluded(
     assert not any(np.isin(row, blocked).any() for row, blocked in zip(items, lists, strict=True))
 
 
+def test_a_graph_that_was_built_looking_further_is_a_better_one():
+    rng = np.random.default_rng(5)
+    embeddings, queries = unit(rng, 3000, 16), unit(rng, 50, 16)
+    best = np.argsort(-(queries @ embeddings.T), axis=1, kind="stable")[:, :10]
+    shares = []
+    for looked_at in (1, 200):
+        config = IndexConfig(kind="hnsw", hnsw_neighbors=8, hnsw_build=looked_at, hnsw_search=16)
+        found, _ = ItemIndex.build(embeddings, config).search(queries, 10)
+        shares.append(np.mean([len({*a} & {*b}) / 10 for a, b in zip(found, best, strict=True)]))
+    assert shares[1] > shares[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_few_items_are_eligible_every_index_is_exact(kind):
     rng = np.random.default_rng(6)
