@@ -62,12 +62,16 @@ def bandit_log(
 
     Args: logits: of the logging policy, finite, (C, N). labels: reward of every action, (C, N). k: 1 to N.
     Raises: DataError: naming the row, for a logit or a label that is not finite, and for a drawn action whose
-        probability is too small to be represented; for a k or labels that are no numbers.
+        probability is too small to be represented; for arguments of another type.
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise DataError(f"k must be a whole number; found {k!r}")
-    if not np.issubdtype(labels.dtype, np.number) and labels.dtype != np.bool_:
-        raise DataError(f"labels must be numbers; found {labels.dtype}")
+    for name, given in (("logits", logits), ("labels", labels)):
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf":
+            found = given.dtype if isinstance(given, np.ndarray) else type(given).__name__
+            raise DataError(f"{name} must be numbers in a NumPy array; found {found}")
+    if not isinstance(rng, np.random.Generator):
+        raise DataError(f"rng must be a numpy.random.Generator; found {rng!r}")
     if logits.shape != labels.shape or logits.ndim != 2:
         raise DataError(f"logits and labels must both be (contexts, actions); found {logits.shape} and {labels.shape}")
     n_contexts, n_actions = logits.shape

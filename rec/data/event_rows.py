@@ -90,6 +90,15 @@ def is_time_ms(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     return ((values >= 0) & (values < 1e9)) | ((values >= 1e11) & (values < 1e14))
 
 
+def refuse_other_units(name: str, time: int | None) -> None:
+    """Refuses a setting that is no time in UTC milliseconds, unless it is not given.
+
+    Raises: ConfigError: naming it.
+    """
+    if time is not None and not is_time_ms(np.array(time)):
+        raise ConfigError(f"{TIME_MS} is required; found {time}", field=name)
+
+
 # What a value has to be, and which rows of a column are that. NaN and infinities pass none of these.
 _Rule = tuple[str, Callable[[NDArray[Any]], NDArray[np.bool_]]]
 _RULES: Final[dict[TableName, dict[str, _Rule]]] = {

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from rec.config import DataConfig
 from rec.data.assembly import dataset_of
 from rec.data.dataset import Dataset, Interactions
+from rec.data.event_rows import refuse_other_units
 from rec.data.events import FOLDER, EventTables
 from rec.data.rounds import join_rounds
 from rec.data.side_tables import SideTable
 from rec.data.tabular import read_side_tables
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
 NO_FEEDBACK: Final = "no_feedback"
@@ -35,7 +36,9 @@ def read_logged(config: DataConfig) -> Dataset:
     What was logged after `config.now_ms` does not count, so the data of a time are the same whenever they are read.
 
     Raises: DataError: naming table, row and column; also for a log without an impression that is old enough.
+        ConfigError: for a `now_ms` in another unit, and where rewards are not given and no positive action occurs.
     """
+    refuse_other_units("data.now_ms", config.now_ms)
     home = Home(config.path)
     now_ms = int(time.time() * 1000) if config.now_ms is None else config.now_ms
     events = EventTables(home)
@@ -64,7 +67,7 @@ def read_logged(config: DataConfig) -> Dataset:
     shown = [str(item) for item in np.unique(np.concatenate([rounds.item_id, ranked.values[known]]))]
     user_ids = _vocabulary(users.ids, np.unique(rounds.user_id))
     item_ids = _vocabulary(items.ids, np.array(shown, dtype=object))
-    actions = (*sorted(set(rounds.action[~ignored])), NO_FEEDBACK)
+    actions = (*sorted({*rounds.action[~ignored]} - {NO_FEEDBACK}), NO_FEEDBACK)
     frame = pd.DataFrame(
         {
             "user_id": rounds.user_id,
@@ -93,7 +96,14 @@ def rewards_of(feedback: pa.Table, config: DataConfig) -> Mapping[str, float]:
     """The reward of each action: as configured; where nothing is, 1 for positive actions and 0 for all others."""
     if config.rewards:
         return config.rewards
-    return {name: float(name in config.positive_actions) for name in set(feedback["action"].to_pylist())}
+    actions = set(feedback["action"].to_pylist())
+    if actions and actions.isdisjoint(config.positive_actions):
+        raise ConfigError(
+            f"none of {', '.join(config.positive_actions)} occurs in the log, only {', '.join(sorted(actions))}, so "
+            "that every reward would be 0: name those that are good, or give `data.rewards`",
+            field="data.positive_actions",
+        )
+    return {name: float(name in config.positive_actions) for name in actions}
 
 
 def _vocabulary(known: NDArray[np.object_], found: NDArray) -> NDArray[np.object_]:

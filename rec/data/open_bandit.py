@@ -22,6 +22,7 @@ Campaign = Literal["all", "men", "women"]
 
 N_POSITIONS: Final = 3
 USER_FEATURES: Final = ("user_feature_0", "user_feature_1", "user_feature_2", "user_feature_3")
+_DATE_AND_MINUTE: Final = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
 AFFINITY: Final = "user-item_affinity_"
 ITEM_NUMBER: Final = "item_feature_0"
 ITEM_CATEGORIES: Final = ("item_feature_1", "item_feature_2", "item_feature_3")
@@ -89,9 +90,11 @@ def read_open_bandit(path: str | Path, policy: Policy, campaign: Campaign) -> Op
     log.refuse(~np.isin(position, np.arange(N_POSITIONS) + 1), "position", f"1 to {N_POSITIONS} is required")
     log.refuse(~np.isin(click, (0, 1)), "click", "0 or 1 is required")
     log.refuse(~((propensity > 0) & (propensity <= 1)), "propensity_score", "a probability above 0 is required")
-    time = pd.Series(pd.to_datetime(log.column("timestamp").to_pylist(), format="ISO8601", utc=True, errors="coerce"))
+    text = pd.Series(log.column("timestamp").to_pylist())
+    minutes: Any = text.where(text.str.match(_DATE_AND_MINUTE)).to_list()
+    time = pd.Series(pd.to_datetime(minutes, format="ISO8601", utc=True, errors="coerce"))
     log.refuse(time.isna().to_numpy(), "timestamp", "a time such as 2019-11-24 00:00:34+00:00 is required")
-    affinity = [numbers(log, f"{AFFINITY}{place}") for place in range(n_actions)]
+    affinity = [_affinity(log, f"{AFFINITY}{place}") for place in range(n_actions)]
     order = np.argsort(time.to_numpy(), kind="stable")
     return OpenBandit(
         action=item.astype(np.int64)[order],
@@ -100,7 +103,7 @@ def read_open_bandit(path: str | Path, policy: Policy, campaign: Campaign) -> Op
         propensity=propensity[order],
         timestamp=time.dt.as_unit("ms").astype(np.int64).to_numpy()[order],
         context=_one_hot(log)[order],
-        affinity=np.stack(affinity, axis=1).astype(np.float32)[order],
+        affinity=np.stack(affinity, axis=1)[order],
         action_context=action_context,
     )
 
@@ -109,12 +112,21 @@ def _read(path: Path) -> RawTable:
     """A file with a header, whose first column has no name: the number of the row."""
     text = read_bytes(path, encodings=("utf-8",))
     try:
+        names = pd.read_csv(io.BytesIO(text), dtype=str, header=None, nrows=1, keep_default_na=False).iloc[0]
         frame = pd.read_csv(io.BytesIO(text), dtype=str, index_col=0, keep_default_na=False)
     except pd.errors.ParserError as error:
         raise DataError(f"not readable as a table: {error}", file=str(path)) from error
+    for name in names[names.duplicated()]:
+        raise DataError("the header names this column twice; rename one", file=str(path), row=1, column=name)
     return RawTable(
         file=str(path), table=pa.Table.from_pandas(frame, preserve_index=False), row_in_file=lambda row: row + 2
     )
+
+
+def _affinity(log: RawTable, name: str) -> NDArray[np.float32]:
+    values = numbers(log, name)
+    log.refuse(np.abs(values) > np.finfo(np.float32).max, name, "a number that float32 holds is required")
+    return values.astype(np.float32)
 
 
 def _one_hot(log: RawTable) -> NDArray[np.float32]:
@@ -128,9 +140,9 @@ def _one_hot(log: RawTable) -> NDArray[np.float32]:
 
 def _item_features(items: RawTable) -> NDArray[np.float64]:
     """By item: the number as it is, categories as codes in alphabetical order."""
-    place = numbers(items, "item_id").astype(np.int64)
+    place = numbers(items, "item_id")
     n_items = len(items)
-    wrong = (place < 0) | (place >= n_items) | pd.Series(place).duplicated().to_numpy()
+    wrong = ~np.isin(place, np.arange(n_items)) | pd.Series(place).duplicated().to_numpy()
     items.refuse(wrong, "item_id", f"each of 0 to {n_items - 1} once is required")
     first = numbers(items, ITEM_NUMBER)
     codes = [np.unique(categories(items, name).astype(str), return_inverse=True)[1] for name in ITEM_CATEGORIES]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from rec.data.event_rows import EXCLUDED
+from rec.data.event_rows import EXCLUDED, fits
 from rec.data.events import EventTables, rows_of
 from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
 from rec.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ Rows = NDArray[np.bool_] | NDArray[np.integer[Any]]
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 ATTRIBUTION_S: Final = 86_400
+_LONGEST_S: Final = 10**9  # 31 years: more is another unit
 # Two requests may have events of one id: whoever sends feedback knows only what was answered to them.
 EVENT_KEY: Final = ["request_id", "event_id"]
 
@@ -197,15 +198,9 @@ def join_rounds(
     Args: requests, impressions, feedback: tables as `EventTables.read` returns them. rewards: of each action.
     Raises: DataError: naming table, rows and column, for an action that `rewards` does not hold, for rows of one key
         that contradict each other, and for an item that stands twice in a slate. ConfigError: for rewards that are not
-        finite, an attribution that is not above 0, and a time that is not in whole milliseconds.
+        finite, an attribution that is not above 0 or beyond 31 years, and a time not in whole milliseconds.
     """
-    for action, reward in rewards.items():
-        if not isinstance(reward, int | float | np.number) or not np.isfinite(reward):
-            raise ConfigError(f"a finite number is required for {action!r}; found {reward!r}", field="rewards")
-    if attribution_s <= 0:
-        raise ConfigError(f"must be above 0 seconds; found {attribution_s}", field="attribution_s")
-    if not isinstance(now_ms, int | np.integer):
-        raise ConfigError(f"whole milliseconds are required; found {now_ms!r}", field="now_ms")
+    _refuse_settings(rewards, now_ms, attribution_s)
     first, repeated_requests = distinct_rows("requests", requests, ["request_id"])
     requests = requests.take(first)
     first, repeated_impressions = distinct_rows("impressions", impressions, ["request_id", "position"])
@@ -264,6 +259,20 @@ def join_rounds(
         action=action[kept],
         answered_at=answered_at[kept],
     )
+
+
+def _refuse_settings(rewards: Mapping[str, float], now_ms: int, attribution_s: float) -> None:
+    if not isinstance(rewards, Mapping):
+        raise ConfigError(f"a reward by action is required; found {rewards!r}", field="rewards")
+    for action, reward in rewards.items():
+        if not fits(reward, pa.float64()) or reward is None or not np.isfinite(reward):
+            raise ConfigError(f"a finite number is required for {action!r}; found {str(reward)[:80]}", field="rewards")
+    if not fits(attribution_s, pa.float64()) or not 0 < (attribution_s or 0) <= _LONGEST_S:
+        raise ConfigError(
+            f"seconds above 0, at most {_LONGEST_S:,}, are required; found {attribution_s!r}", field="attribution_s"
+        )
+    if not fits(now_ms, pa.int64()) or now_ms is None or now_ms < 0:
+        raise ConfigError(f"whole milliseconds, 0 or more, are required; found {now_ms!r}", field="now_ms")
 
 
 def _attribute(

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggedData, list[str
         events.append("impressions", shown)
         liked = {"event_id": f"e{day}", "request_id": request_id, "item_id": slate[0], "action": "liked"}
         events.append("feedback", [liked | at | {"received_at": day * DAY_MS}])
-    dataset = read_logged(DataConfig(name="events", path=str(folder), now_ms=99 * DAY_MS, positive_actions=("liked",)))
+    dataset = read_logged(DataConfig(name="events", path=str(folder), now_ms=10**12, positive_actions=("liked",)))
     assert dataset.rounds is not None
     assert something_left_out(dataset.rounds).tolist() == [False] * 8 + [True] * 2 + [False] * 2 + [True] * 2
     liked = dataset.interactions.positives(min_rating=0, positive_actions=("liked",))

@@ -87,6 +87,9 @@ def test_wrong_arguments_are_refused():
         _proposal(uniform_share=0.0)
     with pytest.raises(ValueError, match="from 0 to 4"):
         Proposal.of(NEIGHBORS, n_items=5, uniform_share=0.5)
+    for beyond in (5, -2):
+        with pytest.raises(ValueError, match="from 0 to 4"):
+            Proposal.of(torch.tensor([[1, beyond]]), n_items=5, uniform_share=0.5)
     with pytest.raises(ValueError, match="distinct"):
         Proposal.of(torch.tensor([[1, 1]]), n_items=5, uniform_share=0.5)
 
@@ -95,5 +98,6 @@ def test_scores_that_are_no_numbers_and_temperatures_of_nothing_are_refused():
     neighbors = torch.tensor([[0, 1]])
     with pytest.raises(ValueError, match="finite"):
         Proposal.of(neighbors, torch.tensor([[0.0, float("nan")]]), n_items=3, uniform_share=0.5)
-    with pytest.raises(ValueError, match="temperature"):
-        Proposal.of(neighbors, torch.zeros(1, 2), n_items=3, uniform_share=0.5, temperature=0.0)
+    for temperature in (0.0, -1.0):
+        with pytest.raises(ValueError, match="temperature"):
+            Proposal.of(neighbors, torch.zeros(1, 2), n_items=3, uniform_share=0.5, temperature=temperature)

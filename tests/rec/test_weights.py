@@ -100,6 +100,10 @@ def test_impossible_arguments_are_refused():
         importance_weights(np.array([0, math.nan, 1]), half)
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\)"):
         importance_weights(half, half[:2])
+    with pytest.raises(ValueError, match="max_weight > 0"):
+        importance_weights(half, half, max_weight=0.0)
+    with pytest.raises(SupportError, match=r"in \(0, 1\]"):
+        importance_weights(half, np.array([0.5, 1.0, 1.00001]))
     with pytest.raises(ValueError, match="min_weight <= max_weight"):
         importance_weights(half, half, min_weight=2, max_weight=1)
 

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from rec.data.bandit import bandit_log, inclusion_probabilities, propensities, softmax
 from rec.errors import ConfigError, DataError
@@ -206,9 +207,16 @@ def test_kinds_of_propensities_that_there_are_not_are_refused(log):
         (np.zeros((2, 4)), np.ones((2, 4)), 1.5, "k must be a whole number"),
         (np.zeros((2, 4)), np.ones((2, 4)), True, "k must be a whole number"),
         (np.zeros((2, 4)), np.full((2, 4), "1"), 2, "labels must be numbers"),
+        (np.zeros((2, 4)), np.ones((2, 4), complex), 2, "labels must be numbers"),
+        (np.zeros((2, 4)), np.ones((2, 4), "m8[s]"), 2, "labels must be numbers"),
+        (np.zeros((2, 4)), csr_array(np.ones((2, 4))), 2, "labels must be numbers in a NumPy array; found csr_array"),
+        (np.zeros((2, 4), complex), np.ones((2, 4)), 2, "logits must be numbers"),
+        ([[0.0, 1.0]], np.ones((1, 2)), 1, "logits must be numbers in a NumPy array; found list"),
         (np.array([[0.0, -2000.0, -3000.0]]), np.ones((1, 3)), 2, "less peaked"),
     ],
 )
 def test_what_cannot_be_logged_is_refused(logits, labels, k, told):
     with pytest.raises(DataError, match=told):
         bandit_log(logits, labels, k=k, rng=np.random.default_rng(0))
+    with pytest.raises(DataError, match="rng must be"):
+        bandit_log(np.zeros((2, 4)), np.ones((2, 4)), k=1, rng=0)

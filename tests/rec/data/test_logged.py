@@ -8,7 +8,7 @@ from rec.data.event_rows import validated
 from rec.data.events import open_events
 from rec.data.logged import NO_FEEDBACK, read_logged
 from rec.data.tabular import write_side_tables
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 from rl.instatok.slate_log import by_category, log_slates
@@ -48,6 +48,26 @@ def test_rewards_are_those_configured(home):
     actions = home[1].feedback["action"].to_pylist()
     assert dataset.rounds is not None
     assert dataset.rounds.reward.sum() == pytest.approx(sum(worth[action] for action in actions))
+
+
+def test_settings_without_any_reward_are_refused(home):
+    for wrong, field in (({"positive_actions": ("watchd",)}, "positive_actions"), ({"now_ms": 10**10}, "now_ms")):
+        with pytest.raises(ConfigError) as refused:
+            read_logged(DataConfig(name="events", path=str(home[0]), **wrong))
+        assert refused.value.field == f"data.{field}"
+
+
+def test_feedback_may_say_that_there_is_none(tmp_path, home):
+    events, (first, *others) = open_events(str(tmp_path)), home[1].feedback.to_pylist()
+    for table, rows in (
+        ("requests", home[1].requests),
+        ("impressions", home[1].impressions),
+        ("feedback", [first | {"action": NO_FEEDBACK}, *others]),
+    ):
+        events.append(table, rows)
+    dataset = read_logged(DataConfig(name="events", path=str(tmp_path)))
+    n_silent = home[1].impressions.num_rows - home[1].feedback.num_rows
+    assert (dataset.interactions.to_frame()["action"] == NO_FEEDBACK).sum() == n_silent + 1
 
 
 def test_the_data_of_a_time_are_the_same_whenever_they_are_read(tmp_path):

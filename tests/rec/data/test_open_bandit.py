@@ -46,7 +46,11 @@ WRONG = [
     ({"log": LOG.replace("0.75", "0")}, 3, "propensity_score"),
     ({"log": LOG.replace("0.75", "high")}, 3, "propensity_score"),
     ({"log": LOG.replace("2019-11-24 00:00:01", "Sunday")}, 3, "timestamp"),
+    ({"log": LOG.replace("2019-11-24 00:00:01+00:00", "2019")}, 3, "timestamp"),
+    ({"log": LOG.replace("1.0,0.0", "1.0,1e300")}, 3, "user-item_affinity_1"),
+    ({"log": LOG.replace(",position,", ",click,")}, 1, "click"),
     ({"items": ITEMS.replace("1,0,-1.5", "1,1,-1.5")}, 3, "item_id"),
+    ({"items": ITEMS.replace("1,0,-1.5", "1,0.5,-1.5")}, 3, "item_id"),
 ]
 
 

@@ -322,10 +322,14 @@ def test_the_join_is_what_the_contract_says(log, now):
         ("rewards", {"rewards": {"liked": float("inf")}}),
         ("rewards", {"rewards": {"liked": None}}),
         ("rewards", {"rewards": {"liked": "1"}}),
+        ("rewards", {"rewards": {"liked": 10**400}}),
+        ("rewards", {"rewards": None}),
+        ("rewards", {"rewards": ["liked"]}),
         ("attribution_s", {"attribution_s": 0}),
         ("attribution_s", {"attribution_s": -1}),
+        *(("attribution_s", {"attribution_s": wrong}) for wrong in (float("nan"), float("inf"), 1e30, "86400", None)),
         ("now_ms", {"now_ms": float("nan")}),
-        ("now_ms", {"now_ms": None}),
+        *(("now_ms", {"now_ms": wrong}) for wrong in (None, True, -1, 10**30)),
     ],
 )
 def test_settings_that_would_make_rewards_wrong_are_refused(tmp_path, field, given):

@@ -285,6 +285,11 @@ def test_wrong_arguments_say_where_and_what():
         weighted_log_likelihood(logits, actions, propensities, rewards=negative)
     with pytest.raises(ValueError, match=r"rewards from 0 to 1.*row 5"):
         regression(logits, actions, negative, error="logistic")
+    above, below = (torch.zeros_like(rewards).index_fill(0, torch.tensor([5]), wrong) for wrong in (1.001, -0.001))
+    with pytest.raises(ValueError, match=r"rewards from 0 to 1.*row 5"):
+        regression(logits, actions, above, error="logistic")
+    with pytest.raises(ValueError, match="first row 5"):
+        ips(logits, actions, propensities, rewards=below)
     with pytest.raises(ValueError, match=r"0 to 5; 40 of 40 rows are wrong, first row 0"):
         ips(logits, actions + 6, propensities)
     with pytest.raises(ValueError, match=r"rewards must be finite"):

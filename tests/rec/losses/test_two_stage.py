@@ -186,12 +186,27 @@ def test_wrong_arguments_say_what_is_required():
         ({"duplicates": "dropp"}, "duplicates must be"),
         ({"slate_temperature": 0.0}, "slate_temperature must be above 0"),
         ({"slate_temperature": -1.0}, "slate_temperature must be above 0"),
+        ({"slate_temperature": math.inf}, "slate_temperature must be above 0"),
         ({"alpha": math.nan}, "alpha must be at least 0"),
+        ({"alpha": -1.0}, "alpha must be at least 0"),
+        ({"alpha": math.inf}, "alpha must be at least 0"),
+        ({"n_slates": 0}, "n_slates and slate_size must be at least 1; found 0"),
+        ({"uniforms": torch.ones(1, 100, 29)}, "uniforms must lie in"),
+        ({"uniforms": torch.full((1, 100, 29), -0.1)}, "uniforms must lie in"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         two_stage_ips(torch.zeros(1, 3), torch.tensor([0]), torch.ones(1), torch.zeros(1, 3), **wrong)
+
+
+def test_slates_are_drawn_at_the_temperature_e_unless_another_is_given():
+    logits, actions, propensities, ranker, _ = _log()
+    uniforms = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0))
+    options = {"uniforms": uniforms, "n_slates": 3, "slate_size": 5}
+    default = two_stage_ips(logits, actions, propensities, ranker, **options)
+    assert default == two_stage_ips(logits, actions, propensities, ranker, slate_temperature=math.e, **options)
+    assert default != two_stage_ips(logits, actions, propensities, ranker, slate_temperature=2.0, **options)
 
 
 def test_a_ranker_without_numbers_is_refused():
