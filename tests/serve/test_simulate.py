@@ -193,7 +193,8 @@ def test_the_log_tells_the_value_of_its_own_policy_and_of_others(
         cascade = told["estimates"]["cascade"]
         low, high = cascade["interval"]["low"], cascade["interval"]["high"]
         n, ess = told["weights"]["n"], told["weights"]["ess"]
-        print(f"{name}: true {true:.3f}, cascade {cascade['value']:.3f} [{low:.3f}, {high:.3f}], ess {ess:.0f} of {n}")
+        with capsys.disabled():
+            print(f"\n{name}: true {true:.3f}, told {cascade['value']:.3f} [{low:.3f}, {high:.3f}], ess {ess:.0f}/{n}")
         if name == "far":
             assert any("effective sample size" in warning for warning in told["warnings"])
             continue
