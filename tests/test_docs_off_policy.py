@@ -2,17 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rec.data.rounds import Rounds
+from rec.propensity import PropensityWarning
 
 PAGE = Path(__file__).parents[1] / "docs" / "off-policy.md"
 
 
 def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
-    example, of_obp = _examples(PAGE)
-    names: dict[str, object] = {}
+    example, of_obp, of_slates, without = _examples(PAGE)
+    names: dict[str, Any] = {}
     exec(compile(example, str(PAGE), "exec"), names)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     value = {words[0]: float(words[1]) for words in printed}
@@ -25,6 +28,14 @@ def test_the_example_prints_what_the_page_says(capsys: pytest.CaptureFixture[str
     assert all(words[-1] == "775" for words in printed[:-1])
     exec(compile(of_obp, str(PAGE), "exec"), names)
     assert float(capsys.readouterr().out) == value["snips"]
+    exec(compile(of_slates, str(PAGE), "exec"), names)
+    worth, target = names["worth"], names["target"]
+    below = [target[i] * (worth[i] + np.delete(target, i) @ np.delete(worth, i) / (1 - target[i])) for i in range(5)]
+    for estimate in names["both"].values():
+        assert abs(estimate.value - sum(below)) < 3 * estimate.std_error
+    with pytest.warns(PropensityWarning):
+        exec(compile(without, str(PAGE), "exec"), names)
+    assert abs(float(capsys.readouterr().out) - value["truth"]) < width["snips"] / 2
 
 
 def test_the_log_is_written_and_read_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
