@@ -1,6 +1,7 @@
 """All rankers on the same candidates and features: MovieLens-1M, and a world of short videos whose truth is known.
 
-Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/rankers.py [--worlds movielens instatok] [--seeds 3]
+Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/rankers.py [--seeds 3]
+        [--worlds movielens instatok instatok_two_tasks]
         [--keep FOLDER]: retrievers are kept in that folder, and those found there are not fitted again.
 Data:   $TANDEM_DATA/ml-1m in its original files; InstaTok is generated.
 Protocol: of retrieval_movielens.py: the retriever is fitted up to the beginning of each of two periods and up to the
@@ -10,6 +11,9 @@ Protocol: of retrieval_movielens.py: the retriever is fitted up to the beginning
         period is looked at once, by what was chosen then.
 InstaTok: rankers learn from what was watched and what was not. `watch@10` is the true probability, known to the world
         alone, that a user watches one of the ten.
+        `instatok_two_tasks` is the same, with the same retrievers, for what learns several tasks: what was liked is a
+        second one, which the score leaves out. In this world people like a share of what they do not watch, so that
+        the tasks pull apart; what the second costs the first is the difference from the same seed of `instatok`.
 Calibration: of the probabilities that rankers predict for the answers of the test period's queries; lambdamart
         predicts none.
 Expect: some minutes a seed.
@@ -20,7 +24,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -34,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results import FOLDER, data_folder, paired_row, quality_result, summary_row, write_result
 
 from rec.calibration import Calibration, calibration
-from rec.config import DataConfig, RankerKind, TrainConfig
+from rec.config import DataConfig, RankerKind, TaskConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod
@@ -71,13 +75,14 @@ Values = dict[str, NDArray[np.float64]]
 class World:
     """Data, how models are trained on them, and what only the world knows.
 
-    Attributes: truth: lists of users to the mean true value of each list; None where nobody knows.
+    Attributes: truth: lists of users to the mean true value of each list; None where nobody knows. kinds: of rankers.
     """
 
     name: str
     dataset: Dataset
     config: TrainConfig
     truth: Callable[[NDArray[np.int32], Lists], NDArray[np.float64]] | None = None
+    kinds: tuple[RankerKind, ...] = KINDS
 
 
 def movielens() -> World:
@@ -112,7 +117,20 @@ def instatok() -> World:
     return World("instatok", world.dataset(), config, truth)
 
 
-WORLDS: Final = {"movielens": movielens, "instatok": instatok}
+def instatok_two_tasks() -> World:
+    """The same world; rankers learn what was liked beside what was watched."""
+    world = instatok()
+    tasks = (*world.config.ranker.tasks, TaskConfig(name="liked", actions=("liked",)))
+    kinds: tuple[RankerKind, ...] = ("logistic", "mmoe", "ple")
+    of_kinds = {
+        kind: getattr(world.config.ranker, kind).model_copy(update={"formula": {"liked": 0.0}}) for kind in kinds
+    }
+    ranker = world.config.ranker.model_copy(update={"kind": kinds[0], "tasks": tasks, **of_kinds})
+    config = world.config.model_copy(update={"ranker": ranker})
+    return replace(world, name="instatok_two_tasks", config=config, kinds=kinds)
+
+
+WORLDS: Final = {"movielens": movielens, "instatok": instatok, "instatok_two_tasks": instatok_two_tasks}
 
 
 @dataclass(frozen=True)
@@ -200,7 +218,7 @@ def run(world: World, n_seeds: int, keep: Path, scratch: Path) -> None:
         found: dict[str, tuple[Values, dict[str, Any]]] = {
             RETRIEVER: (test.values(test.lists(None, 1.0), world.truth), {})
         }
-        for kind in KINDS:
+        for kind in world.kinds:
             ranker = config.ranker.model_copy(update={"kind": kind})
             runs = Runs(
                 scratch / world.name / f"seed-{seed}" / kind, config.model_copy(update={"ranker": ranker}), False

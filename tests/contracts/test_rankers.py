@@ -138,7 +138,7 @@ def _training(learning_rate: float) -> TrainingConfig:
     return TrainingConfig(workers=0, epochs=10, learning_rate=learning_rate)
 
 
-def _stored(kind: str, fit: Callable[[int], FeatureRanker]) -> RankerCase:
+def _stored(kind: RankerKind, fit: Callable[[int], FeatureRanker]) -> RankerCase:
     features = _world()[0]
     layout = FeatureLayout(tuple(features.names), tuple(features.categorical))
     return RankerCase(
