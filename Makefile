@@ -21,7 +21,7 @@ system-deps: ## Debian's chromium and redis-server, for the tests that need them
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium redis-server >/dev/null; \
 	else echo "system-deps: install chromium and redis-server by hand (needs root and apt-get)"; fi
 
-demo: setup ## train, evaluate, serve and report on a generated world
+demo: setup ## train, evaluate, serve, learn from the log and report, on a generated world
 	$(BIN)/tandem demo
 
 test: setup ## the tests, without the slow ones

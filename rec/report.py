@@ -4,6 +4,7 @@ run.json            config, seed, versions, data
 FIT/epochs.jsonl    the metrics of each epoch of each fit
 evaluation.json     what `tandem evaluate` printed, where it was evaluated
 sessions.json       rewards of sessions over HTTP, and an example slate, where it was served
+loop.json           days of a service that learns from its log, where there were such
 """
 
 import html
@@ -22,6 +23,7 @@ from rec.storage import replace_file
 
 EVALUATION_FILE: Final = "evaluation.json"
 SESSIONS_FILE: Final = "sessions.json"
+LOOP_FILE: Final = "loop.json"
 REPORT_FILE: Final = "report.html"
 
 _STYLE: Final = """
@@ -47,6 +49,7 @@ def write_report(run: Path) -> Path:
         ("Learning curves", _learning_curves(run)),
         ("Offline evaluation", _evaluation(_read(run / EVALUATION_FILE))),
         ("Sessions over HTTP", _sessions(_read(run / SESSIONS_FILE))),
+        ("The loop", _loop(_read(run / LOOP_FILE))),
         ("Config", _config(record)),
     ):
         body = "".join(section)
@@ -176,6 +179,65 @@ def _sessions(sessions: Any) -> Iterator[str]:
         xaxis={"title": "propensity, given the items above"},
     )
     yield drawn(figure)
+
+
+def _loop(loop: Any) -> Iterator[str]:
+    """Days of a service: what a visit was worth on each, and what was estimated of challengers beforehand."""
+    if loop is None:
+        return
+    days = loop["days"]
+    judged = [(day, cycle) for day in days for cycle in day["cycles"] if cycle["comparison"] is not None]
+    figure = go.Figure()
+    number = [day["day"] for day in days]
+    figure.add_scatter(x=number, y=[day["true_value"] for day in days], name="what serves, true value")
+    figure.add_scatter(
+        x=number,
+        y=[day["reward"]["value"] for day in days],
+        error_y={"type": "data", "array": [1.96 * day["reward"]["std_error"] for day in days]},
+        mode="markers",
+        name="what visits earned",
+    )
+    for poisoned, name in ((False, "challenger"), (True, "poisoned challenger")):
+        own = [(day, cycle) for day, cycle in judged if cycle["poisoned"] == poisoned]
+        estimates = [cycle["comparison"]["challenger"] for _, cycle in own]
+        places = [day["day"] + 0.1 for day, _ in own]
+        figure.add_scatter(
+            x=places,
+            y=[estimate["value"] for estimate in estimates],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [estimate["interval"]["high"] - estimate["value"] for estimate in estimates],
+                "arrayminus": [estimate["value"] - estimate["interval"]["low"] for estimate in estimates],
+            },
+            mode="markers",
+            name=f"{name}, estimate before any promotion",
+        )
+        figure.add_scatter(
+            x=places,
+            y=[cycle["true_value"] for _, cycle in own],
+            mode="markers",
+            marker={"symbol": "x"},
+            name=f"{name}, true value",
+        )
+    figure.update_layout(
+        title="Reward of a visit, with 95% intervals",
+        xaxis={"title": "day", "dtick": 1},
+        yaxis={"title": "reward"},
+    )
+    yield "<p>Every day people use a service over HTTP. Then a cycle trains a challenger on what was known before the "
+    yield "day, estimates from the day's log what it would have earned, and promotes it if that is more beyond chance."
+    yield "</p>"
+    yield drawn(figure)
+    rows = []
+    for day in days:
+        for cycle in day["cycles"]:
+            estimated = "" if cycle["gain"] is None else format_difference(cycle["gain"])
+            true = "" if cycle["true_value"] is None else f"{cycle['true_value'] - day['true_value']:+.4f}"
+            challenger = f"poisoned {cycle['challenger']}" if cycle["poisoned"] else cycle["challenger"] or "none"
+            told = (day["version"], challenger, estimated, true, cycle["status"], "; ".join(cycle["reasons"]))
+            rows.append([str(day["day"]), *told])
+    yield table(["day", "served", "challenger", "estimated gain [95%]", "true gain", "", "why"], rows)
 
 
 def _config(record: Mapping[str, Any]) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """The loop closes itself: ten days in which people use a service over HTTP, and a cycle follows each.
 
 Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 8000]
-World:  1,500 people who have stated their interests, and 400 videos. From day 6 on whoever wanted one category wants
+World:  800 people who have stated their interests, and 600 videos. From day 6 on whoever wanted one category wants
         another, whatever they have stated.
-Loop:   a first model learns from a third of 12,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
+Loop:   a first model learns from a tenth of 20,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
         slate of two, and what its user did with it. After each day a cycle trains a challenger on what was known before
         the day, judges it and the champion by the day, and promotes it or not; the service takes what is promoted. On
         day 4 a challenger comes first that learned from answers turned into their opposite, judged by the same day.
@@ -37,9 +37,9 @@ from serve.app import start
 
 matplotlib.use("Agg")
 
-USERS: Final = 1500
-VIDEOS: Final = 400
-FIRST_VISITS: Final = 12_000
+USERS: Final = 800
+VIDEOS: Final = 600
+FIRST_VISITS: Final = 20_000
 POISONED: Final = 4
 DRIFTED: Final = 6
 

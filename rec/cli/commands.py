@@ -52,10 +52,14 @@ if TYPE_CHECKING:
 
 
 class DemoOptions(Config):
-    """Where models, runs and the report go, how many sessions are served, on how many workers it trains."""
+    """Where models, runs and the report go, how many sessions are served, on how many workers it trains.
+
+    In the loop at the end there are `n_visits` visits a day.
+    """
 
     home: Annotated[str, Field(default="./.tandem/demo")]
     n_sessions: PositiveInt = 500
+    n_visits: PositiveInt = 3000
     workers: NonNegativeInt = 2
     seed: Seed = 0
 
@@ -84,7 +88,13 @@ def _doctor(options: ModelsOptions) -> Answer:
 def _demo(options: DemoOptions) -> Answer:
     from rec.cli.demo import run_demo
 
-    return run_demo(options.home, n_sessions=options.n_sessions, workers=options.workers, seed=options.seed)
+    return run_demo(
+        options.home,
+        n_sessions=options.n_sessions,
+        n_visits=options.n_visits,
+        workers=options.workers,
+        seed=options.seed,
+    )
 
 
 def _serve_options() -> type[Config]:

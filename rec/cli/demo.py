@@ -1,4 +1,4 @@
-"""The whole of it on a generated world: train, evaluate, publish, serve, sessions over HTTP, and a report."""
+"""The whole of it on a generated world: train, evaluate, publish, serve, sessions over HTTP, the loop, and a report."""
 
 import asyncio
 import json
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.bundle_evaluation import TWO_STAGE, evaluate_bundle
+from rec.cli.loop import SLATE as VISIT
+from rec.cli.loop import Loop, begin, serve_config, told
 from rec.config import BaselinesConfig, DataConfig, EvaluationConfig, TrainConfig
 from rec.metrics import format_estimate
 from rec.pipeline import train
-from rec.report import EVALUATION_FILE, SESSIONS_FILE, write_report
+from rec.report import EVALUATION_FILE, LOOP_FILE, SESSIONS_FILE, write_report
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok, Sessions, play, true_value, uniform
 from serve.app import Server, prepare_environment, start
@@ -23,9 +25,11 @@ from serve.load import post_all
 
 SLATE: Final = 10
 CLIENTS: Final = 16
+DAYS: Final = 2
+FIRST_VISITS: Final = 20_000
 
 
-def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str, Any]:
+def run_demo(home: str, *, n_sessions: int, n_visits: int, workers: int, seed: int) -> dict[str, Any]:
     """Runs everything and returns what the report shows, in short."""
     started = perf_counter()
     # Training starts the Ray that serves later, and Serve's variables are read when Ray starts.
@@ -66,14 +70,18 @@ def run_demo(home: str, *, n_sessions: int, workers: int, seed: int) -> dict[str
         f"   {sessions['slate']['user_id']} was shown first: {first['title']} "
         f"(propensity {first['propensity']:.3f}, from {first['source']})."
     )
+    print(f"6. {DAYS} days of a service that knows little; after each, a cycle trains a challenger and judges it:")
+    days = _days(f"{home}/loop-{trained['version']}", n_visits, seed)
+    _write(run / LOOP_FILE, {"days": days})
     report = write_report(run)
-    print(f"6. Report: {report}")
+    print(f"7. Report: {report}")
     print(f"   Ask it yourself: tandem recommend --home {home} --user-id {sessions['slate']['user_id']}")
     return {
         "version": trained["version"],
         "report": str(report),
         "evaluation": {name: metrics["ndcg@10"]["value"] for name, metrics in evaluation["models"].items()},
         "rewards": sessions["rewards"],
+        "days": days,
         "seconds": round(perf_counter() - started, 1),
     }
 
@@ -118,6 +126,19 @@ def _sessions(server: Server, world: InstaTok, n_sessions: int, seed: int) -> di
         ],
         "slate": example,
     }
+
+
+def _days(home: str, n_visits: int, seed: int) -> list[dict[str, Any]]:
+    """A few compressed days of a service of its own; on the last of them a poisoned challenger comes, too."""
+    world = InstaTok(InstaTokConfig(n_users=800, n_videos=200, max_steps=VISIT, seed=seed))
+    begin(world, home, n_visits=FIRST_VISITS, rng=np.random.default_rng(seed))
+    days = []
+    with start(serve_config(home)) as server:
+        loop = Loop(server, home, n_visits=n_visits, seed=seed)
+        for number in range(1, DAYS + 1):
+            days.append(loop.day(world, poison=number == DAYS))
+            print("   " + told(days[-1]).replace("\n", "\n   "))
+    return days
 
 
 def _ask(

@@ -52,7 +52,7 @@ WATCHED: Final = "watched"
 # Of compressed days: an answer takes less, and the next day begins later.
 ATTRIBUTION_S: Final = 10
 REWARDS: Final[dict[str, float]] = {str(action): value for action, value in REWARD_OF.items()}
-POLICY: Final = PolicyConfig(epsilon=0.1, temperature=0.25)
+POLICY: Final = PolicyConfig(epsilon=0.1, temperature=0.35)
 # All videos are candidates, so that the log has what any ranker would show; rankers predict who watches what.
 TRAIN: Final[dict[str, dict[str, Any]]] = {
     "data": {"name": "events", "positive_actions": [WATCHED], "rewards": REWARDS, "attribution_s": ATTRIBUTION_S},
@@ -72,11 +72,10 @@ TRAIN: Final[dict[str, dict[str, Any]]] = {
             "judged_by": "log_likelihood",
         },
         "logistic_training": {
-            "epochs": 20,
-            "batch_size": 512,
-            "learning_rate": 0.02,
+            "epochs": 4,
+            "batch_size": 1024,
+            "learning_rate": 0.03,
             "weight_decay": 0.0,
-            "patience": 5,
         },
         "tasks": [{"name": WATCHED, "actions": [WATCHED]}],
     },
@@ -92,7 +91,7 @@ def serve_config(home: str) -> ServeConfig:
 
 
 def begin(world: InstaTok, home: str, *, n_visits: int, rng: np.random.Generator) -> str:
-    """A day of random slates before today, and a first model that has learned from a third; returns its version."""
+    """A day of random slates before today, and a first model that has learned from a tenth; returns its version."""
     start_ms = now_ms() - DAY_MS
     yesterday = InstaTok(world.config.model_copy(update={"start_ms": start_ms, "days": 0.5}))
 
@@ -105,7 +104,7 @@ def begin(world: InstaTok, home: str, *, n_visits: int, rng: np.random.Generator
     log.append_to(open_events(home))
     config = {
         **TRAIN,
-        "data": {**TRAIN["data"], "path": home, "now_ms": start_ms + DAY_MS // 6},
+        "data": {**TRAIN["data"], "path": home, "now_ms": start_ms + DAY_MS // 20},
         "ranker": {**TRAIN["ranker"], "n_candidates": world.n_items},
     }
     return _trained(config, home, promote=True)

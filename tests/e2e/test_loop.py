@@ -32,7 +32,7 @@ def test_people_use_a_service_that_takes_what_the_cycle_promotes_and_no_poison(
 ) -> None:
     world = InstaTok(InstaTokConfig(n_users=120, n_videos=120, max_steps=SLATE, seed=3))
     home = str(tmp_path / "home")
-    first = begin(world, home, n_visits=1200, rng=np.random.default_rng(0))
+    first = begin(world, home, n_visits=4000, rng=np.random.default_rng(0))
     with start(serve_config(home)) as server:
         loop = Loop(server, home, n_visits=VISITS, seed=0)
         one = loop.day(world, gate=OPEN)
