@@ -29,7 +29,11 @@ def estimate(log, **more):
     with pytest.warns(PropensityWarning, match="not logged") as told:
         read = {} if more.get("kind") == "popularity" else {"context": context}
         found = estimate_propensities(items, users, ITEMS, **(read | more))
-    assert "knew more than the model reads" in str(told[0].message)
+    message, calibration = str(told[0].message), found.calibration
+    assert "knew more than the model reads" in message
+    losses = f"log loss {calibration.log_loss:.3f} (popularity alone {calibration.popularity_log_loss:.3f})"
+    assert f"{losses}, calibration error {calibration.ece:.3f}" in message
+    assert f"number of items {calibration.mean_inverse:.2f} (1" in message
     return found
 
 
@@ -110,6 +114,7 @@ def test_of_slates_the_items_above_are_not_drawn_again():
     found, estimated = estimate_slates(items, 5, kind="popularity")
     assert np.abs(np.log(estimated / p)).mean() < 0.06
     assert found.calibration.mean_inverse == pytest.approx(1, abs=0.05) and found.calibration.ece < 0.03
+    assert found.calibration.popularity_log_loss == pytest.approx(-np.log(p).mean(), abs=0.01)
     # Whatever stands above, the popular item is rarer at position 1 than its worth: it is often gone.
     _, marginal = estimate_slates(items, 5, kind="popularity", slates=None)
     assert np.abs(np.log(marginal / p)[:, 1:]).mean() > 0.3
@@ -229,6 +234,9 @@ def test_what_is_no_item_or_has_no_context_is_refused():
         ({"users": np.zeros(10)}, DataError, "rows of two users or more"),
         ({"users": np.arange(9)}, DataError, "expected 10 rows"),
         ({"items": np.zeros(10)}, DataError, "expected whole numbers from 0; found float64"),
+        ({"items": np.arange(10) % 4 - 1}, DataError, "expected items in 0..3"),
+        ({"positions": np.arange(10) - 1}, DataError, "expected positions of 0 or more"),
+        ({"positions": np.arange(10) / 2}, DataError, "expected whole numbers from 0; found float64"),
         ({"items": np.zeros(0, int), "users": np.zeros(0), "context": np.zeros((0, 2))}, DataError, "no rows"),
     ],
 )

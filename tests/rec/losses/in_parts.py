@@ -12,6 +12,7 @@ from rec.losses import (
     dr,
     ips,
     regression,
+    sampled_ips,
     sampled_two_stage_ips,
     top_k_reinforce,
     two_stage_ips,
@@ -80,6 +81,20 @@ def gradients(worker: Worker) -> dict[str, np.ndarray]:
                     total=total,
                 ),
             )
+        add(
+            "sampled_ips",
+            n,
+            lambda vectors, rows, total: sampled_ips(
+                vectors,
+                ranker.__getitem__,
+                actions[rows],
+                propensities[rows],
+                draws[rows],
+                torch.full((len(vectors), draws.shape[1]), -math.log(N_ITEMS)),
+                rewards=rewards[rows],
+                total=total,
+            ),
+        )
         add(
             "sampled_two_stage_ips",
             n,

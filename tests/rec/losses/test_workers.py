@@ -26,7 +26,7 @@ def test_two_workers_have_the_loss_and_the_gradient_of_one(tmp_path):
     alone = _alone()
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     both = [np.load(output) for output in outputs]
-    assert len(alone) == 20
+    assert len(alone) == 22
     for name, expected in alone.items():
         scale = np.abs(expected).max()
         for shared in both:
