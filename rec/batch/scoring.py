@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rec.batch.users import open_users
 from rec.bundle import Bundle
 from rec.candidate_tables import SCHEMA
+from rec.features.snapshot import Snapshot
 from rec.recommender import USERS_FILE, Recommender
 from rec.retrieval.top_k import blocks
 from rec.state import Candidates, UserStates
@@ -61,20 +62,19 @@ class CandidateWriter:
 
         Args: users: rows of the bundle's users table. places: where they are in it, (B,).
         """
-        found = [
-            self._of_block(users.slice(part.start, part.stop - part.start), places[part])
-            for part in blocks(len(places), BLOCK)
-        ]
+        snapshot = self.recommender.snapshot.with_users(users.to_pandas())
+        found = [self._of_block(snapshot, places, block) for block in blocks(len(places), BLOCK)]
         return pa.concat_tables(found)
 
-    def _of_block(self, users: pa.Table, places: NDArray[np.int64]) -> pa.Table:
-        snapshot = self.recommender.snapshot.with_users(users.to_pandas())
-        states = replace(snapshot.user_states(np.arange(len(places))), user=places.astype(np.int32))
+    def _of_block(self, snapshot: Snapshot, places: NDArray[np.int64], block: slice) -> pa.Table:
+        """The rows of some users of a snapshot that knows them all."""
+        states = snapshot.user_states(np.arange(block.start, block.stop))
+        states = replace(states, user=places[block].astype(np.int32))
         found = best_candidates(self.recommender, states, self.k, ranked=self.ranked)
         user, rank = np.nonzero(found.items >= 0)
         return pa.Table.from_arrays(
             [
-                pa.array(snapshot.user_ids, pa.string()).take(pa.array(user)),
+                pa.array(snapshot.user_ids[block], pa.string()).take(pa.array(user)),
                 pa.array(rank, pa.int32()),
                 self._item_ids.take(pa.array(found.items[user, rank])),
                 pa.array(found.scores[user, rank]),

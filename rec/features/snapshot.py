@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final, final
 
 import numpy as np
@@ -323,7 +323,7 @@ def _lists(values: NDArray[np.object_], indptr: NDArray[np.int64]) -> NDArray[np
 def _flat_positions(column: "pd.Series[Any]", lookup: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Lists of ids laid end to end: the row of each, and its position."""
     rows = np.repeat(np.arange(len(column)), column.map(len).to_numpy(dtype=np.int64))
-    positions = (lookup[item_id] for ids in column for item_id in ids)
+    positions = map(lookup.__getitem__, chain.from_iterable(column))
     return rows, np.fromiter(positions, dtype=np.int32, count=len(rows))
 
 
