@@ -4,16 +4,19 @@ Run:    python benchmarks/quality/session_agents.py memoryless|fatigue [--seeds 
 Data:   generated.
 Protocol: for each seed an agent is trained, and judged in sessions of that seed which no training has, over the
         recommender's 30 candidates; every policy has the same users and luck. `myopic` and `oracle` know the hidden
-        watch probabilities: the best next reward, and the optimum by dynamic programming.
+        watch probabilities: the best next reward, and the optimum by dynamic programming. With fatigue `regret` is what
+        the choices of a session are worth less than the optimum's, by the world: the rewards' expectation without their
+        luck, which is many times what the policies differ by.
 Seeds:  from 100 on; settings were chosen with seeds below that, of training and of sessions.
 Expect: memoryless two minutes of processor time a seed. In the notebook's dynamics at least 95% of the oracle's reward
-        and 9.0; with fatigue more than myopic's by two standard errors.
+        and 9.0; with fatigue more than myopic's, and less regret, by two standard errors.
 Writes: benchmarks/results/session_agents_{memoryless,fatigue}.json
 """
 
 import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +33,10 @@ from rl.config import DQNTrainConfig, InstaTokConfig, InstaTokEnvConfig
 from rl.dqn import agent_of, dqn_config
 from rl.instatok.agent_inputs import INPUTS
 from rl.instatok.arena import Arena, VideoRound
+from rl.instatok.planning import Plan
 from rl.instatok.slot_policies import baselines, by_agent
-from rl.session_evaluation import METRICS, Played, compare, evaluation_seeds
+from rl.session_env import Observation
+from rl.session_evaluation import METRICS, Played, SlotPolicy, compare, evaluation_seeds
 from rl.training import train_agent
 
 TRAINING: Final = {
@@ -43,6 +48,8 @@ SHARE_OF_ORACLE: Final = 0.95
 LEAST_REWARD: Final = 9.0
 
 Floats = NDArray[np.float64]
+Found = dict[str, dict[str, Floats]]
+"""Of each policy, of each session: the metrics."""
 
 
 def main() -> None:
@@ -58,22 +65,22 @@ def main() -> None:
     ensure_ray(1)
     arena = Arena.of(InstaTokEnvConfig(world=InstaTokConfig(dynamics=options.dynamics)))
     seeds = [FIRST_SEED + i for i in range(options.seeds)]
-    played = {}
+    found: dict[int, Found] = {}
     for seed in seeds:
-        played[seed] = one_seed(arena, config.model_copy(update={"seed": seed}), options.sessions)
-        means = "  ".join(f"{name} {each.reward.mean():.3f}" for name, each in played[seed].items())
+        found[seed] = one_seed(arena, config.model_copy(update={"seed": seed}), options.sessions)
+        means = "  ".join(f"{name} {each['reward'].mean():.3f}" for name, each in found[seed].items())
         print(f"seed {seed}  {means}", flush=True)
     rows = [
         {
             "model": name,
             "seed": seed,
             "log": options.dynamics,
-            "metrics": {metric: float(getattr(each, metric).mean()) for metric in METRICS},
+            "metrics": {metric: float(values.mean()) for metric, values in each.items()},
         }
-        for seed, results in played.items()
+        for seed, results in found.items()
         for name, each in results.items()
     ]
-    summary = summarised(options.dynamics, list(played.values()))
+    summary = summarised(options.dynamics, list(found.values()))
     for row in summary:
         goal = (
             "" if row["goal"] is None else f"  goal {row['goal']:.3f}  {'reached' if row['reached'] else 'not reached'}"
@@ -90,7 +97,23 @@ def main() -> None:
     write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
 
 
-def one_seed(arena: Arena, config: DQNTrainConfig, n_sessions: int) -> dict[str, Played]:
+@dataclass
+class Weighed:
+    """A policy, and what it gives up in each of its sessions: `rl.instatok.planning.Plan.regret`, summed, (S,)."""
+
+    plan: Plan
+    policy: SlotPolicy
+    regret: Floats
+
+    def __call__(self, seen: Observation, videos: VideoRound) -> NDArray[np.integer[Any]]:
+        """What the policy chooses."""
+        columns = self.policy(seen, videos)
+        shown = videos.candidates.ids[np.arange(len(columns)), columns]
+        self.regret += self.plan.regret(videos.sessions, self.plan.world.category[shown])
+        return columns
+
+
+def one_seed(arena: Arena, config: DQNTrainConfig, n_sessions: int) -> Found:
     """An agent trained from a seed, and every policy in the same sessions."""
     seeds = evaluation_seeds(config.seed, n_sessions)
     with tempfile.TemporaryDirectory() as folder:
@@ -101,22 +124,38 @@ def one_seed(arena: Arena, config: DQNTrainConfig, n_sessions: int) -> dict[str,
             asked=config.model_dump(mode="json"),
             folder=Path(folder),
         )
-    return compare(arena, {**baselines(arena, seeds), "dqn": by_agent(trained.agent)}, seeds)
+    policies: dict[str, SlotPolicy] = {**baselines(arena, seeds), "dqn": by_agent(trained.agent)}
+    if arena.world.fatigued_p is None:
+        return {name: metrics_of(played) for name, played in compare(arena, policies, seeds).items()}
+    plan = Plan.of(arena.world)
+    weighed = {name: Weighed(plan, policy, np.zeros(n_sessions)) for name, policy in policies.items()}
+    return {
+        name: metrics_of(played) | {"regret": weighed[name].regret}
+        for name, played in compare(arena, weighed, seeds).items()
+    }
 
 
-def summarised(dynamics: str, played: list[dict[str, Played]]) -> list[dict[str, Any]]:
+def metrics_of(played: Played) -> dict[str, Floats]:
+    """By name, of each session."""
+    return {metric: getattr(played, metric) for metric in METRICS}
+
+
+def summarised(dynamics: str, found: list[Found]) -> list[dict[str, Any]]:
     """Means over the sessions of all seeds, and the differences that the goals are about."""
 
     def of(name: str, metric: str = "reward") -> list[Floats]:
-        return [getattr(results[name], metric) for results in played]
+        return [results[name][metric] for results in found]
 
-    rows = [_row(name, metric, of(name, metric)) for metric in METRICS for name in played[0]]
+    rows = [_row(name, metric, of(name, metric)) for metric in found[0]["dqn"] for name in found[0]]
     ours = of("dqn")
-    for name in played[0]:
+    for name in found[0]:
         if name != "dqn":
             above = [a - b for a, b in zip(ours, of(name), strict=True)]
             goal = 0.0 if dynamics == "fatigue" and name == "myopic" else None
             rows.append(_row("dqn", f"reward - {name}'s", above, goal=goal, errors=2))
+    if dynamics == "fatigue":
+        below = [a - b for a, b in zip(of("myopic", "regret"), of("dqn", "regret"), strict=True)]
+        rows.append(_row("dqn", "regret below myopic's", below, goal=0.0, errors=2))
     if dynamics == "memoryless":
         rows[0:0] = [_row("dqn", "reward, goal", ours, goal=LEAST_REWARD)]
         # The ratio of two means of the same sessions, its error by the delta method.

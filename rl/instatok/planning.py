@@ -124,6 +124,18 @@ class Plan:
         reward, stay = _of_step(p)
         return _of_allowed(reward + stay * after, p, self.myopic, axis=1)
 
+    def regret(self, sessions: Sessions, categories: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What showing these categories now is worth less than the best, 0 in sessions that are over, (S,) both.
+
+        Of the optimum's plan, the expected sum of this over a session is what a policy earns less than the optimum:
+        V(s_0) - E sum_t r_t = E sum_t (V(s_t) - Q(s_t, a_t)). Unlike rewards it is free of the luck of each step.
+
+        Source: Kakade and Langford (2002), lemma 6.1.
+        """
+        values = self.category_values(sessions)
+        short = values.max(axis=1) - values[np.arange(len(sessions)), categories]
+        return np.where(sessions.done, 0.0, short)
+
     def policy(self) -> SessionPolicy:
         """Shows a random video of the category the plan names."""
 

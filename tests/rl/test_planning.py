@@ -109,6 +109,22 @@ def test_values_of_categories_agree_with_the_values_of_states(world, plans):
     assert live.sum() > 10
 
 
+@pytest.mark.parametrize("name", ["best", "myopic"])
+def test_what_a_policy_gives_up_is_what_it_earns_less(world, plans, name):
+    """The sum of regrets has the expectation that values differ by: the lemma of performance differences."""
+    users, policy = np.arange(world.n_users).repeat(20), plans[name].policy()
+    given_up = np.zeros(len(users))
+
+    def noting(sessions, rng):
+        items = policy(sessions, rng)
+        given_up[:] += plans["best"].regret(sessions, world.category[items])
+        return items
+
+    play(world, users, noting, np.random.default_rng(4))
+    less = given_up - (plans["best"].value - plans[name].value)[users]
+    assert less.mean() == pytest.approx(0, abs=4 * less.std() / np.sqrt(len(less)) + 1e-9)
+
+
 def test_a_session_that_is_over_still_has_a_choice(world, plans):
     short = InstaTok(world.config.model_copy(update={"max_steps": 3}))
     for plan in (Plan.of(short), plans["best"]):
