@@ -77,8 +77,9 @@ def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
 def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, temperature: Floats) -> SlatePolicy:
     """The candidates and scores of a bundle for each logged request, to be drawn from as given for each, (Q,).
 
-    What the bundle knows of a user is what it knew when it was trained, and the logged history of the request, which as
-    far as it is new to it counts as just taken. Neither is shown, nor what the request or the session excluded.
+    What the bundle knows of a user is what it knew when it was trained, or what the request said of somebody it has no
+    row for, and the logged history of the request, which as far as it is new to it counts as just taken. Neither is
+    shown, nor what the request or the session excluded.
     Requests from before `first_fair_ms` would flatter or wrong it.
 
     A cap is that of the log, too: below the items that were shown, the log then counts what is eligible for both.
@@ -88,11 +89,13 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
     cap = _common_cap(recommender, log)
     history = [list(map(str, items)) for items in log.history]
     excluded = [[*past, *map(str, items)] for past, items in zip(history, log.excluded, strict=True)]
+    asked = {feature.name for feature in recommender.snapshot.encoders.schema.of_side("user")}
+    features = [{name: told[name] for name in told.keys() & asked} for told in log.user_features]
     # Those of whom nothing is known are answered from another source, and so apart.
     known = np.array(
         [
-            recommender.user_known(str(user_id)) or any(recommender.snapshot.item_positions(past) >= 0)
-            for user_id, past in zip(log.user_id, history, strict=True)
+            bool(told) or recommender.user_known(str(user_id)) or any(recommender.snapshot.item_positions(past) >= 0)
+            for user_id, past, told in zip(log.user_id, history, features, strict=True)
         ]
     )
     item_ids: list[list[str]] = [[] for _ in range(len(log))]
@@ -102,7 +105,7 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
             rows: list[int] = group[start : start + _BLOCK].tolist()
             users = [str(log.user_id[row]) for row in rows]
             recent, away = ([lists[row] for row in rows] for lists in (history, excluded))
-            states = recommender.hydrate(users, exclude=away, recent=recent)
+            states = recommender.hydrate(users, exclude=away, recent=recent, features=[features[row] for row in rows])
             candidates = recommender.retrieve(states)
             ranked = recommender.rank(states, candidates)
             for place, row in enumerate(rows):

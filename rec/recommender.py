@@ -17,7 +17,7 @@ from rec.config import TrainConfig
 from rec.eligibility import GroupCap
 from rec.errors import ConfigError, DataError
 from rec.features.encoders import Encoders
-from rec.features.new_users import new_user_states
+from rec.features.new_users import described_states
 from rec.features.ranking import RankingFeatures
 from rec.features.recent import recent_states
 from rec.features.snapshot import Snapshot
@@ -35,7 +35,7 @@ from rec.retrieval.two_tower import WEIGHTS_FILE as RETRIEVER_FILE
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.rules import boosts_of, cap_of
 from rec.source_fits import SOURCE_LOADS, as_retriever, load_sources
-from rec.state import Candidates, UserStates
+from rec.state import NEVER_SEEN, Candidates, UserStates
 from rec.storage import Home
 
 USERS_FILE: Final = "users.parquet"
@@ -213,12 +213,20 @@ class Recommender:
         return {str(name): None if _missing(value) else value for name, value in row.items()}
 
     def hydrate(
-        self, user_ids: Sequence[str], *, exclude: Sequence[Sequence[str]] = (), recent: Sequence[Sequence[str]] = ()
+        self,
+        user_ids: Sequence[str],
+        *,
+        exclude: Sequence[Sequence[str]] = (),
+        recent: Sequence[Sequence[str]] = (),
+        features: Sequence[Mapping[str, Any]] = (),
     ) -> UserStates:
         """What is known about users; items they have seen and items of `exclude` (a list a user) are not shown.
 
         Items of `recent` (a list a user, oldest first) were taken since the model was trained: they are part of the
-        history, and not shown. Ids that are not in the catalogue change nothing.
+        history, and not shown. Ids that are not in the catalogue change nothing. `features` (a mapping a user) are of
+        users the bundle has no row for; for the others those of their rows hold.
+
+        Raises: DataError: for ids that are not strings, and features that users do not have, or of another kind.
         """
         for user_id in user_ids:
             _require_string(user_id, "user_id")
@@ -229,8 +237,10 @@ class Recommender:
         rows = self.snapshot.user_positions(user_ids)
         excluded = [self.snapshot.item_positions(items) for items in exclude] if any(map(len, exclude)) else None
         if any(map(len, recent)):
-            return recent_states(self.snapshot, rows, recent, excluded or [()] * len(rows))
-        return self.snapshot.user_states(rows, excluded=excluded)
+            states = recent_states(self.snapshot, rows, recent, excluded or [()] * len(rows))
+        else:
+            states = self.snapshot.user_states(rows, excluded=excluded)
+        return described_states(self.snapshot, states, user_ids, features)
 
     def top_k(self, states: UserStates, k: int) -> NDArray[np.int32]:
         """The k best items of each user after both stages, best first, -1 where there are fewer, (B, k)."""
@@ -294,10 +304,7 @@ class Recommender:
         """
         _require_count(n)
         _require_strings(history, "history")
-        given = {"user_id": "", **(features or {})}
-        # One cell each, also where a value is a list.
-        user = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in given.items()})
-        return self._answer("", new_user_states(self.snapshot, user, [history]), n)
+        return self._answer("", self.hydrate([""], recent=[history], features=[features or {}]), n)
 
     def _answer(self, user_id: str, states: UserStates, n: int) -> Recommendations:
         candidates = self.retrieve(states, max(min(n, self.n_items), self.config.ranker.n_candidates))
@@ -353,7 +360,7 @@ class Recommender:
 
     @staticmethod
     def _nothing_known(states: UserStates) -> NDArray[np.bool_]:
-        return (states.user < 0) & (states.history < 0).all(axis=1)
+        return (states.user == NEVER_SEEN) & (states.history < 0).all(axis=1)
 
     def _require(self, item_id: str) -> int:
         _require_string(item_id, "item_id")

@@ -1,10 +1,14 @@
 """What is known about users when they ask, and the candidates found for them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+# In the place of a row: users whom the users table does not hold. Of the second kind features are known.
+NEVER_SEEN: Final = -1
+DESCRIBED: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,7 @@ class UserStates:
     """B users as retrieval and ranking see them; items are catalogue positions 0..N-1, -1 where there is none.
 
     Attributes:
-        user: row in the users table, -1 for a user never seen, int32, (B,).
+        user: row in the users table, NEVER_SEEN or DESCRIBED for a user without one, int32, (B,).
         at_ms: the time the state describes, UTC milliseconds, (B,).
         history: latest items strictly before at_ms, oldest first, padded on the left with -1, int32, (B, H).
         features: encoded user features and as-of features by name; each (B,) or (B, L).

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from rec.errors import ScoreError
+from rec.errors import DataError, ScoreError
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.state import Candidates, UserStates
@@ -67,7 +67,10 @@ class Stages:
     `unranked` has the scores of retrieval, for when `rank` fails.
     """
 
-    hydrate: Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Session]], Awaitable[UserStates]]
+    hydrate: Callable[
+        [Sequence[str], Sequence[Sequence[str]], Sequence[Session], Sequence[Mapping[str, JsonValue]]],
+        Awaitable[UserStates],
+    ]
     item: Callable[[str], Awaitable[dict[str, Any] | None]]
     users: Callable[[], Awaitable[list[str]]]
     names: Callable[[NDArray[np.int32]], Awaitable[list[tuple[str, str | None]]]]
@@ -162,7 +165,10 @@ class Gateway:
         stages = arm.stages
         clock = [perf_counter()]
         session = Session() if self._sessions is None else await self._sessions.session(request.user_id)
-        states = await stages.hydrate([request.user_id], [request.exclude], [session])
+        try:
+            states = await stages.hydrate([request.user_id], [request.exclude], [session], [request.user_features])
+        except DataError as error:
+            raise _no_features(error) from error
         clock.append(perf_counter())
         choose = stages.choose
         retrieved = await (stages.retrieve(states, request.n) if choose is None else choose(request.context))
@@ -292,7 +298,7 @@ async def check(stages: Stages, policy: PolicyConfig, rank: Rank = ranked) -> No
     Nobody gets what is popular; the models themselves have answered golden queries when the bundle was loaded. Where an
     agent chooses, a request would bring its candidates, and this one has none.
     """
-    states = await stages.hydrate([NOBODY], [[]], [Session()])
+    states = await stages.hydrate([NOBODY], [[]], [Session()], [{}])
     if stages.choose is None:
         candidates = await stages.retrieve(states, 1)
         scores = await rank(stages, states, candidates)
@@ -300,6 +306,11 @@ async def check(stages: Stages, policy: PolicyConfig, rank: Rank = ranked) -> No
         candidates = Candidates(np.zeros((1, 0), np.int32), np.zeros((1, 0)), NOBODY)
         scores = candidates.scores
     await stages.select(states, candidates, scores, 1, policy)
+
+
+def _no_features(error: DataError) -> ProblemError:
+    field = "user_features" if error.column is None else f"user_features.{error.column}"
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {error.message}", field)
 
 
 def _awaitable(stage: Callable[Given, Result]) -> Callable[Given, Awaitable[Result]]:

@@ -1,10 +1,11 @@
 """The first stage: what is known about a user at the moment of asking, and about an item."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from rec.recommender import Recommender
 from rec.state import UserStates
@@ -23,17 +24,24 @@ class HydrateStage:
         self._positive = frozenset(recommender.config.data.positive_actions)
 
     def __call__(
-        self, user_ids: Sequence[str], exclude: Sequence[Sequence[str]], sessions: Sequence[Session]
+        self,
+        user_ids: Sequence[str],
+        exclude: Sequence[Sequence[str]],
+        sessions: Sequence[Session],
+        features: Sequence[Mapping[str, JsonValue]],
     ) -> UserStates:
         """The states of users; what they have seen, and `exclude` (a list a user), must not be shown to them.
 
         What they liked in their session, by the actions the bundle counts as that, is part of their history; what they
-        did anything with is not shown again.
+        did anything with is not shown again. `features` are of those the bundle does not know.
+
+        Raises: DataError: naming the column of a feature that users do not have, or of another kind.
         """
         return self._recommender.hydrate(
             user_ids,
             exclude=[[*items, *session.item_ids] for items, session in zip(exclude, sessions, strict=True)],
             recent=[session.taken(self._positive) for session in sessions],
+            features=features,
         )
 
     def users(self) -> list[str]:

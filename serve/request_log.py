@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self, final
 import numpy as np
 from pydantic_core import to_json
 
-from rec.data.event_rows import EXCLUDED
+from rec.data.event_rows import EXCLUDED, USER_FEATURES
 from rec.data.events import EventTables
 from rec.errors import ConfigError, DataError
 from rec.registry import Registry
@@ -219,7 +219,8 @@ class RequestLog:
         considered = selection.considered
         assert considered is not None, "the select stage has to know that its slates are logged"
         excluded = [*request.exclude, *session.item_ids]
-        context = {**request.context, EXCLUDED: excluded} if excluded else request.context
+        told = {} if response.user_known else request.user_features
+        own = {name: value for name, value in ((EXCLUDED, excluded), (USER_FEATURES, told)) if value}
         row = {
             "request_id": response.request_id,
             "timestamp": now_ms(),
@@ -232,7 +233,7 @@ class RequestLog:
             "temperature": arm.policy.temperature,
             "k": request.n,
             "degraded": response.degraded,
-            "context": to_json(context).decode(),
+            "context": to_json(request.context | own).decode(),
             "history": considered.history,
         }
         if self._rng.random() < self._config.log.candidate_share:

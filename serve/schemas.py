@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from rec.data.event_rows import RESERVED
 from rec.schema import MAX_ID_LENGTH
 
 MAX_ITEMS: Final = 100
@@ -15,6 +16,13 @@ MAX_ACTION_LENGTH: Final = 64
 
 def _finite(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
     json.dumps(context, allow_nan=False)
+    return context
+
+
+def _unreserved(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name in context:
+        if name.startswith(RESERVED):
+            raise ValueError(f"names that begin with {RESERVED!r} are the log's own; take another than {name!r}")
     return context
 
 
@@ -30,9 +38,10 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidato
 class RecommendRequest(BaseModel):
     """Who asks for how many items, and what must not be among them.
 
-    Items the user has seen are left out anyway. `context` and `session_id` describe the moment; they are logged, and
-    only an agent reads the context: docs/agents.md. `explain` adds what each stage did and how long it took, and all
-    sources of each item.
+    Items the user has seen are left out anyway. `user_features` are those of a user the model has no row for, by their
+    names in the users table; of others they change nothing. `context` and `session_id` describe the moment; they are
+    logged, and only an agent reads the context: docs/agents.md. `explain` adds what each stage did and how long it
+    took, and all sources of each item.
     """
 
     model_config = ConfigDict(
@@ -42,7 +51,8 @@ class RecommendRequest(BaseModel):
     user_id: Id
     n: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 10
     exclude: Annotated[tuple[Id, ...], Field(max_length=MAX_EXCLUDED)] = ()
-    context: Annotated[dict[str, JsonValue], AfterValidator(_finite)] = {}
+    user_features: Annotated[dict[str, JsonValue], AfterValidator(_finite)] = {}
+    context: Annotated[dict[str, JsonValue], AfterValidator(_finite), AfterValidator(_unreserved)] = {}
     session_id: Id | None = None
     explain: bool = False
 

@@ -20,8 +20,11 @@ Rows = pa.Table | Sequence[Mapping[str, Any]]
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
-# In the context of a request, beside what the client gave: items that must not be shown, by the request or the session.
-EXCLUDED: Final = "tandem.exclude"
+# In the context of a request, beside what the client gave: items that must not be shown, by the request or the session,
+# and the features of a user who had no row.
+RESERVED: Final = "tandem."
+EXCLUDED: Final = f"{RESERVED}exclude"
+USER_FEATURES: Final = f"{RESERVED}user_features"
 _TIMES: Final = ("timestamp", "received_at")
 _LISTS_OF_IDS: Final = ("history", "candidates")
 

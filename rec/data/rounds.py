@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from rec.data.event_rows import EXCLUDED, fits
+from rec.data.event_rows import EXCLUDED, USER_FEATURES, fits
 from rec.data.events import EventTables, rows_of
 from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
 from rec.errors import ConfigError, DataError
@@ -62,6 +62,7 @@ class Requests:
         arm: of the experiment that answered, (Q,).
         degraded: whether the ranker had to be left out, (Q,).
         excluded: item ids that were not to be shown, beside what the model knew as seen.
+        user_features: of users the model had no row for, by name, as far as they were given.
     """
 
     request_id: Strings
@@ -77,6 +78,7 @@ class Requests:
     arm: Strings
     degraded: NDArray[np.bool_]
     excluded: Lists
+    user_features: tuple[dict[str, Any], ...]
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -354,6 +356,7 @@ def _requests(requests: pa.Table) -> Requests:
         arm=_strings(requests["arm"]),
         degraded=np.asarray(requests["degraded"].to_numpy(), dtype=bool),
         excluded=_excluded(requests["context"].to_pylist()),
+        user_features=_user_features(requests["context"].to_pylist()),
     )
 
 
@@ -363,6 +366,12 @@ def _excluded(contexts: Sequence[str]) -> Lists:
     # A client may have put anything there.
     found = [[item for item in items if isinstance(item, str)] if isinstance(items, list) else [] for items in lists]
     return Lists(np.cumsum([0, *map(len, found)]), np.array([item for items in found for item in items], object))
+
+
+def _user_features(contexts: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """What the contexts of requests say of users who had no row."""
+    found = [json.loads(context).get(USER_FEATURES) if USER_FEATURES in context else None for context in contexts]
+    return tuple(features if isinstance(features, dict) else {} for features in found)
 
 
 def _lists(column: pa.ChunkedArray) -> Lists:

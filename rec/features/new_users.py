@@ -1,53 +1,39 @@
-"""States of users whom a snapshot does not hold, from what they say of themselves and what they just took."""
+"""Users whom a snapshot does not hold, by what they say of themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from rec.data.dataset import Interactions
 from rec.errors import DataError
-from rec.features.as_of import EventIndex, as_of_features
-from rec.features.columns import normalise
 from rec.features.snapshot import Snapshot
-from rec.state import UserStates
+from rec.state import DESCRIBED, UserStates
 
 
-def new_user_states(snapshot: Snapshot, users: pd.DataFrame, histories: Sequence[Sequence[str]]) -> UserStates:
-    """What is known about users who are not in the users table: features, and the items of a history, taken just now.
+def described_states(
+    snapshot: Snapshot, states: UserStates, user_ids: Sequence[str], features: Sequence[Mapping[str, Any]]
+) -> UserStates:
+    """States in which those whom the snapshot does not hold have the features that they give, encoded as in training.
 
-    One of whom neither is given is a user never seen. Ids of items that are not in the catalogue are left out.
+    For those whom it does hold, and those who give none, nothing changes. A feature that is not given is missing.
 
-    Args: users: columns user_id, and any of the features. histories: item ids of each user, oldest first, (B,).
-    Raises: DataError: naming the column, and the row's number, of what is no feature, or not of its feature's kind.
+    Args: user_ids, features: of each state; a feature's value by its name, (B,).
+    Raises: DataError: naming the feature that users do not have, or whose value is of another kind.
     """
-    schema = snapshot.encoders.schema
-    names = [feature.name for feature in schema.of_side("user")]
-    for name in users.columns:
-        if name not in ("user_id", *names):
-            raise DataError(f"no feature of the users; there are {', '.join(names) or 'none'}", column=str(name))
-    described = users.reindex(columns=["user_id", *names])
-    told = described[names].notna().any(axis=1).to_numpy()
-    taken = [items[items >= 0] for items in map(snapshot.item_positions, histories)]
-    lengths = np.array([len(items) for items in taken], np.int64)
-    rows = np.arange(len(users))
-    events = Interactions(
-        user_ids=described["user_id"].to_numpy(dtype=object),
-        item_ids=snapshot.item_ids,
-        user=np.repeat(rows, lengths).astype(np.int32),
-        item=np.concatenate([*taken, np.zeros(0, np.int32)]),
-        timestamp=np.full(lengths.sum(), snapshot.at_ms - 1, np.int64),
-    )
-    length = snapshot.history.shape[1]
-    table = normalise(schema, "user", described).assign(
-        **as_of_features(EventIndex(events), "user", rows, snapshot.at_ms),
-        history=[snapshot.item_ids[items[-length:]].tolist() for items in taken],
-        seen=[snapshot.item_ids[np.unique(items)].tolist() for items in taken],
-        as_of_ms=snapshot.at_ms,
-        history_length=length,
-    )
-    states = snapshot.with_users(table).user_states(rows)
-    # Beyond the table: sources that have a row for each user have none for these.
-    place = np.where(told | (lengths > 0), len(snapshot.user_ids), -1)
-    return replace(states, user=place.astype(np.int32))
+    rows = [row for row, given in enumerate(features) if given and states.user[row] < 0]
+    if not rows:
+        return states
+    names = [feature.name for feature in snapshot.encoders.schema.of_side("user")]
+    for row in rows:
+        for name in features[row]:
+            if name not in names:
+                raise DataError(f"no feature of the users; there are {', '.join(names) or 'none'}", column=str(name))
+    table = pd.DataFrame([{"user_id": user_ids[row], **features[row]} for row in rows], dtype=object)
+    encoded = snapshot.encoders.encode("user", table.reindex(columns=["user_id", *names]))
+    together = {name: values.copy() for name, values in states.features.items()}
+    for name, values in encoded.items():
+        together[name][rows] = values
+    user = states.user.copy()
+    user[rows] = DESCRIBED
+    return replace(states, user=user, features=together)

@@ -40,6 +40,7 @@ class SlateLog:
         logging: the policy that drew them.
         history: item ids the user had taken, oldest first.
         excluded: item ids that were not to be shown, beside what the logging model knew as seen.
+        user_features: of users the logging model had no row for, by name, as far as they were given.
         n_without: requests left out, because their candidates were not logged.
         n_incomplete: requests left out of those with candidates, because impressions of their slate are missing.
         cap: the rule under which they were drawn, None where there was none.
@@ -56,6 +57,7 @@ class SlateLog:
     logging: SlatePolicy
     history: list[NDArray[Any]]
     excluded: list[NDArray[Any]]
+    user_features: list[dict[str, Any]]
     n_without: int
     n_incomplete: int = 0
     cap: ItemCap | None = None
@@ -144,6 +146,7 @@ def slate_log(rounds: Rounds, *, cap: ItemCap | None = None) -> SlateLog:
         ),
         history=[requests.history[request] for request in chosen],
         excluded=[requests.excluded[request] for request in chosen],
+        user_features=[requests.user_features[request] for request in chosen],
         n_without=n_without,
         n_incomplete=n_incomplete,
         cap=cap,

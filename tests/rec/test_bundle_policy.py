@@ -19,6 +19,7 @@ from rec.ope import OverlapWarning
 from rec.ope.slate_log import SlateLog, slate_log
 from rec.recommender import ITEMS_FILE
 from rec.registry import Registry
+from rec.schema import Feature, FeatureSchema
 from rec.storage import Home
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
@@ -149,19 +150,33 @@ class Ranking:
         self.version = "v"
         place = {item: at for at, item in enumerate(item_ids)}
         self.snapshot = SimpleNamespace(
-            item_table=None, item_positions=lambda ids: np.array([place.get(item, -1) for item in ids])
+            item_table=None,
+            item_positions=lambda ids: np.array([place.get(item, -1) for item in ids]),
+            encoders=SimpleNamespace(
+                schema=FeatureSchema(features=(Feature(name="age", kind="numeric", side="user"),))
+            ),
         )
+        self.features: dict[str, list[dict[str, Any]]] = {}
         self.recent: dict[str, list[list[str]]] = {}
         self.config = SimpleNamespace(ranker=SimpleNamespace(n_candidates=len(item_ids)), rules=RulesConfig())
 
     def user_known(self, user_id: str) -> bool:
         return user_id in self.known
 
-    def hydrate(self, user_ids: list[str], *, exclude: list[list[str]], recent: list[list[str]]) -> list[list[str]]:
-        known = {self.user_known(user_id) or bool(taken) for user_id, taken in zip(user_ids, recent, strict=True)}
+    def hydrate(
+        self,
+        user_ids: list[str],
+        *,
+        exclude: list[list[str]],
+        recent: list[list[str]],
+        features: list[dict[str, Any]],
+    ) -> list[list[str]]:
+        asked = list(zip(user_ids, recent, features, strict=True))
+        known = {self.user_known(user_id) or bool(taken) or bool(told) for user_id, taken, told in asked}
         assert len(known) == 1, "states are of those of whom something is known, or of others"
-        for user_id, taken in zip(user_ids, recent, strict=True):
+        for user_id, taken, told in asked:
             self.recent.setdefault(user_id, []).append(taken)
+            self.features.setdefault(user_id, []).append(told)
         return exclude
 
     def retrieve(self, states: list[list[str]]) -> Any:
@@ -186,9 +201,16 @@ def test_a_bundle_ranks_everything_but_the_history_and_exclusions_of_each_reques
     away = [{*past, *items} for past, items in zip(histories, excluded, strict=True)]
     recommender: Any = Ranking(list(world.item_ids), list(world.user_ids))
     epsilon, temperature = np.linspace(0.1, 0.3, len(log)), np.full(len(log), 0.5)
+    told = [{"age": float(row), "of another model": "x"} if row % 5 == 0 else {} for row in range(len(log))]
     policy = bundle_policy(
-        recommender, replace(log, history=histories, excluded=excluded), epsilon=epsilon, temperature=temperature
+        recommender,
+        replace(log, history=histories, excluded=excluded, user_features=told),
+        epsilon=epsilon,
+        temperature=temperature,
     )
+    for user_id, found in recommender.features.items():
+        of_user = [float(row) for row in np.flatnonzero(log.user_id == user_id) if row % 5 == 0]
+        assert [each for each in found if each] == [{"age": age} for age in of_user]
     everything = log.codes([list(world.item_ids)])[0]
     code_of = dict(zip(world.item_ids, everything.tolist(), strict=True))
     for row, items in enumerate(away):

@@ -63,7 +63,7 @@ def _world(slate: int = 1) -> Dataset:
     names, nothing = np.array([str(row) for row in range(n)], dtype=object), Lists(np.zeros(n + 1, int), np.zeros(0))
     requests = Requests(
         names, user_ids[user], at_ms, np.zeros(n), np.ones(n), np.full(n, slate, np.int16), nothing,
-        np.zeros(n, bool), nothing, nothing, names, np.zeros(n, bool), nothing,
+        np.zeros(n, bool), nothing, nothing, names, np.zeros(n, bool), nothing, ({},) * n,
     )  # fmt: skip
     text = np.full(len(request), "x", dtype=object)
     rounds = Rounds(

@@ -166,7 +166,8 @@ def test_the_documentation_shows_the_interface(request_to: Request):
     document = request_to("GET", "/openapi.json").json()
     recommend = document["paths"]["/v1/recommend"]["post"]
     request = recommend["requestBody"]["content"]["application/json"]["schema"]
-    assert set(request["properties"]) == {"user_id", "n", "exclude", "context", "session_id", "explain"}
+    names = {"user_id", "n", "exclude", "user_features", "context", "session_id", "explain"}
+    assert set(request["properties"]) == names
     assert set(recommend["responses"]) == {"200", "401", "403", "408", "413", "422", "429", "503"}
     assert set(document["paths"]) == {
         "/v1/recommend", "/v1/feedback", "/v1/items/{item_id}", "/v1/models", "/metrics",

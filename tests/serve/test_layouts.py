@@ -49,6 +49,8 @@ def test_all_layouts_agree_with_the_recommender(
     n = recommender.config.ranker.n_candidates
     user_ids = [*map(str, recommender.snapshot.user_ids[:5]), "nobody has this id"]
     expected = {user_id: recommender.recommend(user_id, n) for user_id in user_ids}
+    row = recommender.snapshot.user_table.iloc[3].drop("user_id").to_dict()
+    described = recommender.recommend_new(row, n=n)
     for name, config in layouts.items():
         address = deploy(name, config)
         before = answers_by_replica()
@@ -63,6 +65,13 @@ def test_all_layouts_agree_with_the_recommender(
             if len(answered) == config.replicas:
                 break
         assert len(answered) == config.replicas, f"{name}: {answered}"
+        body = {"user_id": "stranger", "n": n, "user_features": row}
+        told = httpx.post(f"{address}/v1/recommend", json=body, timeout=30).json()
+        assert {item["item_id"]: item["score"] for item in told["items"]} == {
+            item.item_id: item.score for item in described.items
+        }, name
+        refused = httpx.post(f"{address}/v1/recommend", json=body | {"user_features": {"height": 1.8}}, timeout=30)
+        assert (refused.status_code, refused.json()["field"]) == (422, "user_features.height"), name
 
 
 def draws(address: str, body: dict[str, Any], n_requests: int) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from rec.data.event_rows import EXCLUDED
+from rec.bundle_policy import bundle_policy
+from rec.data.event_rows import EXCLUDED, USER_FEATURES
 from rec.data.events import EventTables, open_events
 from rec.data.rounds import read_rounds
 from rec.errors import ConfigError
@@ -131,6 +132,50 @@ def test_logged_propensities_follow_from_the_logged_candidates(request_to: Reque
         sources |= {each["source"] for each in slate}
         assert len(row["candidate_sources"]) == len(row["candidates"]) == len(set(row["candidates"]))
     assert "explore" in sources and len(sources) >= 2
+
+
+def test_features_of_a_user_without_a_row_choose_and_are_logged(
+    request_to: Request, service: Service, user_id: str, recommender: Recommender
+):
+    """The bundle, asked again with what the log says, has the candidates and scores that it had."""
+    row = recommender.snapshot.user_table.set_index("user_id").loc[user_id]
+    told = {name: row[name] for name in row.index}
+    answers = [
+        shown(request_to, name, **body)
+        for name, body in (
+            ("stranger", {"user_features": told}),
+            (user_id, {"user_features": told}),
+            ("nobody", {}),
+            ("guest", {"user_features": told, "exclude": ["v1"]}),
+        )
+    ]
+    assert [answer["user_known"] for answer in answers] == [False, True, False, False]
+    logged = {row["user_id"]: row for row in service.committed("requests")}
+    assert json.loads(logged["stranger"]["context"]) == {USER_FEATURES: told}
+    assert json.loads(logged[user_id]["context"]) == json.loads(logged["nobody"]["context"]) == {}
+    assert json.loads(logged["guest"]["context"]) == {USER_FEATURES: told, EXCLUDED: ["v1"]}
+    assert logged["stranger"]["candidate_scores"] != logged["nobody"]["candidate_scores"]
+    log = slate_log(read_rounds(service.events, rewards=REWARDS, now_ms=now_ms() + 2 * 86_400_000))
+    policy = bundle_policy(recommender, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
+    np.testing.assert_array_equal(policy.candidates, log.logging.candidates)
+    # In a batch the towers round in another order.
+    np.testing.assert_allclose(policy.scores, log.logging.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body, field",
+    [
+        ({"user_features": {"height": 1.8}}, "user_features.height"),
+        ({"user_features": {"age": ["old"]}}, "user_features.age"),
+        ({"context": {EXCLUDED: ["v1"]}}, "context"),
+        ({"context": {USER_FEATURES: {}}}, "context"),
+    ],
+)
+def test_features_that_users_do_not_have_and_names_of_the_log_are_refused(
+    request_to: Request, service: Service, body: dict[str, Any], field: str
+):
+    assert problem(request_to("POST", "/v1/recommend", json={"user_id": "stranger", **body})) == (422, field)
+    assert not service.committed("requests")
 
 
 def test_the_log_is_read_as_rounds(request_to: Request, service: Service, user_id: str):

@@ -1,9 +1,10 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from rec.errors import DataError
-from rec.features.new_users import new_user_states
+from rec.features.new_users import described_states
+from rec.features.recent import recent_states
+from rec.state import DESCRIBED, NEVER_SEEN
 
 
 def test_a_new_user_of_known_features_and_history_is_encoded_as_known_users_are(snapshot):
@@ -11,8 +12,9 @@ def test_a_new_user_of_known_features_and_history_is_encoded_as_known_users_are(
     user = 4
     known = snapshot.user_states([user])
     history = snapshot.item_ids[snapshot.seen[snapshot.seen_indptr[user] : snapshot.seen_indptr[user + 1]]].tolist()
-    table = snapshot.user_table.iloc[[user]].assign(user_id="new")
-    states = new_user_states(snapshot, table, [history])
+    features = snapshot.user_table.iloc[user].drop("user_id").to_dict()
+    taken_just_now = recent_states(snapshot, np.array([-1], np.int32), [history], [()])
+    states = described_states(snapshot, taken_just_now, ["new"], [features])
     for name in ("age", "country"):
         np.testing.assert_array_equal(states.features[name], known.features[name])
     first_unknown = snapshot.encoders.first_unknown("user_id")
@@ -22,21 +24,25 @@ def test_a_new_user_of_known_features_and_history_is_encoded_as_known_users_are(
     assert snapshot.item_ids[taken].tolist() == history[-12:]
     counts = snapshot.encoders.standardise({"user_count_all": np.log1p(np.array([len(history)]))})
     np.testing.assert_allclose(states.features["user_count_all"], counts["user_count_all"], rtol=1e-6)
-    assert states.user[0] == len(snapshot.user_ids)
+    assert states.user[0] == DESCRIBED
 
 
-def test_one_of_whom_nothing_is_said_is_a_user_never_seen(snapshot):
-    states = new_user_states(snapshot, pd.DataFrame({"user_id": ["a", "b", "c"]}), [[], ["no such item"], ["i3"]])
-    never_seen = snapshot.user_states([-1])
-    assert states.user.tolist() == [-1, -1, len(snapshot.user_ids)]
-    for name, values in never_seen.features.items():
-        if name != "user_id":
-            np.testing.assert_array_equal(states.features[name][:2], np.repeat(values, 2, axis=0))
-    assert states.excluded_indptr.tolist() == [0, 0, 0, 1]
+def test_only_who_says_something_and_has_no_row_is_described(snapshot):
+    """A feature that is left out is missing: what a user has of whom nothing is known."""
+    before = snapshot.user_states([-1, 2, -1])
+    told = {"age": 31.0}
+    states = described_states(snapshot, before, ["a", "b", "c"], [told, told, {}])
+    assert states.user.tolist() == [DESCRIBED, 2, NEVER_SEEN]
+    for name, values in before.features.items():
+        np.testing.assert_array_equal(states.features[name][1:], values[1:])
+        if name not in ("age", "user_id"):
+            np.testing.assert_array_equal(states.features[name][0], values[0])
+    assert states.features["age"][0] != before.features["age"][0]
 
 
 def test_what_users_do_not_have_is_refused(snapshot):
+    nobody = snapshot.user_states([-1])
     with pytest.raises(DataError, match=r"there are age, country.*'height'"):
-        new_user_states(snapshot, pd.DataFrame({"user_id": ["a"], "height": [1.8]}), [[]])
+        described_states(snapshot, nobody, ["a"], [{"height": 1.8}])
     with pytest.raises(DataError, match=r"has to hold numbers.*'age'"):
-        new_user_states(snapshot, pd.DataFrame({"user_id": ["a"], "age": ["old"]}), [[]])
+        described_states(snapshot, nobody, ["a"], [{"age": "old"}])

@@ -26,7 +26,8 @@ def log_of(slates):
     names = np.array([str(row) for row in range(n)], dtype=object)
     n_eligible = np.where(shown, N_ITEMS - np.arange(K), 0)
     zeros = np.where(shown, 0.0, np.nan)
-    return SlateLog(ids, names, names, names, slate, zeros, zeros, n_eligible, policy, [ids[:0]] * n, [ids[:0]] * n, 0)
+    nothing = [ids[:0]] * n
+    return SlateLog(ids, names, names, names, slate, zeros, zeros, n_eligible, policy, nothing, nothing, [{}] * n, 0)
 
 
 def exact(item, position):
