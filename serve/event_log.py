@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any, Final, final
 
 from rec.data.events import EventTables
 from rec.storage import sync as sync_file
-from serve.known import Known, KnownRequests
+from serve.known import Known, KnownRequests, act_of
 from serve.logged import Row, answer_record, feedback_record
+from serve.sessions import Act, UserAct
 from serve.spool import SpoolWriter, locked, new_id, segments, spool_bytes
 
 FEEDBACK_LOCK: Final = "feedback.lock"
@@ -56,11 +57,14 @@ class NotShownError(LookupError):
 @final
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """How many events are new, how many had been accepted before, and of each of all whose it is."""
+    """How many events are new, how many had been accepted before, and of each of all who did what, as it is kept.
+
+    Of a duplicate that is what the event said when it was accepted, whatever it says now.
+    """
 
     accepted: int
     duplicates: int
-    user_ids: tuple[str, ...] = field(default=(), compare=False)
+    acts: tuple[UserAct, ...] = field(default=(), compare=False)
 
 
 @final
@@ -119,13 +123,12 @@ class EventLog:
                 current = self._known.in_memory(asked)
                 if len(current) < len(asked):
                     continue  # it was forgotten meanwhile
-                new = _without_known(events, current)
+                new, acts = _without_known(events, current)
                 ticket = self._writer.append(feedback_record(new)) if new else None
             self._writer.sync(ticket)
             if len(new) < len(events):
                 self._sync_others()
-            users = tuple(current[event["request_id"]].user_id or "" for event in events)
-            return Accepted(len(new), len(events) - len(new), users)
+            return Accepted(len(new), len(events) - len(new), acts)
 
     def close(self) -> None:
         """Brings all to the disk; nothing may be recorded after."""
@@ -187,14 +190,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _without_known(events: Sequence[Row], known: dict[str, Known]) -> list[dict[str, Any]]:
-    """The events that were not accepted before, each once and with an id."""
-    taken: set[tuple[str, str]] = set()
-    new = []
+def _without_known(
+    events: Sequence[Row], known: Mapping[str, Known]
+) -> tuple[list[dict[str, Any]], tuple[UserAct, ...]]:
+    """The events that were not accepted before, each once and with an id; and of each of all who did what."""
+    taken: dict[tuple[str, str], Act] = {}
+    new, acts = [], []
     for event in events:
-        event_id = event.get("event_id") or new_id()
-        if event_id in known[event["request_id"]].event_ids or (event["request_id"], event_id) in taken:
-            continue
-        taken.add((event["request_id"], event_id))
-        new.append({**event, "event_id": event_id})
-    return new
+        request, event_id = known[event["request_id"]], event.get("event_id") or new_id()
+        key = event["request_id"], event_id
+        act = request.events.get(event_id) or taken.get(key)
+        if act is None:
+            act = taken[key] = act_of(event)
+            new.append({**event, "event_id": event_id})
+        acts.append((request.user_id or "", act))
+    return new, tuple(acts)

@@ -14,24 +14,26 @@ from time import monotonic
 from typing import Final, final
 
 from rec.data.events import EventTables
-from serve.logged import rows_of
+from serve.logged import Row, rows_of
+from serve.sessions import Act
 from serve.spool import read_frames, segments
 
 STALE_S: Final = 30.0
 KEPT_S: Final = 60.0
+_EVENT: Final = ("request_id", "event_id", "item_id", "action", "timestamp")
 
 
 @final
 @dataclass(slots=True)
 class Known:
-    """One request: whose it is, the items it was answered with, both None while only events are known, and their ids.
+    """One request: whose it is, the items it was answered with, both None while only events are known, and these by id.
 
     `complete` once there can be no events but these: the spool was followed since the answer, or the tables were asked.
     """
 
     user_id: str | None = None
     items: frozenset[str] | None = None
-    event_ids: set[str] = field(default_factory=set)
+    events: dict[str, Act] = field(default_factory=dict)
     complete: bool = False
 
 
@@ -81,7 +83,7 @@ class KnownRequests:
 
     def _look_up(self, request_ids: Sequence[str]) -> None:
         shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
-        given = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids)
+        given = self._events.read("feedback", columns=_EVENT, request_ids=request_ids)
         asked = self._events.read("requests", columns=["request_id", "user_id"], request_ids=request_ids)
         users = {row["request_id"]: row["user_id"] for row in asked.to_pylist()}
         items: dict[str, set[str]] = {request_id: set() for request_id in users}
@@ -94,7 +96,7 @@ class KnownRequests:
                 known.items = frozenset(theirs) if known.items is None else known.items
                 known.user_id = users[request_id]
             for row in given.to_pylist():
-                self._entry(row["request_id"], "").event_ids.add(row["event_id"])
+                self._entry(row["request_id"], "").events.setdefault(row["event_id"], act_of(row))
             for request_id in request_ids:
                 if request_id in self._known:
                     known = self._known[request_id][1]
@@ -129,7 +131,7 @@ class KnownRequests:
             known.items = frozenset(row["item_id"] for row in rows["impressions"])
             known.complete |= followed
         for event in rows.get("feedback", ()):
-            self._entry(event["request_id"], segment).event_ids.add(event["event_id"])
+            self._entry(event["request_id"], segment).events.setdefault(event["event_id"], act_of(event))
 
     def _entry(self, request_id: str, segment: str) -> Known:
         """What is known of a request, which is kept while the segment that last told of it is there."""
@@ -137,3 +139,8 @@ class KnownRequests:
         self._known[request_id] = segment or before, known
         self._known.move_to_end(request_id)
         return known
+
+
+def act_of(event: Row) -> Act:
+    """What an event says was done."""
+    return Act(event["item_id"], event["action"], event["timestamp"])

@@ -23,7 +23,7 @@ from serve.event_log import EventLog, NotShownError, UnknownRequestError, now_ms
 from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
-from serve.sessions import Act, Session, UserAct
+from serve.sessions import Session, UserAct
 
 # How far the clock of a client may be ahead.
 AHEAD_MS: Final = 5 * 60 * 1000
@@ -130,7 +130,8 @@ class RequestLog:
         """Takes events, all or none, and returns when they are safe.
 
         Args: listed: whether they came as a list, for the names of fields.
-        Returns: the answer, and of every event, new or not, who did what.
+        Returns: the answer, and of every event who did what, of one that was accepted before as it was then: should the
+            session have been lost since, it is found again, and nothing else comes into it.
         Raises: ProblemError: naming the first event and field that is wrong; when the log cannot take them now.
         """
         received_at = now_ms()
@@ -157,9 +158,7 @@ class RequestLog:
         except (OSError, DataError) as error:
             _LOG.exception("feedback was not accepted")
             raise busy("feedback cannot be kept safely now; send it again") from error
-        acts = [Act(row["item_id"], row["action"], row["timestamp"]) for row in rows]
-        response = FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates)
-        return response, list(zip(result.user_ids, acts, strict=True))
+        return FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates), list(result.acts)
 
     def check(self) -> bool:
         """Whether answers and feedback can be logged now.

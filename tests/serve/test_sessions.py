@@ -15,17 +15,21 @@ import pytest
 import redis
 
 from rec.data.event_rows import EXCLUDED
+from rec.data.events import EventTables
 from rec.errors import ConfigError
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from serve.app import free_port
 from serve.arms import Arms
+from serve.claims import Claims
+from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
+from serve.event_log import EventLog
 from serve.gateway import Gateway, Stages
 from serve.logged import rows_of
 from serve.request_log import RequestLog
-from serve.schemas import FeedbackEvent, RecommendRequest, RecommendResponse
+from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions, SessionStore
 from serve.spool import read_frames, segments
 
@@ -179,7 +183,8 @@ class Service:
             rewards=REWARDS,
         )
         arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
-        log = RequestLog.open(config, arms.versions)
+        self.events = EventTables(Home(folder))
+        log = RequestLog(EventLog(folder, self.events, sync_s=60, max_bytes=2**30), Claims(folder, 60), config, REWARDS)
         self.gateway = Gateway(arms, Registry(Home(home)), log, sessions=Sessions(store, PATIENCE_S))
 
     def shown(self, user_id: str, **body: Any) -> Awaitable[RecommendResponse]:
@@ -235,6 +240,43 @@ def test_one_never_seen_is_known_by_a_first_like(recommender: Recommender, home:
 
     first, second = asyncio.run(sources())
     assert first == {recommender.popularity.name} and recommender.popularity.name not in second
+
+
+@pytest.mark.parametrize("in_tables", [False, True])
+def test_a_duplicate_counts_as_what_was_accepted_and_nothing_else(
+    recommender: Recommender, home: str, tmp_path: Path, in_tables: bool
+):
+    """Whatever it says now, and though the session was lost or the server is another since."""
+    service = Service(recommender, home, tmp_path, MemorySessions(SessionsConfig()))
+
+    def sent(to: Service, answer: RecommendResponse, position: int, action: str) -> Awaitable[FeedbackResponse]:
+        event = FeedbackEvent(
+            request_id=answer.request_id, item_id=answer.items[position].item_id, action=action, event_id="c1"
+        )
+        return to.gateway.feedback([event], listed=False)
+
+    async def session(of: Service) -> dict[str, int]:
+        report = (await of.shown("a")).session
+        assert report is not None
+        return report.counts
+
+    async def asked() -> None:
+        answer = await service.shown("a")
+        assert (await sent(service, answer, 0, "skipped")).accepted == 1
+        for position in (0, 1):
+            assert (await sent(service, answer, position, "liked")).duplicates == 1
+        assert await session(service) == {"skipped": 1}
+        if in_tables:
+            committer = Committer(tmp_path, service.events)
+            committer.commit()
+            committer.close()
+            for segment in segments(tmp_path):
+                segment.path.unlink()
+        another = Service(recommender, home, tmp_path, MemorySessions(SessionsConfig()))
+        assert (await sent(another, answer, 1, "liked")).duplicates == 1
+        assert await session(another) == {"skipped": 1}
+
+    asyncio.run(asked())
 
 
 class Broken:
