@@ -43,6 +43,18 @@ def test_ten_days_of_training_on(model: str, label: str):
     assert " ".join(f"| {row} |".split()) in TEXT
 
 
+@pytest.mark.parametrize("model", ["mmoe", "ple"])
+def test_what_a_second_task_gives(model: str):
+    one, two = (
+        {row["seed"]: row["metrics"]["watch@10"] for row in result(name)["rows"] if row["model"] == model}
+        for name in ("rankers_instatok", "rankers_instatok_two_tasks")
+    )
+    gained = np.array([two[seed] - one[seed] for seed in sorted(two)])
+    half = stats.t.ppf(0.975, len(gained) - 1) * gained.std(ddof=1) / np.sqrt(len(gained))
+    low, high = (f"{value:+.4f}".replace("0.", ".", 1) for value in (gained.mean() - half, gained.mean() + half))
+    assert f"{gained.mean():+.4f} [{low}, {high}] of `{model}`".replace("+0.", "+.") in TEXT
+
+
 def test_training_beside_the_peer():
     stored = result("train_two_tower")
     loader, ready = stored["rows"]
