@@ -98,8 +98,8 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
             for user_id, past, told in zip(log.user_id, history, features, strict=True)
         ]
     )
-    item_ids: list[list[str]] = [[] for _ in range(len(log))]
     scores = np.zeros((len(log), recommender.config.ranker.n_candidates))
+    positions = np.full(scores.shape, -1)
     for group in (np.flatnonzero(known), np.flatnonzero(~known)):
         for start in range(0, len(group), _BLOCK):
             rows: list[int] = group[start : start + _BLOCK].tolist()
@@ -110,11 +110,17 @@ def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, t
             ranked = recommender.rank(states, candidates)
             for place, row in enumerate(rows):
                 found = candidates.items[place] >= 0
-                item_ids[row] = recommender.item_ids[candidates.items[place][found]].tolist()
+                positions[row, : found.sum()] = candidates.items[place][found]
                 scores[row, : found.sum()] = ranked[place][found]
-    codes, items = log.coded(item_ids)
+    # Each item is looked up by its name once, not once a request.
+    ranked_at = np.unique(positions[positions >= 0])
+    own, items = log.coded([recommender.item_ids[ranked_at].tolist()])
+    code = np.full(len(recommender.item_ids), -1)
+    code[ranked_at] = own[0, : len(ranked_at)]
+    width = max(int((positions >= 0).sum(axis=1).max(initial=0)), 1)
+    codes = np.where(positions >= 0, code[positions], -1)[:, :width]
     by_code = None if cap is None else cap.of_items(items)
-    return SlatePolicy(codes, scores[:, : codes.shape[1]], epsilon, temperature, by_code)
+    return SlatePolicy(codes, scores[:, :width], epsilon, temperature, by_code)
 
 
 def logged_cap(home: Home, versions: Iterable[str]) -> ItemCap | None:

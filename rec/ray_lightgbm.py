@@ -26,14 +26,16 @@ def fit_lambdamart_on_ray(
     valid: RankingData | None = None,
     trees: int | None = None,
 ) -> LambdaMARTFit:
-    """Grows the trees of `fit_lambdamart` on `workers` Ray Train workers, or in this process for 0.
+    """Grows the trees of `fit_lambdamart` on up to `workers` Ray Train workers, or in this process.
+
+    Each gets `config.rows_per_worker` at least; in this process it is done for 0 workers, and for fewer rows than that.
 
     Raises: TrainingError: when there is no query to learn from, or workers keep dying. KeyboardInterrupt: after
         Ctrl-C, when the workers are gone.
     """
     data.require_something_to_learn()
     # A worker has a query at least.
-    workers = min(workers, len(data.groups))
+    workers = min(workers, len(data.groups), len(data.matrix) // config.rows_per_worker)
     if workers == 0:
         return fit_lambdamart(data, config, seed=seed, valid=valid, trees=trees)
     trainer = LightGBMTrainer(

@@ -1,9 +1,9 @@
 """The loop closes itself: ten days in which people use a service over HTTP, and a cycle follows each.
 
-Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 8000]
-World:  800 people who have stated their interests, and 600 videos. From day 6 on whoever wanted one category wants
+Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 2500]
+World:  800 people who have stated their interests, and 100 videos. From day 6 on whoever wanted one category wants
         another, whatever they have stated.
-Loop:   a first model learns from a tenth of 20,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
+Loop:   a first model learns from a twentieth of 10,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
         slate of two, and what its user did with it. After each day a cycle trains a challenger on what was known before
         the day, judges it and the champion by the day, and promotes it or not; the service takes what is promoted. On
         day 4 a challenger comes first that learned from answers turned into their opposite, judged by the same day.
@@ -38,8 +38,8 @@ from serve.app import start
 matplotlib.use("Agg")
 
 USERS: Final = 800
-VIDEOS: Final = 600
-FIRST_VISITS: Final = 20_000
+VIDEOS: Final = 100
+FIRST_VISITS: Final = 10_000
 POISONED: Final = 4
 DRIFTED: Final = 6
 
@@ -48,7 +48,7 @@ def main() -> None:
     """Lets the days pass, and prints and writes what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=10)
-    parser.add_argument("--visits", type=int, default=8000)
+    parser.add_argument("--visits", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:

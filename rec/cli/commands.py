@@ -59,7 +59,7 @@ class DemoOptions(Config):
 
     home: Annotated[str, Field(default="./.tandem/demo")]
     n_sessions: PositiveInt = 500
-    n_visits: PositiveInt = 3000
+    n_visits: PositiveInt = 2500
     workers: NonNegativeInt = 2
     seed: Seed = 0
 

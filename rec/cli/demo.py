@@ -44,7 +44,7 @@ def run_demo(home: str, *, n_sessions: int, n_visits: int, workers: int, seed: i
     data = DataConfig(name="instatok", positive_actions=("watched",))
     config = _config(data, workers, seed)
     trained = train(dataset, config, home)
-    print(f"2. Trained both stages on {workers} workers; published {trained['version']}.")
+    print(f"2. Trained both stages, the retriever on {workers} workers; published {trained['version']}.")
 
     run = Path(trained["run_dir"])
     baselines = BaselinesConfig(names=("popularity", "recent_popularity", "item_knn", "ease"))
@@ -96,7 +96,7 @@ def _config(data: DataConfig, workers: int, seed: int) -> TrainConfig:
         "queries_per_period": 2000,
         "tasks": [{"name": "watched", "actions": ["watched"]}],
     }
-    training = {"workers": workers, "epochs": 4}
+    training = {"workers": workers, "epochs": 2}
     return TrainConfig.model_validate({"data": data, "seed": seed, "training": training, "ranker": ranker})
 
 
@@ -130,7 +130,7 @@ def _sessions(server: Server, world: InstaTok, n_sessions: int, seed: int) -> di
 
 def _days(home: str, n_visits: int, seed: int) -> list[dict[str, Any]]:
     """A few compressed days of a service of its own; on the last of them a poisoned challenger comes, too."""
-    world = InstaTok(InstaTokConfig(n_users=800, n_videos=200, max_steps=VISIT, seed=seed))
+    world = InstaTok(InstaTokConfig(n_users=800, n_videos=100, max_steps=VISIT, seed=seed))
     begin(world, home, n_visits=FIRST_VISITS, rng=np.random.default_rng(seed))
     days = []
     with start(serve_config(home)) as server:

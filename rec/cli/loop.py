@@ -40,17 +40,20 @@ from rl.instatok.slate_log import REWARD_OF, Candidates, log_slates
 from rl.instatok.values import slate_value
 from rl.instatok.world import ACTIONS, CATEGORIES, InstaTok
 from serve.app import Server
-from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
+from serve.config import PolicyConfig, ServeConfig, SessionsConfig
 from serve.load import Reply
 
 CLIENTS: Final = 16
 SLATE: Final = 2
+# The random slates come within these days, and the first model has learned from this share of them.
+FIRST_DAYS: Final = 0.5
+FIRST_SHARE: Final = 0.05
 # Slates of everybody that a true value is the mean of.
 DRAWS: Final = 40
 WAIT_S: Final = 120.0
 WATCHED: Final = "watched"
-# Of compressed days: an answer takes less, and the next day begins later.
-ATTRIBUTION_S: Final = 10
+# Of compressed days: to see a slate takes less, and the next day begins later.
+ATTRIBUTION_S: Final = 15
 REWARDS: Final[dict[str, float]] = {str(action): value for action, value in REWARD_OF.items()}
 POLICY: Final = PolicyConfig(epsilon=0.1, temperature=0.35)
 # All videos are candidates, so that the log has what any ranker would show; rankers predict who watches what.
@@ -80,20 +83,21 @@ TRAIN: Final[dict[str, dict[str, Any]]] = {
         "tasks": [{"name": WATCHED, "actions": [WATCHED]}],
     },
 }
-GATE: Final = GateConfig()
-CYCLE: Final = CycleConfig(rewards=REWARDS, attribution_s=ATTRIBUTION_S, anew=True)
+# Of the few thousand requests of a compressed day, the effective sample of another policy is about a third.
+GATE: Final = GateConfig(min_ess=500)
+CYCLE: Final = CycleConfig(rewards=REWARDS, attribution_s=ATTRIBUTION_S, anew=True, gate=GATE)
 
 
 def serve_config(home: str) -> ServeConfig:
     """How the service runs: on a free port, and without memory of sessions, so that visits do not depend on others."""
-    log, sessions = LogConfig(commit_s=0.5), SessionsConfig(enabled=False)
-    return ServeConfig(home=home, port=0, policy=POLICY, log=log, sessions=sessions, rewards=REWARDS, watch_s=0.5)
+    sessions = SessionsConfig(enabled=False)
+    return ServeConfig(home=home, port=0, policy=POLICY, sessions=sessions, rewards=REWARDS, watch_s=0.5)
 
 
 def begin(world: InstaTok, home: str, *, n_visits: int, rng: np.random.Generator) -> str:
-    """A day of random slates before today, and a first model that has learned from a tenth; returns its version."""
+    """A day of random slates before today, and a first model that knows little of it; returns its version."""
     start_ms = now_ms() - DAY_MS
-    yesterday = InstaTok(world.config.model_copy(update={"start_ms": start_ms, "days": 0.5}))
+    yesterday = InstaTok(world.config.model_copy(update={"start_ms": start_ms, "days": FIRST_DAYS}))
 
     def nothing(sessions: Sessions, rng: np.random.Generator) -> Candidates:
         return Candidates(np.full((len(sessions), 1), -1), np.zeros((len(sessions), 1)))
@@ -104,7 +108,7 @@ def begin(world: InstaTok, home: str, *, n_visits: int, rng: np.random.Generator
     log.append_to(open_events(home))
     config = {
         **TRAIN,
-        "data": {**TRAIN["data"], "path": home, "now_ms": start_ms + DAY_MS // 20},
+        "data": {**TRAIN["data"], "path": home, "now_ms": start_ms + int(FIRST_SHARE * FIRST_DAYS * DAY_MS)},
         "ranker": {**TRAIN["ranker"], "n_candidates": world.n_items},
     }
     return _trained(config, home, promote=True)

@@ -35,7 +35,9 @@ class TaskConfig(Config):
 class LambdaMARTConfig(Config):
     """Size and shape of the boosted trees; `patience` counts trees without a better validation NDCG@10.
 
-    Validation periods are short and noisy, so at least `min_trees` are grown and kept, whatever they say.
+    Validation periods are short and noisy, so at least `min_trees` are grown and kept, whatever they say. A worker of
+    Ray Train gets at least `rows_per_worker`, and what is less than that is learned without one: growing trees on so
+    few takes no longer than starting a process.
     """
 
     trees: PositiveInt = 150
@@ -48,6 +50,7 @@ class LambdaMARTConfig(Config):
     bagging_fraction: Annotated[float, Field(gt=0, le=1)] = 0.7
     l2: NonNegativeFloat = 5.0
     truncation_level: PositiveInt = 20
+    rows_per_worker: PositiveInt = 500_000
 
 
 class PointwiseConfig(Config):

@@ -144,22 +144,22 @@ def latency_ms(recommenders: Sequence[Recommender], log: SlateLog) -> list[float
 
 
 def calibration_error(recommender: Recommender, rounds: Rounds) -> float | None:
-    """Expected calibration error of the ranker's probabilities of the first task, on answered impressions.
+    """Expected calibration error of the ranker's probabilities of the first task, on impressions.
 
-    Returns: None where the ranker predicts none, or the bundle knows nobody and nothing of what was answered.
+    Those that were not answered count as what did not happen, as they do where the ranker learns.
+
+    Returns: None where the ranker predicts none, or the bundle knows nobody and nothing of what was shown.
     """
     model = recommender.ranker.model
     if not isinstance(model, ProbabilityModel) or rounds.action is None:
         return None
     snapshot = recommender.snapshot
-    answered = np.flatnonzero(~pd.isna(rounds.action))
-    items = snapshot.item_positions(rounds.item_id[answered].tolist())
-    known = (items >= 0) & (snapshot.user_positions(rounds.user_id[answered].tolist()) >= 0)
-    rows, items = answered[known], items[known]
-    if not len(rows):
+    items = snapshot.item_positions(rounds.item_id.tolist())
+    known = np.flatnonzero((items >= 0) & (snapshot.user_positions(rounds.user_id.tolist()) >= 0))
+    if not len(known):
         return None
-    kept = np.linspace(0, len(rows) - 1, min(len(rows), CALIBRATED)).astype(np.int64)
-    rows, items = rows[kept], items[kept, None]
+    rows = known[np.linspace(0, len(known) - 1, min(len(known), CALIBRATED)).astype(np.int64)]
+    items = items[rows, None]
     states = recommender.hydrate([str(user_id) for user_id in rounds.user_id[rows]])
     matrix = recommender.ranker.features.matrix(states, items, recommender.source.scores(states, items))
     task = recommender.config.ranker.tasks[0].resolved(recommender.config.data)

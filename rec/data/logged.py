@@ -64,9 +64,9 @@ def read_logged(config: DataConfig) -> Dataset:
     ignored = pd.isna(rounds.action)
     ranked = rounds.requests.candidates
     known = np.repeat(rounds.requests.timestamp <= now_ms, np.diff(ranked.indptr))
-    shown = [str(item) for item in np.unique(np.concatenate([rounds.item_id, ranked.values[known]]))]
+    shown = pd.unique(np.concatenate([rounds.item_id, ranked.values[known]])).astype(str)
     user_ids = _vocabulary(users.ids, np.unique(rounds.user_id))
-    item_ids = _vocabulary(items.ids, np.array(shown, dtype=object))
+    item_ids = _vocabulary(items.ids, shown)
     actions = (*sorted({*rounds.action[~ignored]} - {NO_FEEDBACK}), NO_FEEDBACK)
     frame = pd.DataFrame(
         {

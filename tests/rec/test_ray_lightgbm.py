@@ -6,7 +6,7 @@ from rec.errors import TrainingError
 from rec.ranking_data import FeatureLayout, RankingData
 from rec.ray_lightgbm import fit_lambdamart_on_ray
 
-CONFIG = LambdaMARTConfig(trees=5, min_data_in_leaf=3)
+CONFIG = LambdaMARTConfig(trees=5, min_data_in_leaf=3, rows_per_worker=1)
 LAYOUT = FeatureLayout(("signal", "noise"), ())
 
 
@@ -22,6 +22,15 @@ def test_without_a_query_no_worker_is_started(tmp_path):
         fit_lambdamart_on_ray(
             _queries(0), CONFIG, seed=0, workers=2, run_name="none", storage_path=str(tmp_path), max_failures=0
         )
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_rows_are_learned_from_without_starting_a_worker(tmp_path):
+    data, config = _queries(60), CONFIG.model_copy(update={"rows_per_worker": 601})
+    fit = fit_lambdamart_on_ray(
+        data, config, seed=0, workers=2, run_name="few", storage_path=str(tmp_path), max_failures=0, valid=data
+    )
+    assert 0 < fit.trees <= 5
     assert not list(tmp_path.iterdir())
 
 
