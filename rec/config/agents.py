@@ -36,10 +36,15 @@ class AgentInputs(Config):
 class CandidateQConfig(Config):
     """The network that values candidates.
 
-    Attributes: embedding_dim: of each column of categories. hidden: width of its layers. dueling: whether the value of
-        the session and the advantage of each candidate are computed apart.
+    Attributes:
+        embedding_dim: of each column of categories.
+        hidden: width of its layers.
+        dueling: whether the value of the session and the advantage of each candidate are computed apart.
+        matches: pairs of a session's and a candidate's field of the same categories: of each candidate the network also
+            sees in which columns of the session it occurs, which from embeddings it would have to learn.
     """
 
     embedding_dim: PositiveInt = 8
     hidden: PositiveInt = 32
     dueling: bool = True
+    matches: tuple[tuple[str, str], ...] = ()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rec.config import AgentField, AgentInputs, CandidateQConfig
+from rec.errors import ConfigError
 from rec.models.candidate_q import CandidateQ
 
 INPUTS = AgentInputs(
@@ -59,6 +60,27 @@ def test_the_mean_of_dueling_values_is_the_value_of_the_session():
     scaled = network(seen)
     network.advantage.weight.data /= 100
     torch.testing.assert_close(scaled.mean(dim=1), network(seen).mean(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_candidate_that_matches_its_session_is_another_candidate():
+    """Without embeddings nothing but the match tells candidates apart: those that match are worth the same."""
+    torch.manual_seed(0)
+    network = CandidateQ(INPUTS, CandidateQConfig(hidden=16, matches=(("kind", "category"),)))
+    for name in ("kind", "category"):
+        encoder = network.of_session if name == "kind" else network.of_candidate
+        encoder.embeddings[name][0].weight.data.zero_()
+    seen = seen_by(5, 12) | {"features": torch.zeros(5, 12, 2)}
+    same = seen["category"] == seen["kind"][:, None]
+    for values, matching in zip(network(seen), same, strict=True):
+        assert matching.any() and not matching.all()
+        torch.testing.assert_close(values[matching], values[matching][:1].expand(matching.sum()))
+        torch.testing.assert_close(values[~matching], values[~matching][:1].expand((~matching).sum()))
+        assert (values[matching][0] - values[~matching][0]).abs() > 1e-4
+
+
+def test_fields_that_are_compared_are_categories():
+    with pytest.raises(ConfigError, match=r"numbers is no field of categories; there are kind"):
+        CandidateQ(INPUTS, CandidateQConfig(matches=(("numbers", "category"),)))
 
 
 def test_a_field_is_numbers_or_categories():
