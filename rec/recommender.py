@@ -35,7 +35,7 @@ from rec.retrieval.two_tower import WEIGHTS_FILE as RETRIEVER_FILE
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.rules import boosts_of, cap_of
 from rec.source_fits import SOURCE_LOADS, as_retriever, load_sources
-from rec.state import NEVER_SEEN, Candidates, UserStates
+from rec.state import Candidates, UserStates
 from rec.storage import Home
 
 USERS_FILE: Final = "users.parquet"
@@ -254,7 +254,7 @@ class Recommender:
         Raises: ConfigError: when the batch mixes users of whom something is known with others.
         """
         k = k or self.config.ranker.n_candidates
-        unknown = self._nothing_known(states)
+        unknown = states.nothing_known
         if unknown.all():
             return self.popularity.candidates(states, k)
         if unknown.any():
@@ -344,7 +344,7 @@ class Recommender:
         _require_strings(item_ids, "item_ids")
         positions = np.array([[self._require(item_id) for item_id in item_ids]], np.int32)
         states = self.hydrate([user_id])
-        if self._nothing_known(states).all():
+        if states.nothing_known.all():
             candidates = Candidates(positions, self.popularity.scores[positions], self.popularity.name)
         else:
             candidates = Candidates(positions, self.source.scores(states, positions), self.source.name)
@@ -357,10 +357,6 @@ class Recommender:
             return order[:, :k]
         order = np.where(self.cap.fits(np.take_along_axis(candidates.items, order, axis=1)), order, -1)
         return np.take_along_axis(order, np.argsort(order < 0, axis=1, kind="stable"), axis=1)[:, :k]
-
-    @staticmethod
-    def _nothing_known(states: UserStates) -> NDArray[np.bool_]:
-        return (states.user == NEVER_SEEN) & (states.history < 0).all(axis=1)
 
     def _require(self, item_id: str) -> int:
         _require_string(item_id, "item_id")

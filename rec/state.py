@@ -34,6 +34,23 @@ class UserStates:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def nothing_known(self) -> NDArray[np.bool_]:
+        """Whose row, features and history are all unknown, (B,)."""
+        return (self.user == NEVER_SEEN) & (self.history < 0).all(axis=1)
+
+    def taken(self, rows: NDArray[np.integer]) -> "UserStates":
+        """The states of some users, in this order."""
+        runs = [self.excluded[self.excluded_indptr[row] : self.excluded_indptr[row + 1]] for row in rows]
+        return UserStates(
+            user=self.user[rows],
+            at_ms=self.at_ms[rows],
+            history=self.history[rows],
+            features={name: values[rows] for name, values in self.features.items()},
+            excluded_indptr=np.concatenate([[0], np.cumsum([len(run) for run in runs])]).astype(np.int64),
+            excluded=np.concatenate([*runs, self.excluded[:0]]),
+        )
+
     def rows(self, rows: slice) -> "UserStates":
         """The states of consecutive users, in the same order."""
         start, stop, _ = rows.indices(len(self))
@@ -81,6 +98,16 @@ class Candidates:
     scores: NDArray[np.float64]
     source: str
     provenance: Provenance | None = None
+
+    def of(self, row: int) -> "Candidates":
+        """Those of one user, as of a batch of one."""
+        found = self.provenance
+        return Candidates(
+            self.items[row : row + 1],
+            self.scores[row : row + 1],
+            self.source,
+            None if found is None else Provenance(found.names, found.found_by[row : row + 1]),
+        )
 
     def sources_of(self, row: int, column: int) -> tuple[str, ...]:
         """The names of the sources that found a candidate; the first of them counts as its source."""

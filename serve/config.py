@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from rec.config import Config, Fraction, HomePath
 
+BATCH_SIZE: Final = 16
 CHAMPION: Final = "champion"
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -90,7 +91,8 @@ class ServeConfig(Config):
 
     `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
     may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
-    answers `max_ongoing_requests` at a time and refuses what comes beside them; so it does with a recommendation that
+    answers `max_ongoing_requests` at a time, up to `batch_size` of those that wait together in one pass of the stages
+    (1: each by itself), and refuses what comes beside them; so it does with a recommendation that
     takes longer than `deadline_s`. A ranker that takes longer than `rank_timeout_s`, or than half of what is left of
     that, is done without. With `log_level` info every request is a line of the processes' log.
     """
@@ -104,6 +106,7 @@ class ServeConfig(Config):
     stage_replicas: PositiveInt = 1
     replica_cpus: NonNegativeFloat = 0.2
     max_ongoing_requests: PositiveInt = 256
+    batch_size: PositiveInt = BATCH_SIZE
     max_body_bytes: PositiveInt = 262_144
     body_timeout_s: PositiveFloat = 5.0
     deadline_s: PositiveFloat = 5.0

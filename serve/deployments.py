@@ -112,7 +112,8 @@ class GatewayDeployment:
         registry = Registry(Home(config.home))
         watch = RegistryWatch(registry, version, take_over)
         shared = shared_metrics(config)
-        gateway = Gateway(self._arms, registry, self._log, watch, _sessions(config, sessions), shared.own)
+        own = _sessions(config, sessions)
+        gateway = Gateway(self._arms, registry, self._log, watch, own, shared.own, config.batch_size)
         guard = Guard(config)
         self._api = Api(gateway, config, guard, shared)
         self._tasks = [asyncio.create_task(guard.follow()), asyncio.create_task(_give_out(gateway, shared))]

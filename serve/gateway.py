@@ -18,9 +18,10 @@ from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.state import Candidates, UserStates
 from serve.agent import AgentStage
-from serve.arms import Arms
+from serve.arms import Arm, Arms
+from serve.batches import Batches
 from serve.budget import UNLIMITED, Budget
-from serve.config import PolicyConfig, ServeConfig
+from serve.config import BATCH_SIZE, PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
 from serve.measured import Measured
 from serve.metrics import Metrics
@@ -101,6 +102,34 @@ Rank = Callable[[Stages, UserStates, Candidates], Awaitable[NDArray[np.float64]]
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What stages are asked for one request."""
+
+    request: RecommendRequest
+    arm: Arm
+    session: Session
+    budget: Budget
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What they made of it: `retrieved`, `candidates` and `scores` are of this user alone, and so is the slate.
+
+    `ends` is when each stage was done, for all who were answered together.
+    """
+
+    user_known: bool
+    retrieved: Candidates
+    candidates: Candidates
+    scores: NDArray[np.float64]
+    degraded: bool
+    selection: Selection
+    ends: tuple[float, ...]
+
+
+@final
 class Gateway:
     """Answers requests by sending them through the stages; what it has to remember is in the log and in sessions."""
 
@@ -112,6 +141,7 @@ class Gateway:
         watch: RegistryWatch | None = None,
         sessions: Sessions | None = None,
         metrics: Metrics | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self._metrics = Metrics() if metrics is None else metrics
         self._measured = Measured(self._metrics)
@@ -121,6 +151,7 @@ class Gateway:
         self._watch = watch
         self._sessions = sessions
         self._n_unranked = 0
+        self._batches = Batches(self._draw, batch_size)
 
     @property
     def version(self) -> str:
@@ -162,30 +193,19 @@ class Gateway:
     async def _answer(self, request: RecommendRequest, budget: Budget) -> Answered:
         # One look: whatever is switched meanwhile, all stages are of one version.
         arm = self._arms.of(request.user_id)
-        stages = arm.stages
-        clock = [perf_counter()]
+        started = perf_counter()
         session = Session() if self._sessions is None else await self._sessions.session(request.user_id)
-        try:
-            states = await stages.hydrate([request.user_id], [request.exclude], [session], [request.user_features])
-        except DataError as error:
-            raise _no_features(error) from error
-        clock.append(perf_counter())
-        choose = stages.choose
-        retrieved = await (stages.retrieve(states, request.n) if choose is None else choose(request.context))
-        clock.append(perf_counter())
-        candidates = without_excluded(retrieved, states)
-        clock.append(perf_counter())
-        scores, degraded = (
-            (candidates.scores, False) if choose else await self._ranked(stages, states, candidates, budget)
-        )
-        clock.append(perf_counter())
-        (selection,) = await stages.select(states, candidates, scores, request.n, arm.policy)
-        clock.append(perf_counter())
+        asked = Asked(request, arm, session, budget)
+        if arm.stages.choose is not None or request.user_features:  # may be refused, and nobody else with it
+            (drawn,) = await self._draw([asked])
+        else:
+            drawn = await self._batches.of((arm.name, arm.version, request.n), asked)
+        selection, clock = drawn.selection, (started, *drawn.ends)
         response = RecommendResponse(
             request_id=new_id(),
             policy_version=selection.version,
-            degraded=degraded,
-            user_known=bool(states.user[0] >= 0),
+            degraded=drawn.degraded,
+            user_known=drawn.user_known,
             short=selection.short,
             items=[
                 ItemShown(
@@ -198,9 +218,9 @@ class Gateway:
                 )
                 for item in selection.items
             ],
-            stages=_reports(clock, retrieved, candidates, selection) if request.explain else None,
+            stages=_reports(clock, drawn) if request.explain else None,
             sources={item.item_id: list(item.sources) for item in selection.items} if request.explain else None,
-            candidates=await _considered(stages, candidates, scores[0]) if request.explain else None,
+            candidates=await _considered(arm.stages, drawn.candidates, drawn.scores) if request.explain else None,
             session=SessionReport(recent=session.item_ids, counts=session.counts) if request.explain else None,
         )
         answered = Answered(response, selection, arm, session)
@@ -208,16 +228,69 @@ class Gateway:
         self._measured.recommendation(answered, dict(zip(STAGES, took, strict=True)))
         return answered
 
+    async def _draw(self, asked: Sequence[Asked]) -> list[Drawn]:
+        """The slates of requests for as many items, by the same arm; each is drawn by itself.
+
+        Raises: ProblemError: for features of a user that the model does not read; asked alone, where there are any.
+        """
+        requests, stages = [each.request for each in asked], asked[0].arm.stages
+        try:
+            states = await stages.hydrate(
+                [request.user_id for request in requests],
+                [request.exclude for request in requests],
+                [each.session for each in asked],
+                [request.user_features for request in requests],
+            )
+        except DataError as error:
+            raise _no_features(error) from error
+        hydrated = perf_counter()
+        drawn: dict[int, Drawn] = {}
+        # Those of whom nothing is known are answered from another source, and so apart.
+        for rows in (np.flatnonzero(~states.nothing_known), np.flatnonzero(states.nothing_known)):
+            if len(rows):
+                own = states if len(rows) == len(states) else states.taken(rows)
+                slates = await self._slates([asked[row] for row in rows.tolist()], own, hydrated)
+                drawn.update(zip(rows.tolist(), slates, strict=True))
+        return [drawn[row] for row in range(len(asked))]
+
+    async def _slates(self, asked: Sequence[Asked], states: UserStates, hydrated: float) -> list[Drawn]:
+        request, arm = asked[0].request, asked[0].arm
+        stages, choose = arm.stages, arm.stages.choose
+        ends = [hydrated]
+        retrieved = await (stages.retrieve(states, request.n) if choose is None else choose(request.context))
+        ends.append(perf_counter())
+        candidates = without_excluded(retrieved, states)
+        ends.append(perf_counter())
+        budget = min((each.budget for each in asked), key=lambda budget: budget.ends_at)
+        scores, degraded = (
+            (candidates.scores, False) if choose else await self._ranked(stages, states, candidates, budget)
+        )
+        ends.append(perf_counter())
+        selections = await stages.select(states, candidates, scores, request.n, arm.policy)
+        ends.append(perf_counter())
+        return [
+            Drawn(
+                user_known=bool(states.user[row] >= 0),
+                retrieved=retrieved.of(row),
+                candidates=candidates.of(row),
+                scores=scores[row],
+                degraded=degraded,
+                selection=selection,
+                ends=tuple(ends),
+            )
+            for row, selection in enumerate(selections)
+        ]
+
     async def _ranked(
         self, stages: Stages, states: UserStates, candidates: Candidates, budget: Budget
     ) -> tuple[NDArray[np.float64], bool]:
-        """Scores of the candidates, (1, M), and whether they are those of retrieval, for want of the ranker's."""
+        """Scores of the candidates, (B, M), and whether they are those of retrieval, for want of the ranker's."""
         try:
             async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
                 return await ranked(stages, states, candidates), False
         except Exception as error:
-            self._n_unranked += 1
-            if self._n_unranked & (self._n_unranked - 1) == 0:  # ever more seldom
+            before, self._n_unranked = self._n_unranked, self._n_unranked + len(states)
+            if self._n_unranked.bit_length() > before.bit_length():  # ever more seldom
                 _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
         return await stages.unranked(candidates), True
 
@@ -336,11 +409,10 @@ async def _considered(stages: Stages, candidates: Candidates, scores: NDArray[np
     ]
 
 
-def _reports(
-    clock: Sequence[float], retrieved: Candidates, candidates: Candidates, selection: Selection
-) -> list[StageReport]:
-    n_retrieved = int((retrieved.items >= 0).sum())
-    n_candidates = int((candidates.items >= 0).sum())
+def _reports(clock: Sequence[float], drawn: Drawn) -> list[StageReport]:
+    selection = drawn.selection
+    n_retrieved = int((drawn.retrieved.items >= 0).sum())
+    n_candidates = int((drawn.candidates.items >= 0).sum())
     sizes = (
         (1, 1),
         (selection.n_eligible, n_retrieved),

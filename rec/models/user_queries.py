@@ -65,7 +65,8 @@ def _layers(modules: nn.Module) -> list[Layer]:
 
 
 def _linear(weight: Floats, bias: Floats) -> Layer:
-    return lambda values: values @ weight.T + bias
+    # Row by row: what is said of a user does not depend on who is asked for in the same call, to the last bit.
+    return lambda values: (values[:, None] @ weight.T)[:, 0] + bias
 
 
 def _through(layers: list[Layer], values: Floats) -> Floats:

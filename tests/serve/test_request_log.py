@@ -30,6 +30,7 @@ from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import EventLog, now_ms
 from serve.gateway import Gateway, Stages
+from serve.problems import ProblemError
 from serve.request_log import AHEAD_MS, RequestLog, spool_folder
 from serve.schemas import MAX_EVENTS, RecommendRequest
 
@@ -158,8 +159,34 @@ def test_features_of_a_user_without_a_row_choose_and_are_logged(
     log = slate_log(read_rounds(service.events, rewards=REWARDS, now_ms=now_ms() + 2 * 86_400_000))
     policy = bundle_policy(recommender, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
     np.testing.assert_array_equal(policy.candidates, log.logging.candidates)
-    # In a batch the towers round in another order.
-    np.testing.assert_allclose(policy.scores, log.logging.scores, rtol=1e-5)
+    np.testing.assert_array_equal(policy.scores, log.logging.scores)
+
+
+def test_who_is_asked_for_beside_others_is_answered_as_alone(
+    request_to: Request, service: Service, recommender: Recommender
+):
+    """Of 60 who wait together all get candidates and scores that are theirs, to the last bit, whatever the others are:
+    users never seen, slates of other lengths, requests that are refused."""
+    users = [*map(str, recommender.snapshot.user_ids[:40]), *(f"stranger-{number}" for number in range(20))]
+    bodies = [RecommendRequest(user_id=user, n=3 + row % 2, exclude=("v1",)) for row, user in enumerate(users)]
+    bodies.insert(20, RecommendRequest(user_id="stranger", user_features={"height": 1.8}))
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*map(service.gateway.recommend, bodies), return_exceptions=True)
+
+    answers = asyncio.run(all_at_once())
+    assert isinstance(answers.pop(20), ProblemError)
+    assert [len(answer.items) for answer in answers] == [3 + row % 2 for row in range(60)]
+    together = {row["user_id"]: row for row in service.committed("requests")}
+    assert len(together) == 60
+    for user, answer in zip(users, answers, strict=True):
+        states = recommender.hydrate([user], exclude=[["v1"]])
+        candidates = recommender.retrieve(states)
+        found = candidates.items[0][candidates.items[0] >= 0]
+        row = together[user]
+        assert row["request_id"] == answer.request_id and answer.user_known == recommender.user_known(user)
+        assert row["candidates"] == recommender.item_ids[found].tolist()
+        assert row["candidate_scores"] == recommender.rank(states, candidates)[0, : len(found)].tolist()
 
 
 @pytest.mark.parametrize(
