@@ -25,6 +25,8 @@ MANIFEST: Final = "manifest.json"
 # Formats that hold data and no code: nothing that is loaded by pickle can be put into a bundle.
 FILE_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|json|parquet|faiss|txt)$"
 VERSION_PATTERN: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
+# In a manifest's `tables`: the version whose catalogue was changed, with weights that stayed the same.
+UPDATE_OF: Final = "update of"
 _CHECKSUM: Final = "manifest_sha256"
 _REMEDY: Final = "restore the file, or roll back to another version"
 

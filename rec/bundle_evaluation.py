@@ -3,7 +3,7 @@
 import time
 from typing import Any, Final
 
-from rec.catalogue import UPDATE_OF
+from rec.bundle import UPDATE_OF
 from rec.config import DataConfig, EvaluationConfig, TrainConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError, DataError

@@ -39,39 +39,51 @@ def first_fair_ms(recommender: Recommender, since_ms: int | None) -> int:
     return known_until if since_ms is None else since_ms
 
 
-def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> int:
-    """How many of the logged impressions are of items that the bundle does not know.
+def warn_of_other_catalogue(recommender: Recommender, log: SlateLog) -> dict[str, int]:
+    """How many of the logged impressions are of items that the bundle does not know, or that were withdrawn from it.
 
-    The estimate takes eligible items from the log: such an item is no candidate of the bundle, which shows it as it
-    does any other eligible item, with probability epsilon / |E|, or not at all without epsilon.
+    The estimate takes eligible items from the log: such an item is no candidate of the bundle, which is taken to show
+    it as it does any other eligible item, with probability epsilon / |E|, or not at all without epsilon. Of items
+    withdrawn that is too much, and of all others as much too little: the log counts what was eligible, and does not
+    name it.
 
     Warns: OverlapWarning: where there are such items; where the bundle has more items than were ever eligible, so that
         it may rank some that the log could not show.
     """
-    shown = log.slate >= 0
-    known = recommender.snapshot.item_positions(log.item_ids.tolist()) >= 0
-    n_unknown = int((~known[log.slate[shown]]).sum())
-    if n_unknown:
-        row, position = np.argwhere(shown & ~known[log.slate])[0]
-        warnings.warn(
-            f"{n_unknown} of {int(shown.sum())} logged impressions are of items that bundle {recommender.version} does "
-            f"not know, the first {str(log.item_ids[log.slate[row, position]])!r} in request "
-            f"{str(log.request_id[row])!r}: it ranks none of them, and shows them by its share epsilon of uniform "
-            "draws alone",
-            OverlapWarning,
-            stacklevel=2,
-        )
+    shown, snapshot = log.slate >= 0, recommender.snapshot
+    positions = snapshot.item_positions(log.item_ids.tolist())
+    unknown = positions < 0
+    counts = {}
+    for name, away, which, told in (
+        ("n_unknown_items", unknown, f"that bundle {recommender.version} does not know", "shows them"),
+        (
+            "n_withdrawn_items",
+            ~unknown & snapshot.withdrawn[positions],
+            f"withdrawn from bundle {recommender.version}",
+            "is taken to show them",
+        ),
+    ):
+        counts[name] = int(away[log.slate[shown]].sum())
+        if counts[name]:
+            row, position = np.argwhere(shown & away[log.slate])[0]
+            warnings.warn(
+                f"{counts[name]} of {int(shown.sum())} logged impressions are of items {which}, the first "
+                f"{str(log.item_ids[log.slate[row, position]])!r} in request {str(log.request_id[row])!r}: it ranks "
+                f"none of them, and {told} by its share epsilon of uniform draws alone",
+                OverlapWarning,
+                stacklevel=2,
+            )
     away = [len({*past, *excluded}) for past, excluded in zip(log.history, log.excluded, strict=True)]
     most = int((log.n_eligible[:, 0] + away).max())
-    if recommender.n_items > most:
+    n_items = int((~snapshot.withdrawn).sum())
+    if n_items > most:
         warnings.warn(
-            f"bundle {recommender.version} has {recommender.n_items} items, of which at most {most} were in the "
-            "catalogue of any logged request: what it would show of the others is judged as if they could have been "
-            "logged",
+            f"bundle {recommender.version} has {n_items} items, of which at most {most} were in the catalogue of any "
+            "logged request: what it would show of the others is judged as if they could have been logged",
             OverlapWarning,
             stacklevel=2,
         )
-    return n_unknown
+    return counts
 
 
 def bundle_policy(recommender: Recommender, log: SlateLog, *, epsilon: Floats, temperature: Floats) -> SlatePolicy:

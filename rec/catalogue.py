@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rec.bundle import BundleDetails
+from rec.bundle import UPDATE_OF, BundleDetails
 from rec.data.tabular import read_items
 from rec.errors import ConfigError, DataError
 from rec.features.as_of import without_events
@@ -25,9 +25,6 @@ from rec.retrieval.blend import Blend
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.source_fits import as_retriever, extend_sources
 from rec.storage import Home
-
-# In a manifest's `tables`: the version whose catalogue was changed.
-UPDATE_OF: Final = "update of"
 
 
 @final
@@ -62,10 +59,12 @@ def update_bundle(
     Args: items: to add or change, as in `CatalogueChange`, or a .csv or .parquet file of them. withdraw: ids. version:
         to be updated, the CURRENT one where None. promote: whether the new one is to serve. now_ms: UTC milliseconds.
     Raises: DataError: naming what is wrong with an item. ConfigError: when there is nothing to do, or the rules of the
-        bundle do not fit its new catalogue. BundleError: as `Registry.open`.
+        bundle do not fit its new catalogue. BundleError: as `Registry.open`, and where another version began to serve
+        meanwhile: the new one is published and does not.
     """
     registry = Registry(Home(home))
-    bundle = registry.open(version)
+    serving = registry.current() if promote else None
+    bundle = registry.open(serving if version is None else version)
     base = Recommender.from_bundle(bundle)
     if items is None and not withdraw:
         raise ConfigError("there is nothing to do; give items to add or change, or items to withdraw", field="items")
@@ -78,7 +77,7 @@ def update_bundle(
     details["tables"] = {**details["tables"], UPDATE_OF: bundle.version}
     new_version = registry.publish(updated.save, BundleDetails(**details))
     if promote:
-        registry.promote(new_version)
+        registry.promote(new_version, instead_of=serving)
     before, after = base.snapshot, updated.snapshot
     n_added = len(after.item_ids) - len(before.item_ids)
     return {
@@ -132,11 +131,14 @@ def changed_snapshot(snapshot: Snapshot, change: CatalogueChange, *, at_ms: int)
     Raises: DataError: naming what is wrong with an item.
     """
     given, schema = change.items, snapshot.encoders.schema
+    if given.columns.has_duplicates:
+        twice = str(given.columns[given.columns.duplicated()][0])
+        raise DataError("a column may occur once; remove the other", column=twice)
     known = ["title", *(feature.name for feature in schema.of_side("item"))]
     for name in given.columns:
         if name not in ("item_id", *known):
             raise DataError(f"no feature of the items; there are {', '.join(known)}", column=str(name))
-    if "item_id" not in given.columns or given["item_id"].isna().any():
+    if "item_id" not in given.columns or given["item_id"].isna().any() or (given["item_id"] == "").any():
         raise DataError("every item needs an id", column="item_id")
     before = snapshot.item_table
     if "title" in given.columns and "title" not in before.columns:

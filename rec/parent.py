@@ -5,10 +5,13 @@ from itertools import zip_longest
 from operator import attrgetter
 from typing import Final, Self
 
+import pandas as pd
+
 from rec.config import TrainConfig
 from rec.data.dataset import Dataset
-from rec.errors import ConfigError
-from rec.recommender import Recommender
+from rec.errors import BundleError, ConfigError
+from rec.features.snapshot import Snapshot
+from rec.recommender import ITEMS_FILE, Recommender
 from rec.registry import Registry
 from rec.runs import recorded_config
 from rec.storage import Home
@@ -96,3 +99,36 @@ def with_version(config: TrainConfig, home: Home, resume: str | None) -> TrainCo
     else:
         version = Registry(home).open().version
     return config.model_copy(update={"incremental": config.incremental.model_copy(update={"parent": version})})
+
+
+def came_back(home: Home, snapshot: Snapshot) -> list[str]:
+    """A warning where a model has items that are withdrawn from the one that serves, and not from it."""
+    try:
+        bundle = Registry(home).open()
+    except BundleError:
+        return []
+    items = pd.read_parquet(bundle.path(ITEMS_FILE))
+    withdrawn = set(items.loc[items["withdrawn"], "item_id"]) if "withdrawn" in items else set()
+    back = sorted(withdrawn.intersection(snapshot.item_ids[~snapshot.withdrawn]))
+    if not back:
+        return []
+    return [
+        f"{len(back)} items that are withdrawn in CURRENT, {bundle.version}, are not in this model: withdraw them "
+        f"again (tandem models update --withdraw {_first(back)})"
+    ]
+
+
+def not_there(parent: Recommender, dataset: Dataset) -> list[str]:
+    """A warning where items of the model that training goes on from, which may be shown, are not in the data."""
+    snapshot = parent.snapshot
+    gone = sorted(set(snapshot.item_ids[~snapshot.withdrawn]).difference(dataset.items["item_id"]))
+    if not gone:
+        return []
+    return [
+        f"{len(gone)} items of {parent.version} are not in the data, and so not in this model: {_first(gone)}; items "
+        "added by tandem models update have to be in the table of items, too"
+    ]
+
+
+def _first(ids: list[str]) -> str:
+    return " ".join(ids[:10]) + (" ..." if len(ids) > 10 else "")

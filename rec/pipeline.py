@@ -20,7 +20,7 @@ from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.neighbor_sums import NeighborSums
-from rec.parent import Parent, with_version
+from rec.parent import Parent, came_back, not_there, with_version
 from rec.preparation import Prepared, prepare, prepare_new, snapshot_at
 from rec.ranker_fits import RANKER_FITS, RankingPeriods, refit
 from rec.rankers import FeatureRanker, RankingModel
@@ -74,35 +74,39 @@ def train(
     Args: location: of the home, a folder or an object-store URL. resume: name of a run that was cut off; what it
         finished is not done again. name: of a new run, by default one of its own. promote: False leaves what serves.
     Raises: ConfigError: when the run to resume is not there, or was of another config or other data; or the parent is
-        of other shapes or features. BundleError: when the parent is not there.
+        of other shapes or features. BundleError: when the parent is not there. NothingNewError: when nothing was liked
+        since the parent's training ended.
     """
     started = time.perf_counter()
     home = Home(location)
     config = with_version(config, home, resume)
     parent = None if config.incremental.parent is None else Parent.open(home, config, dataset)
-    ready = (
-        prepare(dataset, config)
-        if parent is None
-        else prepare_new(dataset, config, parent.recommender.snapshot.encoders, parent.end_ms)
-    )
+    ready = prepare(dataset, config) if parent is None else prepare_new(dataset, config, parent.recommender.snapshot)
+    registry = Registry(home)
     starts = ready.period_starts
     if max(config.training.workers, config.sources.tasks - 1):
         ensure_ray(max(config.training.workers, config.sources.tasks))
-    kept = None if config.incremental.parent is None else NeighborSums.load(home, config.incremental.parent)
+    kept = None if parent is None else NeighborSums.load(home, registry.trained(parent.recommender.version))
     snapshots, counted, sums = known_at_starts(ready, config, kept)
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset, name)
     say(f"run {runs.folder.name} in {runs.folder}")
 
+    doubts = [] if parent is None else not_there(parent.recommender, dataset)
+    if n_withdrawn := int(snapshots[-1].withdrawn.sum()):
+        say(f"{n_withdrawn} items stay withdrawn, as in {config.incremental.parent}")
     if parent is None:
         trained = train_anew(runs, ready, snapshots, counted)
     else:
         trained = _train_on(runs, ready, snapshots, counted, parent.recommender)
+    # An item may have been withdrawn while this was training, too.
+    doubts += came_back(home, snapshots[-1])
+    for text in doubts:
+        say(f"warning: {text}")
     valid = _validate(ready, trained.judged)
     from_ms = int(ready.split.train.timestamp.min()) if parent is None else parent.end_ms
     tables = {dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}}
     if config.sources.batch is not None and (job := read_candidates(config.sources.batch).job) is not None:
         tables["candidates"] = job.key
-    registry = Registry(home)
     version = registry.publish(
         trained.recommender.save,
         BundleDetails(
@@ -118,12 +122,14 @@ def train(
         ),
     )
     if sums.by_name:
-        sums.save(home, version, keep=(config.incremental.parent or "", registry.current() or ""))
+        needed = [name for name in (config.incremental.parent, registry.current()) if name is not None]
+        sums.save(home, version, keep=[registry.trained(name) for name in needed])
     if promote:
         registry.promote(version)
     say(f"published {version}")
     answer = {
         "version": version,
+        "trained": True,
         "run_dir": str(runs.folder),
         "bundle": home.show(f"models/{version}"),
         "objective": config.retriever.objective,
@@ -143,7 +149,7 @@ def train(
         "best_epoch": trained.progress.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "valid": valid,
-        "warnings": trained.doubts,
+        "warnings": [*doubts, *trained.doubts],
     }
     if sums.by_name:
         answer["counted"] = {name: {"n": len(each), "added": each.n_added} for name, each in sums.by_name.items()}
@@ -154,6 +160,7 @@ def train(
             "version": parent.recommender.version,
             "from_ms": from_ms,
             "until_ms": starts[-1],
+            "withdrawn": n_withdrawn,
             **changes,
         }
     return answer

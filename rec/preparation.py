@@ -25,6 +25,7 @@ class Prepared:
         encoders: fitted on the training period.
         period_starts: where the ranker's periods begin, then where training ends; UTC milliseconds. Of a model
             that goes on from another: where that one's training ended, then where its own does.
+        before: what the model knew that this one goes on from; None where it begins anew.
     """
 
     dataset: Dataset
@@ -32,6 +33,11 @@ class Prepared:
     split: Split
     encoders: Encoders
     period_starts: tuple[int, ...]
+    before: Snapshot | None = None
+
+
+class NothingNewError(DataError):
+    """Nothing was liked since the end of the training that is to go on."""
 
 
 def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
@@ -51,11 +57,12 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
     return Prepared(dataset, log, divided, encoders, (*starts, end_ms))
 
 
-def prepare_new(dataset: Dataset, config: TrainConfig, before: Encoders, start_ms: int) -> Prepared:
-    """As `prepare`, for a model that goes on from one whose training ended at start_ms; that time is its one period.
+def prepare_new(dataset: Dataset, config: TrainConfig, before: Snapshot) -> Prepared:
+    """As `prepare`, for a model that goes on from another; what followed the end of that one's training is its period.
 
-    Args: before: the encoders of that model, which grow.
-    Raises: DataError: when nothing was liked since, in the training period. ConfigError: for a split without a time.
+    Args: before: what that model knew; its encoders grow.
+    Raises: NothingNewError: when nothing was liked since, in the training period. ConfigError: for a split without a
+        time.
     """
     divided, log, end_ms = _divided(dataset, config)
     if divided.cut_ms is None:
@@ -65,15 +72,15 @@ def prepare_new(dataset: Dataset, config: TrainConfig, before: Encoders, start_m
             field="split.kind",
         )
     latest_ms = int(divided.train.timestamp.max())
-    if latest_ms < start_ms:
-        raise DataError(
-            f"nothing new to learn from: the training of {config.incremental.parent} ended at {start_ms} ms, and the "
-            f"latest like in the training period is of {latest_ms} ms; wait for more data, or hold less back "
-            "(--split.kind none)",
+    if latest_ms < before.at_ms:
+        held_back = "" if config.split.kind == "none" else ", or hold less back (--split.kind none)"
+        raise NothingNewError(
+            f"nothing new to learn from: the training of {config.incremental.parent} ended at {before.at_ms} ms, and "
+            f"the latest like in the training period is of {latest_ms} ms; wait for more data{held_back}",
             column="timestamp",
         )
-    encoders = grown(before, dataset, divided.train, expire_before_ms=expires_before(config, end_ms))
-    return Prepared(dataset, log, divided, encoders, (start_ms, end_ms))
+    encoders = grown(before.encoders, dataset, divided.train, expire_before_ms=expires_before(config, end_ms))
+    return Prepared(dataset, log, divided, encoders, (before.at_ms, end_ms), before)
 
 
 def expires_before(config: TrainConfig, end_ms: int) -> int | None:
@@ -95,8 +102,9 @@ def _divided(dataset: Dataset, config: TrainConfig) -> tuple[Split, Interactions
 
 
 def snapshot_at(ready: Prepared, config: TrainConfig, at_ms: int) -> Snapshot:
-    """Everything known at a time from the training rows before it."""
-    return Snapshot.build(ready.dataset, ready.encoders, ready.split.train, at_ms, history_length(config))
+    """Everything known at a time from the training rows before it, and to the model that this one goes on from."""
+    snapshot = Snapshot.build(ready.dataset, ready.encoders, ready.split.train, at_ms, history_length(config))
+    return snapshot if ready.before is None else snapshot.going_on_from(ready.before)
 
 
 def history_length(config: TrainConfig) -> int:

@@ -24,6 +24,7 @@ from typing import Final, final
 from rec.bundle import (
     FORMAT_VERSION,
     MANIFEST,
+    UPDATE_OF,
     VERSION_PATTERN,
     Bundle,
     BundleDetails,
@@ -121,6 +122,12 @@ class Registry:
             self.home.read(_manifest_name(version)), file=self.home.show(_manifest_name(version)), version=version
         )
 
+    def trained(self, version: str) -> str:
+        """The version that was trained, of which this one is an update of the catalogue; itself where it is none."""
+        while (base := self.show(version).tables.get(UPDATE_OF)) is not None:
+            version = base
+        return version
+
     def current(self) -> str | None:
         """The version that serves, None before the first promotion."""
         content = self.home.read(CURRENT)
@@ -151,16 +158,23 @@ class Registry:
         )
         return self._kept(manifest) or self._fetch(manifest)
 
-    def promote(self, version: str) -> None:
+    def promote(self, version: str, *, instead_of: str | None = None) -> None:
         """Let a version serve, after all of it was verified.
 
-        Raises: BundleError: as `open`; the version that serves goes on serving.
+        Args: instead_of: what must be serving until then; None: anything.
+        Raises: BundleError: as `open`, and where another serves than it has to be; that goes on serving.
         """
         self.open(version)
         with self._lock():
             current = self._readable_current()
             if current == version:
                 return
+            if instead_of is not None and current != instead_of:
+                raise BundleError(
+                    f"{version} was to serve instead of {instead_of}, and {current} does by now, which it knows "
+                    f"nothing of; begin again from that, or promote {version} by name",
+                    file=self.home.show(CURRENT),
+                )
             earlier = self._earlier(current)
             if current is not None:
                 self._write_lines(HISTORY, [*earlier, current])

@@ -31,10 +31,10 @@ SourceFit = Callable[[Interactions, Interactions, Snapshot, TrainConfig], Candid
 """Fits on what was liked, or on all that was done, both before the snapshot."""
 
 
-def _fresh(liked: Interactions, _log: Interactions, snapshot: Snapshot, config: TrainConfig) -> Fresh:
+def _fresh(_liked: Interactions, log: Interactions, snapshot: Snapshot, config: TrainConfig) -> Fresh:
     column = config.sources.fresh_column
     if column is None:
-        return Fresh.fit(liked)
+        return Fresh.fit(log, snapshot.added_ms)
     numeric = [feature.name for feature in snapshot.encoders.schema.of_side("item") if feature.kind == "numeric"]
     if column not in numeric:
         raise ConfigError(

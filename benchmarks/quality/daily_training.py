@@ -180,7 +180,7 @@ def judged(
 def frozen(first: Recommender, dataset: Dataset, config: TrainConfig) -> Recommender:
     """The first model as it is, with what has become known since."""
     before = first.snapshot.encoders
-    ready = prepare_new(dataset, config, before, first.snapshot.at_ms)
+    ready = prepare_new(dataset, config, first.snapshot)
     weights = grown_weights(first.two_tower.model, before, config.retriever, ready.encoders, seed=0)
     snapshot = snapshot_at(ready, config, ready.period_starts[-1])
     source = two_tower_source(snapshot, Fitted(weights, Progress()), config)

@@ -269,7 +269,7 @@ def _target(
     temperature = logging.temperature if options.temperature is None else np.full(n, options.temperature)
     if recommender is None:
         return replace(logging, epsilon=epsilon, temperature=temperature), {}
-    about = {"n_unknown_items": warn_of_other_catalogue(recommender, log)}
+    about = warn_of_other_catalogue(recommender, log)
     return bundle_policy(recommender, log, epsilon=epsilon, temperature=temperature), about
 
 

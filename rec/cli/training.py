@@ -22,15 +22,22 @@ class TrainOptions(TrainConfig):
 
 
 def run_train(options: TrainOptions) -> Answer:
-    """Trains, or goes on with a run that was cut off."""
+    """Trains, or goes on with a run that was cut off. Without anything new to learn from nothing changes."""
+    from rec.parent import with_version
     from rec.pipeline import train
-    from rec.runs import recorded_config
+    from rec.preparation import NothingNewError
+    from rec.runs import recorded_config, say
     from rec.storage import Home
 
     config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume", "no_promote"}))
     begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
     config = config.model_copy(update={"data": settled(config.data, begun)})
-    return train(read(config.data), config, options.home, resume=options.resume, promote=not options.no_promote)
+    try:
+        return train(read(config.data), config, options.home, resume=options.resume, promote=not options.no_promote)
+    except NothingNewError as nothing:
+        say(nothing.message)
+        version = with_version(config, Home(options.home), options.resume).incremental.parent
+        return {"version": version, "trained": False, "reason": nothing.message, "warnings": []}
 
 
 def settled(data: DataConfig, now_ms: int | None = None) -> DataConfig:

@@ -12,9 +12,9 @@ class RulesConfig(Config):
 
     A slate holds at most `cap_limit` items of one value of `cap_column`; items without a value are not limited.
     `boosts` maps values of `boost_column` to what is added to the ranker's score, in its units: at temperature T a
-    boost b multiplies an item's odds by exp(b / T). `fresh_boost` is added to an item without events, and half as much
-    with every `fresh_half_life_days` since its first event, or since it was added to a published model. All are part of
-    the bundle, so that its version says under which rules its propensities came about.
+    boost b multiplies an item's odds by exp(b / T). `fresh_boost` is added to an item that was just liked first, or has
+    just come into the catalogue and not been liked, and half as much with every `fresh_half_life_days` since. All are
+    part of the bundle, so that its version says under which rules its propensities came about.
     """
 
     cap_column: str | None = None

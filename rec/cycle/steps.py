@@ -14,6 +14,7 @@ from rec.errors import BundleError, ConfigError, DataError, SupportError
 from rec.features.as_of import DAY_MS
 from rec.gate import Comparison, Health, Verdict, decide, guard, judge
 from rec.pipeline import train
+from rec.preparation import NothingNewError
 from rec.recommender import Recommender
 from rec.registry import CURRENT, Registry
 from rec.runs import has_run
@@ -83,7 +84,10 @@ def train_challenger(cycle: Cycle) -> dict[str, Any]:
     # Of the same cycle and the same data it is the same run, which a restart goes on with.
     name = f"{cycle.journal.cycle}-{dataset.sha256[:8]}"
     resume = name if has_run(cycle.home, name) else None
-    answer = train(dataset, config, cycle.location, resume=resume, name=name, promote=False)
+    try:
+        answer = train(dataset, config, cycle.location, resume=resume, name=name, promote=False)
+    except NothingNewError as nothing:
+        return {WAITING: nothing.message}
     return {"challenger": answer["version"], "run": name, "data": answer["data"], "valid": answer["valid"]}
 
 

@@ -31,7 +31,8 @@ class Snapshot:
         item_counts: events of each item, int64, (N,).
         history: last H items of each user, oldest first, padded on the left with -1, int32, (U, H).
         seen_indptr, seen: all items of each user, ascending, (U + 1,) and (nnz,).
-        added_ms: when each item came into the catalogue: at_ms, or later where the catalogue was updated, int64, (N,).
+        added_ms: when each item came into the catalogue: at_ms, later where the catalogue was updated, and as before
+            where training went on from a model that knew the item, int64, (N,).
         withdrawn: items that must not be shown to anybody any more; histories still hold them, bool, (N,).
     """
 
@@ -75,6 +76,19 @@ class Snapshot:
             np.zeros(len(items), np.bool_),
         )
 
+    def going_on_from(self, before: "Snapshot") -> "Snapshot":
+        """The same, where the items that an earlier catalogue had came in when they came into that one.
+
+        What was withdrawn from it stays withdrawn.
+        """
+        position = before.item_positions(self.item_ids.tolist())
+        there = position >= 0
+        return replace(
+            self,
+            added_ms=np.where(there, before.added_ms[position], self.added_ms),
+            withdrawn=there & before.withdrawn[position],
+        )
+
     @cached_property
     def user_ids(self) -> NDArray[np.object_]:
         """Ids of the users by position, (U,)."""
@@ -107,12 +121,13 @@ class Snapshot:
 
     @property
     def item_age_days(self) -> NDArray[np.float64]:
-        """Days from an item's first event, or from when it was added, until the catalogue's latest change, (N,).
+        """Days since an item's first event, or since it was added where it has none, (N,).
 
-        An item without events is as old as its place in the catalogue: 0 days where it was there from the beginning.
+        They are counted until at_ms, or until an item was added after that.
         """
-        since_first = np.expm1(self.item_as_of["item_age_days"].astype(np.float64))
-        return np.nan_to_num(since_first, nan=0.0) + (self.added_ms.max() - self.added_ms) / DAY_MS
+        now_ms = max(self.at_ms, int(self.added_ms.max()))
+        since_first = np.expm1(self.item_as_of["item_age_days"].astype(np.float64)) + (now_ms - self.at_ms) / DAY_MS
+        return np.where(np.isnan(since_first), (now_ms - self.added_ms) / DAY_MS, since_first)
 
     def history_slots(self, history: NDArray[np.integer]) -> NDArray[np.int32]:
         """item_id slots of catalogue positions, 0 where it is -1 or the encoders do not know the id; any shape.

@@ -22,10 +22,16 @@ class Fresh:
     name: ClassVar[str] = "fresh"
 
     @classmethod
-    def fit(cls, interactions: Interactions) -> Self:
-        """An item's time is that of its first interaction; of an item without any it is unknown."""
+    def fit(cls, interactions: Interactions, added_ms: NDArray[np.int64] | None = None) -> Self:
+        """An item's time is that of its first interaction.
+
+        Args: added_ms: when each item came into the catalogue, which is the time of one without interactions, (N,);
+            None: that is unknown.
+        """
         times = np.full(interactions.n_items, np.inf)
         np.minimum.at(times, interactions.item, interactions.timestamp)
+        if added_ms is not None:
+            times = np.where(np.isinf(times), added_ms, times)
         return cls.of(times, until=np.inf)
 
     @classmethod

@@ -224,7 +224,10 @@ def _states(users: list[int], *, history: list[list[int]] | None = None, exclude
 def _evident(source: CandidateSource, state: UserStates) -> set[int]:
     """The items that something speaks for, for one user: for what is near what was liked, those of the user's half."""
     interactions = _interactions()
-    if isinstance(source, Business):
+    # What came into the catalogue is new, as long as nobody took it.
+    if isinstance(source, Business) or (
+        isinstance(source, Blend) and any(isinstance(one, Fresh) for one in source.sources)
+    ):
         return set(range(N_ITEMS))
     taken = set(interactions.item.tolist())
     liked = {*interactions.item[interactions.user == state.user[0]].tolist(), *state.history[0].tolist()} - {-1}

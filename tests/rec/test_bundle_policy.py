@@ -1,5 +1,6 @@
 """A bundle beside the log of another: what either catalogue lacks."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,10 +40,13 @@ def log(world: InstaTok) -> SlateLog:
     return slate_log(join_rounds(found.requests, found.impressions, found.feedback, rewards=rewards, now_ms=2**50))
 
 
-def bundle(item_ids: list[str]) -> Any:
+def bundle(item_ids: list[str], withdrawn: Collection[str] = ()) -> Any:
     place = {item: at for at, item in enumerate(item_ids)}
-    snapshot = SimpleNamespace(item_positions=lambda ids: np.array([place.get(item, -1) for item in ids]))
-    return SimpleNamespace(version="v", n_items=len(item_ids), snapshot=snapshot)
+    snapshot = SimpleNamespace(
+        item_positions=lambda ids: np.array([place.get(item, -1) for item in ids]),
+        withdrawn=np.array([item in withdrawn for item in item_ids]),
+    )
+    return SimpleNamespace(version="v", snapshot=snapshot)
 
 
 RULES = RulesConfig(cap_column="creator", cap_limit=1)
@@ -121,7 +125,11 @@ def test_the_cap_of_a_log_is_that_of_the_bundles_that_drew_it(world: InstaTok, t
 def test_of_the_same_catalogue_nothing_is_said(
     world: InstaTok, log: SlateLog, recwarn: pytest.WarningsRecorder
 ) -> None:
-    assert warn_of_other_catalogue(bundle(list(world.item_ids)), log) == 0
+    none = {"n_unknown_items": 0, "n_withdrawn_items": 0}
+    assert warn_of_other_catalogue(bundle(list(world.item_ids)), log) == none
+    # Items that the log never had, and nobody can be shown, are no larger catalogue.
+    gone = [f"gone-{n}" for n in range(60)]
+    assert warn_of_other_catalogue(bundle([*world.item_ids, *gone], gone), log) == none
     assert not recwarn.list
 
 
@@ -131,7 +139,11 @@ def test_impressions_of_unknown_items_are_counted(world: InstaTok, log: SlateLog
     with pytest.warns(
         OverlapWarning, match=f"{expected} of {log.slate.size} logged impressions.*{unknown!r} in request"
     ):
-        assert warn_of_other_catalogue(bundle([item for item in world.item_ids if item != unknown]), log) == expected
+        found = warn_of_other_catalogue(bundle([item for item in world.item_ids if item != unknown]), log)
+    assert found == {"n_unknown_items": expected, "n_withdrawn_items": 0}
+    with pytest.warns(OverlapWarning, match=f"{expected} of .*withdrawn from bundle v.*{unknown!r}"):
+        found = warn_of_other_catalogue(bundle(list(world.item_ids), [unknown]), log)
+    assert found == {"n_unknown_items": 0, "n_withdrawn_items": expected}
 
 
 def test_a_larger_catalogue_than_the_log_ever_had_is_said(world: InstaTok, log: SlateLog) -> None:

@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from rec.bundle import BundleDetails
+from rec.bundle import UPDATE_OF, BundleDetails
 from rec.bundle_evaluation import evaluate_bundle
-from rec.catalogue import UPDATE_OF, CatalogueChange, update_bundle, with_catalogue
+from rec.catalogue import CatalogueChange, update_bundle, with_catalogue
 from rec.config import (
     EvaluationConfig,
     LambdaMARTConfig,
@@ -23,7 +24,7 @@ from rec.config import (
 )
 from rec.data.dataset import Dataset
 from rec.eligibility import Eligible
-from rec.errors import ConfigError, DataError
+from rec.errors import BundleError, ConfigError, DataError
 from rec.models.lambdamart import fit_lambdamart
 from rec.models.two_tower import TwoTower
 from rec.pipeline import assemble
@@ -223,6 +224,29 @@ def test_a_version_of_another_catalogue_is_published_and_loaded_as_it_was_made(
         evaluate_bundle(dataset, EvaluationConfig(), home)
 
 
+def test_of_two_updates_at_once_the_later_one_undoes_nothing(
+    home: str, base: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other withdraws an item after this one has read the catalogue: it has to begin again."""
+    registry = Registry(Home(home))
+    registry.promote(base.version)
+    other: list[str] = []
+
+    def meanwhile(*arguments: Any, **more: Any) -> Recommender:
+        if not other:
+            other.append("")
+            other[0] = update_bundle(home, withdraw=["video-9"])["version"]
+        return with_catalogue(*arguments, **more)
+
+    monkeypatch.setattr("rec.catalogue.with_catalogue", meanwhile)
+    with pytest.raises(BundleError, match=f"instead of {base.version}, and 2.* does by now"):
+        update_bundle(home, withdraw=["video-2"])
+    assert registry.current() == other[0]
+    update_bundle(home, withdraw=["video-2"])
+    loaded = Recommender.load(home)
+    assert (loaded.position_of("video-2"), loaded.position_of("video-9")) == (-1, -1)
+
+
 def test_the_fresh_boost_acts_before_the_draw_so_that_propensities_are_those_of_the_boosted_scores(
     base: Recommender,
 ) -> None:
@@ -288,6 +312,8 @@ def _items(**columns: list) -> CatalogueChange:
         (_items(item_id=["a"], price=[1.0]), "no feature of the items; there are title, category.*'price'"),
         (_items(category=["news"]), "needs an id"),
         (_items(item_id=["a", None]), "needs an id"),
+        (_items(item_id=["a", ""]), "needs an id"),
+        (CatalogueChange(pd.DataFrame([["a", "x", "y"]], columns=["item_id", "category", "category"])), "occur once"),
         (_items(item_id=["a", "b", "a"]), r"'a' is there twice.*row 2"),
         (_items(item_id=["a"], duration_s=["long"]), "has to hold numbers.*duration_s"),
         (_items(item_id=["a", "b"], duration_s=[1.0, np.inf]), r"finite.*row 1.*duration_s"),

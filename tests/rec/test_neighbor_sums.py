@@ -8,6 +8,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file
 
+from rec.catalogue import update_bundle
+from rec.cli.training import TrainOptions, run_train
 from rec.config import (
     CosineConfig,
     IncrementalConfig,
@@ -23,8 +25,10 @@ from rec.config import (
 from rec.data.dataset import Dataset, Interactions
 from rec.i2i import INSTATOK_SCORES
 from rec.neighbor_sums import NeighborSums, row_hashes
+from rec.parent import came_back, not_there
 from rec.pipeline import known_at_starts, train
 from rec.preparation import prepare
+from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from rl.config import InstaTokConfig
@@ -135,13 +139,46 @@ def test_they_are_kept_beside_the_versions_that_are_needed(log: Interactions, tm
     assert not NeighborSums.load(home, "b").by_name
 
 
-def test_training_goes_on_from_the_sums_of_its_parent(dataset: Dataset, tmp_path: Path):
-    log = dataset.interactions
+def test_training_goes_on_from_the_sums_and_the_catalogue_of_its_parent(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The parent is an update: it has the weights and sums of the version it was made from, and other items.
+
+    Item 0 was withdrawn and item 1 withdrawn and given back; the last one was added, and nobody takes it.
+    """
+    ids = dataset.interactions.item_ids
+    new = len(ids) - 1
+    log = dataset.interactions.take(dataset.interactions.item != new)
+    dataset = replace(dataset, interactions=log)
     cut_ms = int(np.quantile(log.timestamp, 0.9))
-    yesterday = replace(dataset, interactions=log.before(cut_ms))
+    yesterday = replace(
+        dataset, interactions=replace(log.before(cut_ms), item_ids=ids[:new]), items=dataset.items.iloc[:new]
+    )
     first = train(yesterday, CONFIG, str(tmp_path))
+    added_ms = cut_ms + 1
+    update_bundle(tmp_path, items=dataset.items.iloc[[new]], withdraw=[ids[0], ids[1]], now_ms=added_ms)
+    update = update_bundle(tmp_path, items=dataset.items.iloc[[1]], now_ms=added_ms)
     later = CONFIG.model_copy(update={"incremental": IncrementalConfig(parent="CURRENT", epochs=1)})
     second = train(dataset, later, str(tmp_path))
+    assert Home(tmp_path).children("sums") == [first["version"], second["version"]]
+    assert (second["parent"]["version"], second["parent"]["withdrawn"]) == (update["version"], 1)
+    snapshot = Recommender.load(tmp_path).snapshot
+    assert_array_equal(np.flatnonzero(snapshot.withdrawn), [0])
+    assert snapshot.added_ms[new] == added_ms < snapshot.at_ms
+    assert snapshot.item_age_days[new] == pytest.approx((snapshot.at_ms - added_ms) / 86_400_000)
+    assert not second["warnings"]
+
+    monkeypatch.setattr("rec.cli.training.read", lambda data: dataset)
+    nothing = run_train(TrainOptions.model_validate({**later.model_dump(), "home": str(tmp_path)}))
+    assert (nothing["trained"], nothing["version"]) == (False, second["version"]) and "nothing new" in nothing["reason"]
+    registry = Registry(Home(tmp_path))
+    assert registry.current() == registry.versions()[-1] == second["version"]
+
+    assert not came_back(Home(tmp_path), snapshot)
+    (text,) = came_back(Home(tmp_path), replace(snapshot, withdrawn=np.zeros(len(ids), np.bool_)))
+    assert f"1 items that are withdrawn in CURRENT, {second['version']}" in text and f"--withdraw {ids[0]})" in text
+    (text,) = not_there(Recommender.load(tmp_path), yesterday)
+    assert f"1 items of {second['version']} are not in the data" in text and ids[new] in text
     for name, counted in second["counted"].items():
         assert 0 < counted["added"] == counted["n"] - first["counted"][name]["n"] < counted["n"] / 5
     anew = known_at_starts(prepare(dataset, CONFIG), CONFIG)[1][-1]

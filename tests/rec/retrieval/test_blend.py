@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rec.config import SourcesConfig, TrainConfig, parse_config
+from rec.data.dataset import Interactions
 from rec.errors import ConfigError
 from rec.retrieval.blend import Blend, interleave
 from rec.retrieval.business import Business
@@ -153,6 +154,14 @@ def test_a_business_list_names_what_is_not_in_the_catalogue():
     with pytest.raises(ConfigError, match="2 of 3 are not, the first 'x'") as raised:
         Business.of(["a", "x", "y"], np.array(["a", "b"], dtype=object))
     assert raised.value.field == "sources.business"
+
+
+def test_what_nobody_took_is_as_fresh_as_its_place_in_the_catalogue():
+    ids = np.array(list("abcd"), dtype=object)
+    log = Interactions(ids[:1], ids, np.zeros(3, np.int32), np.array([0, 1, 1], np.int32), np.array([5, 9, 3]))
+    found = Fresh.fit(log, np.array([1, 1, 4, 7])).candidates(_nobody(1, []), 4)
+    assert found.items.tolist() == [[3, 0, 2, 1]]
+    assert Fresh.fit(log).candidates(_nobody(1, []), 4).items.tolist() == [[0, 1, -1, -1]]
 
 
 def test_fresh_items_are_the_latest_and_those_of_unknown_time_are_none():
