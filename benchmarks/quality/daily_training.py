@@ -1,18 +1,20 @@
 """Training on from yesterday's model, beside training anew each day: ten days of short videos, judged on the next day.
 
-Run:    python benchmarks/quality/daily_training.py [--days 10] [--seed 0]
+Run:    python benchmarks/quality/daily_training.py [--days 10] [--seed 0] [--expire-days 7]
 World:  InstaTok, in which every day new users and new videos come, some users take other interests, and videos are come
         across by chance, the newer and the more appealing ones more often. What would tell a new video apart, its
         category and creator, is no feature: that has to be learned of each id.
 Models: the same config, trained on everything until the end of day d (`anew`), or on from the model of day d - 1, as
         `--from CURRENT` does (`on`). `frozen` has the weights of day 0, and knows what users did until day d. All
-        begin as one model, trained on 12 days. `on, replay` takes .3 of what it draws from before the day.
+        begin as one model, trained on 12 days. `on, replay` takes .3 of what it draws from before the day. With
+        --expire-days, `on, expiry` is `on, replay` where ids without a like for so long lose their rows; the result
+        is another file.
 Judged: prequentially (Dawid 1984, doi:10.2307/2981683): every model on what known users liked on day d + 1, over all
         videos somebody had liked until then, without those the user had. Ratios are of means over users and days, with
         intervals by the delta method, clustered by user. Seconds are of processor time of one thread, of all that
         `tandem train` does once it has read the data; so they do not depend on what else the machine does.
 Expect: about six minutes of one core; `on` within 2% of `anew`, at a small part of the seconds.
-Writes: benchmarks/results/daily_training.json
+Writes: benchmarks/results/daily_training.json; with --expire-days daily_training_expiry.json
 """
 
 import argparse
@@ -282,21 +284,30 @@ def summarised(found: Days) -> tuple[list[dict[str, Any]], dict[str, dict[str, d
     return summary, ratios
 
 
+def incrementals(expire_days: float | None) -> dict[str, IncrementalConfig]:
+    """The ways of training that are compared."""
+    ways = {
+        "anew": IncrementalConfig(),
+        "on": IncrementalConfig(parent="CURRENT"),
+        "on, replay": IncrementalConfig(parent="CURRENT", replay=0.3),
+    }
+    if expire_days is not None:
+        ways["on, expiry"] = IncrementalConfig(parent="CURRENT", replay=0.3, expire_days=expire_days)
+    return ways
+
+
 def main() -> None:
     """Simulates, trains both ways each day, and prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--expire-days", type=float)
     options = parser.parse_args()
     pace = Pace()
     config = TrainConfig.model_validate({**CONFIG, "seed": options.seed})
     ways = {
         name: config.model_copy(update={"incremental": incremental})
-        for name, incremental in (
-            ("anew", IncrementalConfig()),
-            ("on", IncrementalConfig(parent="CURRENT")),
-            ("on, replay", IncrementalConfig(parent="CURRENT", replay=0.3)),
-        )
+        for name, incremental in incrementals(options.expire_days).items()
     }
     # Threads that wait for each other spend processor time, too.
     with threadpool_limits(1):
@@ -312,7 +323,8 @@ def main() -> None:
         "ratios": ratios,
         "processor_seconds": seconds,
     }
-    write_result(quality_result("daily_training", protocol=protocol, rows=found.rows, summary=summary))
+    name = "daily_training" if options.expire_days is None else "daily_training_expiry"
+    write_result(quality_result(name, protocol=protocol, rows=found.rows, summary=summary))
     for row in summary:
         told = format_estimate({"value": row["mean"], "std_error": row["std_error"]})
         print(f"{row['model']:<10} {row['metric']:<20} {told}")
