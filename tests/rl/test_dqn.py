@@ -1,6 +1,7 @@
 """Deep Q-learning solves a task whose answer is known, and what it learnt is the same without RLlib."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,3 +150,35 @@ def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
     assert {"agent.safetensors", "curve.html", "curve.jsonl"} <= {file.name for file in run.folder.iterdir()}
     with pytest.raises(ConfigError, match="asked for something else"):
         again(total_steps=10, asked=ASKED | {"seed": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_runners_of_their_own_play_other_sessions_with_the_weights_that_are_learnt():
+    import torch
+
+    from rl.config import InstaTokConfig, InstaTokEnvConfig
+    from rl.dqn import dqn_config
+    from rl.instatok.agent_inputs import INPUTS as SEEN
+    from rl.instatok.arena import Arena, VideoRound
+
+    world = InstaTokConfig(n_users=40, n_videos=400, sessions_per_user=3, max_steps=12)
+    asked = CONFIG.model_copy(update={"env_runners": 2, "sessions": 16, "warmup_steps": 100, "steps_per_report": 200})
+    rounds = partial(VideoRound, Arena.of(InstaTokEnvConfig(world=world)))
+    algorithm = dqn_config(rounds, SEEN, asked).build_algo()
+    try:
+        played = [algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"] for _ in range(2)]
+        group: Any = algorithm.env_runner_group
+        learners: Any = algorithm.learner_group
+        learnt = learners.get_weights()["default_policy"]
+        found = group.foreach_env_runner(
+            lambda runner: (runner.module.get_state(), runner.env.unwrapped.round.users), local_env_runner=False
+        )
+    finally:
+        algorithm.stop()
+    assert played[0] >= 200 and played[1] >= played[0] + 200
+    (weights, users), (others, other_users) = found
+    assert (users != other_users).any()
+    for name, weight in weights.items():
+        torch.testing.assert_close(torch.as_tensor(weight), torch.as_tensor(others[name]))
+        torch.testing.assert_close(torch.as_tensor(weight), torch.as_tensor(learnt[name]))
