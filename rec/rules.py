@@ -36,7 +36,9 @@ def boosts_of(rules: RulesConfig, snapshot: Snapshot) -> NDArray[np.float64] | N
         unknown = sorted(set(rules.boosts) - set(groups.names))
         if unknown:
             raise ConfigError(
-                f"boosts must be of values that items have; no item's {rules.boost_column} is {', '.join(unknown)}",
+                f"boosts must be of values that items have; no item's {rules.boost_column} is {', '.join(unknown)}; "
+                "take it out of rules.boosts, which change with training alone; when updating a model, leave it to one "
+                "item at least",
                 field="rules.boosts",
             )
         boosts = boosts + np.array([*(rules.boosts.get(name, 0.0) for name in groups.names), 0.0])[groups.codes]
