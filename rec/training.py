@@ -104,7 +104,10 @@ class TrainingTask(Protocol):
         ...
 
     def loss(self, model: Callable[..., Any], batch: Any, worker: Worker) -> Tensor:
-        """This worker's part of a batch's loss; the mean over the workers is the loss of the batch."""
+        """This worker's part of a batch's loss; the mean over the workers is the loss of the batch.
+
+        What it draws, as dropout does, comes from torch's generator, which the caller seeds by epoch and worker.
+        """
         ...
 
     def validate(self, model: Any, device: torch.device) -> dict[str, float]:

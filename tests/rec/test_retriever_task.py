@@ -278,6 +278,31 @@ def test_a_fit_that_is_resumed_goes_on_in_the_stream(checkerboard, tmp_path):
         np.testing.assert_array_equal(resumed_task.state(3)[name], array)
 
 
+def test_what_is_dropped_follows_from_seed_and_epoch_alone(checkerboard, tmp_path):
+    """Ids, histories and activations: a fit that is resumed drops what the whole one did, whatever was drawn before."""
+    config = CONFIG.model_copy(
+        update={
+            "item_tower": CONFIG.item_tower.model_copy(update={"id_dropout": 0.3, "dropout": 0.1}),
+            "user_tower": CONFIG.user_tower.model_copy(update={"history_windows": (5,), "history_dropout": 0.3}),
+        }
+    )
+    training = SIMPLE.model_copy(update={"epochs": 2, "schedule": "constant"})
+
+    def keep(metrics, save):
+        folder = tmp_path / str(int(metrics["epoch"]))
+        folder.mkdir()
+        save(folder)
+
+    torch.manual_seed(1)
+    whole = fit(_task(checkerboard, config), training, seed=0, report=keep)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    resumed = fit(_task(checkerboard, config), training, seed=0, checkpoint=tmp_path / "1")
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, weights in whole.weights.items():
+        torch.testing.assert_close(resumed.weights[name], weights, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("objective", ["logq", "mixed_negative"])
 def test_hard_negatives_and_streaming_frequencies_solve_the_checkerboard(checkerboard, objective):
     task = _task(checkerboard, objective=objective, frequencies=STREAMING, hard_negatives=HARD)
