@@ -18,6 +18,7 @@ from rec.i2i import CosineSums, SwingSums
 from rec.i2i.pair_log import PairLog
 from rec.i2i.pair_sums import PairSums
 from rec.i2i.swing import AddUp, add_up_here
+from rec.i2i.swing_pairs import unit_bits
 from rec.storage import Home
 
 FOLDER: Final = "sums"
@@ -175,6 +176,7 @@ def _arrays(counted: Counted[SwingSums] | Counted[CosineSums]) -> dict[str, NDAr
     if isinstance(sums, SwingSums):
         arrays["kept"] = sums.kept
         about["salt"] = sums.salt
+        about["unit_bits"] = unit_bits(sums.config)
     else:
         arrays["norms"] = sums.norms
     text = json.dumps(about, ensure_ascii=False).encode()
@@ -184,6 +186,8 @@ def _arrays(counted: Counted[SwingSums] | Counted[CosineSums]) -> dict[str, NDAr
 def _read_swing(arrays: Mapping[str, NDArray[Any]]) -> Counted[SwingSums]:
     about, ids, log, pairs = _parts(arrays)
     config = SwingConfig.model_validate(about["config"])
+    if about["unit_bits"] != unit_bits(config):
+        raise ValueError("sums in another unit cannot be gone on with")
     return Counted(SwingSums(config, *ids, log, arrays["kept"], pairs, about["salt"], 0), arrays["rows"], 0)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rec.config import SwingConfig
 from rec.data.dataset import Interactions
+from rec.errors import DataError
 from rec.i2i.neighbors import ItemNeighbors, nearest
 from rec.i2i.pair_log import PairLog, most_recent, positions_in
 from rec.i2i.pair_sums import PairSums
@@ -46,8 +47,14 @@ def swing(
         max_users_per_item: the caps. rng: decides which interactions of the same time a cap keeps. times: when each
         happened, (n,); None: in the order given, so that there are no ties.
     Returns: neighbours under the sorted ids of the items.
+    Raises: DataError: for columns of different lengths, ids that are missing, and times that are no whole numbers.
+        ValidationError: for options out of range.
     """
-    users, items = pd.Index(np.asarray(user_ids, dtype=object)), pd.Index(np.asarray(item_ids, dtype=object))
+    users, items = _ids("user_ids", user_ids), _ids("item_ids", item_ids)
+    moments = np.arange(len(users)) if times is None else _whole_numbers("times", times)
+    for name, column in (("item_ids", items), ("times", moments)):
+        if len(column) != len(users):
+            raise DataError(f"must have one value of each interaction: {len(users)}, found {len(column)}", column=name)
     user, user_vocabulary = users.factorize(sort=True)
     item, item_vocabulary = items.factorize(sort=True)
     interactions = Interactions(
@@ -55,7 +62,7 @@ def swing(
         item_ids=np.asarray(item_vocabulary, dtype=object),
         user=user.astype(np.int32),
         item=item.astype(np.int32),
-        timestamp=np.arange(len(user)) if times is None else np.asarray(times, dtype=np.int64),
+        timestamp=moments,
     )
     config = SwingConfig(
         alpha=alpha,
@@ -66,6 +73,35 @@ def swing(
         max_users_per_item=max_users_per_item,
     )
     return SwingSums.build(interactions, config, rng=rng).neighbors()
+
+
+def _ids(name: str, values: ArrayLike) -> pd.Index:
+    """A column of ids, (n,)."""
+    column = np.asarray(values, dtype=object)
+    if column.ndim != 1:
+        raise DataError(f"must be one column, found an array of shape {column.shape}", column=name)
+    missing = pd.isna(column)
+    if missing.any():
+        row = int(missing.argmax())
+        raise DataError(
+            f"every interaction needs an id; {missing.sum()} of {len(column)} have none", row=row, column=name
+        )
+    return pd.Index(column)
+
+
+def _whole_numbers(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    """A column of times, (n,)."""
+    column = np.asarray(values)
+    if column.ndim != 1 or (len(column) and column.dtype.kind not in "iufM"):
+        raise DataError(f"must be one column of numbers, found {column.dtype} of shape {column.shape}", column=name)
+    if column.dtype.kind in "uf":
+        wrong = ~(np.abs(column) < 2.0**63) | (column != np.trunc(column))
+    else:
+        wrong = pd.isna(column)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"must be whole numbers, found {column[row]}", row=row, column=name)
+    return column.astype(np.int64)
 
 
 def add_up_here(pairs: UserPairs) -> tuple[PairSums, int]:

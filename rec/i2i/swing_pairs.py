@@ -26,11 +26,12 @@ def unit_bits(config: SwingConfig) -> int:
     """The q for which weights are rounded to multiples of 2^-q: the finest for which no sum can overflow.
 
     A pair of items has at most as many pairs of users as the cap on users allows, each of a weight of at most
-    (2 + user_offset)^(-2 user_power) / (alpha + 2), as both have two items or more.
+    (2 + user_offset)^(-2 user_power) / (alpha + 2), as both have two items or more. The lightest weight that the caps
+    allow is 128 units or more, as `SwingConfig` refuses what is spread wider.
     """
     pairs = config.max_users_per_item * (config.max_users_per_item - 1) / 2
     heaviest = (2 + config.user_offset) ** (-2 * config.user_power) / (config.alpha + 2)
-    return 62 - max(0, int(np.ceil(np.log2(max(1.0, pairs * heaviest)))))
+    return 62 - int(np.ceil(np.log2(pairs * heaviest)))
 
 
 @final

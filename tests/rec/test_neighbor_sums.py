@@ -139,6 +139,14 @@ def test_they_are_kept_beside_the_versions_that_are_needed(log: Interactions, tm
     assert not NeighborSums.load(home, "b").by_name
 
 
+def test_sums_of_another_unit_are_counted_anew(log: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = Home(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("rec.neighbor_sums.unit_bits", lambda config: 45)
+        _of(log).save(home, "a")
+    assert NeighborSums.load(home, "a").by_name.keys() == {"cosine"}
+
+
 def test_training_goes_on_from_the_sums_and_the_catalogue_of_its_parent(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

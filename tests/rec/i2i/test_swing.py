@@ -263,6 +263,63 @@ def test_no_sum_overflows_where_everybody_has_everything():
     assert 2**61 < 300 * 299 / 4 * 2 ** unit_bits(config) <= 2**62
 
 
+@pytest.mark.parametrize(
+    ("options", "column", "row"),
+    [
+        ({"item_ids": ["a", "b"]}, "item_ids", None),
+        ({"times": [1, 2]}, "times", None),
+        ({"user_ids": ["u", None, "v"]}, "user_ids", 1),
+        ({"item_ids": ["a", "b", float("nan")]}, "item_ids", 2),
+        ({"times": [1.0, 2.0, float("nan")]}, "times", 2),
+        ({"times": [1.0, 2.5, 3.0]}, "times", 1),
+        ({"times": [float("inf"), 2.0, 3.0]}, "times", 0),
+        ({"times": np.array(["2026-01-01", "NaT", "2026-01-02"], "datetime64[s]")}, "times", 1),
+        ({"times": [1, None, 2]}, "times", None),
+        ({"times": ["1", "2", "3"]}, "times", None),
+        ({"user_ids": np.array([["u"], ["v"], ["u"]])}, "user_ids", None),
+    ],
+)
+def test_columns_that_are_no_log_are_refused_by_name(options, column, row):
+    columns = {"user_ids": ["u", "u", "v"], "item_ids": ["a", "b", "a"], "times": [3, 2, 1]}
+    swing(**columns, rng=np.random.default_rng(0))
+    with pytest.raises(DataError) as refused:
+        swing(**{**columns, **options}, rng=np.random.default_rng(0))
+    assert (refused.value.column, refused.value.row) == (column, row)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 1e9},
+        {"user_offset": 1e9, "user_power": 10.0},
+        {"user_power": 2.0},
+        {"user_power": 10.0, "max_items_per_user": 8, "max_users_per_item": 30},
+    ],
+)
+def test_weights_of_any_size_keep_their_neighbours(make_log, options):
+    """No unit is so coarse that light weights vanish: scores are those of unrounded sums, relatively."""
+    log = make_log()
+    log = replace(log, timestamp=np.arange(len(log)))
+    config = SwingConfig(**options)
+    found = SwingSums.build(log, config, rng=np.random.default_rng(0))
+    events = [(log.user_ids[u], log.item_ids[i]) for u, i in zip(log.user, log.item, strict=True)]
+    kept = capped_items(events, config.max_items_per_user, config.max_users_per_item)
+    expected = plain_scores(kept, config.alpha, config.user_offset, config.user_power)
+    i, j = found.pairs.items()
+    scores = found.pairs.sums * 0.5 ** unit_bits(config)
+    assert len(scores) == len(expected) > 20
+    for a, b, score in zip(log.item_ids[i], log.item_ids[j], scores, strict=True):
+        assert_allclose(score, expected[tuple(sorted((a, b)))], rtol=0.01)
+
+
+@pytest.mark.parametrize("option", [{"user_power": 3.0}, {"alpha": 1e300}, {"user_offset": 1e300}, {"user_power": 11}])
+def test_weights_of_which_some_would_be_lost_are_refused(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        SwingConfig(**option)
+    with pytest.raises(ValueError, match="lost to rounding"):
+        SwingConfig(user_power=3.0)
+
+
 def test_it_is_the_plain_implementation_on_movielens(tandem_data):
     columns = np.loadtxt(tandem_data / "ml-1m" / "ratings.dat", delimiter=":", usecols=(0, 2, 6), dtype=np.int64)
     some = columns[columns[:, 0] <= 150]
