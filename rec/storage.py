@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, final
 from urllib.parse import urlsplit
 
-from pyarrow import ArrowInvalid
+from pyarrow import ArrowInvalid, NativeFile
 from pyarrow import fs as arrow_fs
 
 from rec.config import default_home
@@ -74,6 +74,21 @@ class Home:
                     return stream.read()
             except FileNotFoundError:
                 return None
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[NativeFile | None]:
+        """A file to be read here and there, None where there is none.
+
+        Raises: BundleError: naming the file, when the storage does not answer.
+        """
+        with self._naming(name):
+            try:
+                file = self._filesystem.open_input_file(self._path(name))
+            except FileNotFoundError:
+                yield None
+                return
+            with file:
+                yield file
 
     def write(self, name: str, content: bytes) -> None:
         """Replace or create a file, atomically and durably."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rec.batch.scoring import CandidateWriter, load_without_users
 from rec.batch.users import SelectedUsers
-from rec.candidate_tables import CandidateFolder, CandidateJob, PartSize
+from rec.candidate_parts import CandidateJob, PartSize
+from rec.candidate_tables import CandidateFolder
 from rec.config import BatchConfig, TableFormat
 from rec.errors import DataError
 from rec.process_memory import peak_mib
@@ -59,8 +60,9 @@ def write_candidates(
     """Writes the candidates of users into a table, or goes on with a run that was cut off.
 
     Every part appears whole, and the table when the last one has. Nothing is done twice: a run that was killed at any
-    moment is gone on with by the same call, also with another number of workers. Workers read the bundle and write the
-    parts themselves, so that home and out must be places that all of them reach.
+    moment is gone on with by the same call, also with another number of workers, and what a finished table has lost
+    since is written anew. Workers read the bundle and write the parts themselves, so that home and out must be places
+    that all of them reach.
 
     Args: out: a folder or object-store URL; one of Parquet files takes one run, a Delta table is replaced by each.
         home, version: where the model is, and which one; the current one by default. user_ids: whom to answer, all
@@ -88,16 +90,21 @@ def write_candidates(
     folder = CandidateFolder(out, config.format)
     reports: list[PartReport] = []
     with folder.reserved():
-        n_rows = folder.finished(job)
-        missing = folder.missing(job) if n_rows is None else []
+        promised = folder.promised(job)
+        sizes = folder.written(job, promised)
+        missing = set(range(job.n_parts)) - sizes.keys()
+        if promised is not None and missing:
+            told = f"{len(missing)} of {job.n_parts} parts of the finished table are gone or not what was written"
+            print(f"{told}; writing them anew", file=sys.stderr, flush=True)
         task = Task(_everywhere(home), _everywhere(out), config.format, job)
-        parts = users.parts(job.users_per_part, set(missing))
+        parts = users.parts(job.users_per_part, missing)
         on_ray = bool(config.workers and missing)
         for report in _write_on_ray(task, parts, config.workers) if on_ray else _write_here(task, parts):
             reports.append(report)
             _tell(report, len(reports), len(missing), time.perf_counter() - started)
-        if n_rows is None:
-            n_rows = folder.finish(job, {report.number: report.size for report in reports})
+        sizes |= {report.number: report.size for report in reports}
+        if promised is None or missing:
+            folder.finish(job, sizes)
     seconds = time.perf_counter() - started
     n_answered = sum(report.n_users for report in reports)
     busy_s = sum(report.processor_s for report in reports)
@@ -108,7 +115,7 @@ def write_candidates(
         "ranked": config.ranked,
         "k": config.k,
         "n_users": users.n_users,
-        "n_rows": n_rows,
+        "n_rows": sum(size.n_rows for size in sizes.values()),
         "n_parts": job.n_parts,
         "n_parts_written": len(reports),
         "workers": config.workers,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rec.batch.users import open_users
 from rec.bundle import Bundle
-from rec.candidate_tables import SCHEMA
+from rec.candidate_parts import SCHEMA
 from rec.features.snapshot import Snapshot
 from rec.recommender import USERS_FILE, Recommender
 from rec.retrieval.top_k import blocks

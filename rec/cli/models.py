@@ -1,7 +1,6 @@
 """`tandem models`: the published models, and which of them serves."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rec.cli.command import Answer
@@ -93,10 +92,11 @@ def run_rollback(options: ModelsOptions) -> Answer:
 def run_update(options: UpdateOptions) -> Answer:
     """Publishes a model with a changed catalogue."""
     from rec.catalogue import update_bundle
+    from rec.data.id_lists import read_ids
 
     withdraw = list(options.withdraw)
     if options.withdraw_file is not None:
-        withdraw += Path(options.withdraw_file).read_text(encoding="utf-8").splitlines()
+        withdraw += read_ids(options.withdraw_file)
     answer = update_bundle(
         options.home,
         items=options.items,

@@ -1,7 +1,5 @@
 """`tandem recommend` and `tandem candidates`: what a bundle finds for one user, and for many."""
 
-from pathlib import Path
-
 from pydantic import PositiveInt
 
 from rec.cli.command import Answer
@@ -47,12 +45,13 @@ def run_recommend(options: RecommendOptions) -> Answer:
 def run_candidates(options: CandidatesOptions) -> Answer:
     """Writes the table of candidates."""
     from rec.batch import write_candidates
+    from rec.data.id_lists import read_ids
 
     if options.user_ids and options.users_file is not None:
         raise ConfigError("names users, and so does user_ids: give one of them", field="users_file")
     listed = options.user_ids or None
     if options.users_file is not None:
-        listed = Path(options.users_file).read_text(encoding="utf-8").splitlines()
+        listed = read_ids(options.users_file)
     config = BatchConfig.model_validate(options.model_dump(include=set(BatchConfig.model_fields)))
     answer = write_candidates(
         config,

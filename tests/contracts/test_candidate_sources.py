@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from rec import training
-from rec.candidate_tables import SCHEMA, CandidateFolder, CandidateJob
+from rec.candidate_parts import SCHEMA, CandidateJob
+from rec.candidate_tables import CandidateFolder
 from rec.config import (
     BranchConfig,
     CosineConfig,
@@ -120,8 +121,7 @@ def _candidates_table() -> TemporaryDirectory[str]:
     job = CandidateJob(version="v", k=10, ranked=False, n_users=N_USERS, users_sha256=None, users_per_part=N_USERS)
     table = CandidateFolder(folder.name, "parquet")
     with table.reserved():
-        table.write_part(job, 0, pa.Table.from_pylist(rows, schema=SCHEMA))
-        table.finish(job, {})
+        table.finish(job, {0: table.write_part(job, 0, pa.Table.from_pylist(rows, schema=SCHEMA))})
     return folder
 
 

@@ -18,7 +18,8 @@ from deltalake import DeltaTable
 from safetensors.numpy import load_file
 
 from rec.batch import run, write_candidates
-from rec.candidate_tables import MANIFEST_FILE, SCHEMA, read_candidates
+from rec.candidate_parts import SCHEMA
+from rec.candidate_tables import MANIFEST_FILE, read_candidates
 from rec.config import BatchConfig
 from rec.errors import BundleError, ConfigError, DataError
 from rec.retrieval.arrays import write_arrays
@@ -161,6 +162,21 @@ def test_what_was_cut_off_is_no_table_and_goes_on_with_what_is_missing(
     assert not list(Path(cut).glob(".part-*"))
     again = write_candidates(config, cut, home=home)
     assert again["n_parts_written"] == 0 and again["n_rows"] == len(_rows(whole))
+
+
+def test_what_a_finished_table_lost_is_written_anew_and_how_many_is_said(
+    home: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = HERE.model_copy(update={"users_per_part": 20})
+    first = write_candidates(config, str(tmp_path), home=home)
+    whole, (cut, exchanged, left) = _rows(tmp_path), sorted(tmp_path.glob("*.parquet"))
+    cut.write_bytes(cut.read_bytes()[:1000])
+    exchanged.write_bytes(left.read_bytes())
+    capsys.readouterr()
+    again = write_candidates(config, str(tmp_path), home=home)
+    assert "2 of 3 parts of the finished table are gone or not what was written" in capsys.readouterr().err
+    assert (again["n_parts_written"], again["n_rows"]) == (2, first["n_rows"])
+    assert _rows(tmp_path).equals(whole)
 
 
 def test_a_folder_takes_the_candidates_of_one_run(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

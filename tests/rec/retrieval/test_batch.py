@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rec.candidate_tables import SCHEMA, CandidateFolder, CandidateJob, CandidateRows, read_candidates
+from rec.candidate_parts import SCHEMA, CandidateJob
+from rec.candidate_tables import CandidateFolder, CandidateRows, read_candidates
 from rec.config import RankerConfig, SourcesConfig, TrainConfig
 from rec.data.dataset import Dataset, Interactions
 from rec.errors import DataError
@@ -48,13 +49,14 @@ def _write(folder: Path, lists: dict[str, list[tuple[str, float]]], kind: str = 
     job = CandidateJob(version="v", k=4, ranked=False, n_users=len(lists), users_sha256=None, users_per_part=1)
     table = CandidateFolder(str(folder), "delta" if kind == "delta" else "parquet")
     with table.reserved():
+        sizes = {}
         for number, (user_id, listed) in enumerate(lists.items()):
             rows = [
                 {"user_id": user_id, "rank": rank, "item_id": item, "score": score, "source": "two_tower"}
                 for rank, (item, score) in enumerate(listed)
             ]
-            table.write_part(job, number, pa.Table.from_pylist(rows, schema=SCHEMA))
-        table.finish(job, {})
+            sizes[number] = table.write_part(job, number, pa.Table.from_pylist(rows, schema=SCHEMA))
+        table.finish(job, sizes)
     return read_candidates(str(folder))
 
 
