@@ -47,3 +47,8 @@ def test_what_is_no_probability_is_refused() -> None:
         calibration(np.array([0.5, 1.5]), np.zeros(2, bool))
     with pytest.raises(DataError, match="each probability needs an outcome"):
         calibration(np.zeros(0), np.zeros(0, bool))
+
+
+def test_what_was_impossible_and_happened_costs_much_and_not_everything() -> None:
+    found = calibration(np.array([0.0, 1.0]), np.array([True, True]), n_bins=1)
+    assert found.log_loss == pytest.approx(-np.log(1e-15) / 2)

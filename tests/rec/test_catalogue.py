@@ -185,6 +185,52 @@ def test_what_is_withdrawn_is_neither_found_nor_drawn_nor_eligible(base: Recomme
     assert not set(gone) & {item.item_id for item in changed.similar_items("video-1", N_ITEMS)}
 
 
+def test_propensities_under_a_cap_boosts_and_withdrawals_are_those_of_the_definition(base: Recommender) -> None:
+    epsilon, temperature = 0.3, 0.5
+    changed = _changed(_changed(base, NEW), withdrawn=("video-3", "video-8"))
+    rules, table = changed.config.rules, changed.snapshot.item_table
+    creator, category = table["creator"].where(table["creator"].notna(), None).tolist(), table["category"].tolist()
+    withdrawn = set(changed.snapshot.item_positions(["video-3", "video-8"]).tolist())
+    plain = replace(changed, config=changed.config.model_copy(update={"rules": RulesConfig()}))
+    boosted = of_nobody = 0
+    for user_id in [*base.snapshot.user_ids[:4], "nobody"]:
+        states = changed.hydrate([user_id])
+        candidates = changed.retrieve(states)
+        drawn = sample_slate(
+            changed.rank(states, candidates),
+            candidates.items,
+            Eligible(changed.n_items, states.excluded_indptr, states.excluded, changed.cap),
+            12,
+            epsilon=epsilon,
+            temperature=temperature,
+            rng=np.random.default_rng(0),
+        )
+        score = {
+            int(item): value + rules.boosts.get(category[item], 0.0)
+            for item, value in zip(candidates.items[0], plain.rank(states, candidates)[0], strict=True)
+            if item >= 0
+        }
+        gone = withdrawn | set(base.hydrate([user_id]).excluded.tolist())
+        above: list[int] = []
+        for position, item in enumerate(drawn.item_ids[0][drawn.item_ids[0] >= 0].tolist()):
+            eligible = [
+                other
+                for other in range(changed.n_items)
+                if other not in gone
+                and other not in above
+                and (creator[other] is None or sum(creator[a] == creator[other] for a in above) < rules.cap_limit)
+            ]
+            weights = {other: np.exp(score[other] / temperature) for other in eligible if other in score}
+            share = weights.get(item, 0.0) / sum(weights.values())
+            assert drawn.n_eligible[0, position] == len(eligible) and item in eligible
+            expected = epsilon / len(eligible) + (1 - epsilon) * share
+            np.testing.assert_allclose(drawn.propensity[0, position], expected, rtol=1e-9)
+            above.append(item)
+            boosted += category[item] in rules.boosts
+            of_nobody += creator[item] is None
+    assert boosted and of_nobody, "items boosted and items without a creator have to be among those drawn"
+
+
 def test_a_withdrawn_item_stays_in_the_history_and_comes_back_as_it_was(base: Recommender) -> None:
     states = _everybody(base)
     taken = str(base.item_ids[states.history[0][states.history[0] >= 0][-1]])

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rec.config import RulesConfig
 from rec.eligibility import GroupCap
 from rec.errors import ConfigError
 from rec.exposure import exposure
-from rec.item_groups import ItemGroups, gini
+from rec.item_groups import ItemCap, ItemGroups, gini
 
 ITEMS = pd.DataFrame(
     {
@@ -63,3 +64,23 @@ def test_a_list_under_a_cap_takes_from_the_top_all_that_it_may(limit: int):
             may = item < 0 or groups[item] < 0 or sum(groups[other] == groups[item] for other in taken) < limit
             assert found[row, column] == may
             taken += [int(item)] if may and item >= 0 else []
+
+
+def test_of_nothing_shown_nobody_has_a_share():
+    groups = ItemGroups.of(ITEMS, "creator", field="exposure")
+    shown = exposure(groups, {"lists": np.full((2, 3), -1)})["models"]["lists"]
+    assert shown == {"gini": 0.0, "top_share": 0.0, "shown": 0.0, "none": 0.0, "largest": {}}
+
+
+def test_a_cap_by_id_holds_for_any_list_of_items_and_leaves_the_others_free():
+    cap = ItemCap.of(RulesConfig(cap_column="creator", cap_limit=2), ITEMS)
+    assert cap is not None and cap.group_of == {"a": "x", "b": "y", "c": "x", "e": "z", "f": "x"}
+    found = cap.of_items(np.array(["f", "unknown", "e", "d", "a"], dtype=object))
+    # d has no creator, and of what is unknown none is known.
+    assert found.groups.tolist() == [0, -1, 2, -1, 0] and found.limit == 2
+    more = ItemCap("creator", 2, {"f": "x", "g": "y"})
+    assert cap.joined(more).group_of == {**cap.group_of, "g": "y"}
+    for other, message in ((ItemCap("creator", 1, {}), "caps differ"), (ItemCap("creator", 2, {"a": "y"}), "item 'a'")):
+        with pytest.raises(ConfigError, match=message):
+            cap.joined(other)
+    assert ItemCap.of(RulesConfig(), ITEMS) is None

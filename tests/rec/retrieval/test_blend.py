@@ -172,6 +172,19 @@ def test_fresh_items_are_the_latest_and_those_of_unknown_time_are_none():
     assert Fresh.of(times, until=10).candidates(_nobody(1, [3]), 2).items.tolist() == [[2, 4]]
 
 
+def test_an_item_is_as_old_as_its_first_interaction_and_one_added_is_newer_than_all():
+    ids = np.array(list("abcd"), dtype=object)
+    item, times = np.array([0, 1, 0, 2], np.int32), np.array([5, 20, 30, 10])
+    fresh = Fresh.fit(Interactions(ids, ids, np.zeros(4, np.int32), item, times))
+    assert fresh.candidates(_nobody(1, []), 4).items.tolist() == [[1, 2, 0, -1]]
+    assert fresh.extended(6).candidates(_nobody(1, []), 6).items.tolist() == [[4, 5, 1, 2, 0, -1]]
+
+
+def test_an_item_added_later_is_not_on_the_list():
+    listed = Business.of(["b", "a"], np.array(["a", "b"], dtype=object)).extended(4)
+    assert listed.candidates(_nobody(1, []), 4).items.tolist() == [[1, 0, -1, -1]]
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
