@@ -24,6 +24,7 @@ from serve.budget import Budget
 from serve.config import ServeConfig
 from serve.gateway import Gateway
 from serve.guard import Guard
+from serve.hosts import Hosts
 from serve.json_log import CLIENT_ID, REQUEST_ID
 from serve.keys import Role
 from serve.metrics import SharedMetrics
@@ -54,6 +55,7 @@ _EVENTS: Final = TypeAdapter(Annotated[list[FeedbackEvent], Field(min_length=1, 
 _BODY_PROBLEMS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The content type is another than application/json",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A field is wrong",
 }
 _KEY_PROBLEMS: Final = {
@@ -61,6 +63,7 @@ _KEY_PROBLEMS: Final = {
     HTTPStatus.FORBIDDEN: "The key does not have the role that this takes",
     HTTPStatus.TOO_MANY_REQUESTS: "More requests than the key may make; try again later",
 }
+_HOST_PROBLEM: Final = {HTTPStatus.MISDIRECTED_REQUEST: "The service does not answer by the name in Host"}
 _BEARER: Final = HTTPBearer(auto_error=False, description="A key of `tandem keys create`, where the server has any")
 # On every answer: it is what its type says, belongs into no frame, and tells nobody where it came from.
 _SAFETY: Final = (
@@ -92,6 +95,7 @@ class Api:
         self._gateway = gateway
         self._config = config
         self._guard = guard
+        self._hosts = Hosts(config)
         self._metrics = SharedMetrics(None) if metrics is None else metrics
         self._n_ongoing = 0
         self._documented = self._routes()
@@ -120,6 +124,11 @@ class Api:
             self._measure(scope, int(status), perf_counter() - started)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._hosts.check(_header(scope, "host"))
+        except ProblemError as error:
+            await _answer(error)(scope, receive, send)
+            return
         if scope["method"] == "POST" and scope["path"] == RECOMMEND:
             status, content_type, body, more = await self._recommend(receive, scope)
             length = str(len(body)).encode()
@@ -135,7 +144,7 @@ class Api:
         try:
             self._admit(scope, "recommend")
             with self._room():
-                request = parse_request(await self._body(receive))
+                request = parse_request(await self._body(scope, receive))
                 async with self._deadline() as budget:
                     answer = await self._gateway.recommend(request, _header(scope, KEY), budget)
             left_out = _EXPLANATION if answer.stages is None else None
@@ -155,8 +164,18 @@ class Api:
             told = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 3)}
             _LOG.info("answered", extra={"fields": told})
 
-    async def _body(self, receive: Receive) -> bytes:
-        """Raises: ProblemError: as `read_body`."""
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The body, which is announced as JSON: no page of another site may send that without being allowed to.
+
+        Raises: ProblemError: where it is not, and as `read_body`.
+        """
+        given = _header(scope, "content-type") or ""
+        if given.partition(";")[0].strip().lower() != "application/json":
+            raise ProblemError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                f"content-type: application/json is required; found {given[:80]!r}",
+                "content-type",
+            )
         return await read_body(receive, self._config.max_body_bytes, self._config.body_timeout_s)
 
     def _admit(self, scope: Scope, role: Role) -> None:
@@ -199,7 +218,11 @@ class Api:
 
     def _routes(self) -> FastAPI:
         app = FastAPI(
-            title="Tandem", version=__version__, summary="A two-stage recommender that knows the odds of what it shows"
+            title="Tandem",
+            version=__version__,
+            summary="A two-stage recommender that knows the odds of what it shows",
+            redirect_slashes=False,
+            responses=responses(_HOST_PROBLEM),
         )
         app.add_exception_handler(HTTPException, _http_problem)
         app.add_exception_handler(ProblemError, _problem)
@@ -246,7 +269,7 @@ class Api:
             The answer comes when the events are safe on the disk.
             """
             with self._room():
-                events, listed = parse_events(await self._body(request.receive))
+                events, listed = parse_events(await self._body(request.scope, request.receive))
                 return await gateway.feedback(events, listed=listed)
 
         @app.get(
@@ -293,6 +316,8 @@ class Api:
             try:
                 async with self._deadline() as budget:
                     degraded = await gateway.check(budget)
+                if self._guard is not None and self._guard.locked:
+                    degraded.append("keys")
             except Exception as error:
                 _LOG.exception("not ready")
                 raise ProblemError(
@@ -365,7 +390,11 @@ def _events_schema() -> dict[str, Any]:
 
 async def _problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return Response(error.body, error.status, headers=error.headers, media_type=PROBLEM_JSON)
+    return _answer(error)
+
+
+def _answer(problem: ProblemError) -> Response:
+    return Response(problem.body, problem.status, headers=problem.headers, media_type=PROBLEM_JSON)
 
 
 async def _http_problem(_request: Request, error: Exception) -> Response:

@@ -23,6 +23,8 @@ from serve.spool import Segment, is_left, read_frames, segments
 
 COMMITTER_LOCK: Final = "committer.lock"
 REFUSED: Final = "refused.jsonl"
+# How long ago the tables may last have taken all there was.
+LATE_S: Final = 60.0
 # Of the records that are taken in at once, about.
 BATCH_BYTES: Final = 16 * 2**20
 # How long is waited after a failure, in times of the usual.
@@ -69,6 +71,7 @@ class Committer:
         total = 0
         while n_records := self._commit_some():
             total += n_records
+        os.utime(self._lock)
         return total
 
     def sweep(self) -> None:
@@ -160,6 +163,15 @@ class Committer:
         if frames.rest:
             _LOG.warning("%s ends in %d bytes of a record that was never finished", segment.path, frames.rest)
         return True
+
+
+def is_followed(folder: Path, *, clock: Callable[[], float] = time.time) -> bool:
+    """Whether some process takes a spool into the tables, and has succeeded not long ago."""
+    lock = folder / COMMITTER_LOCK
+    try:
+        return not is_left(lock) and clock() - lock.stat().st_mtime <= LATE_S
+    except OSError:
+        return False
 
 
 def commit_for_ever(

@@ -8,7 +8,10 @@ from rec.config import Config, Fraction, HomePath
 
 BATCH_SIZE: Final = 16
 CHAMPION: Final = "champion"
+# What nobody but this machine reaches.
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 Port = Annotated[int, Field(ge=0, le=65_535)]
+HostName = Annotated[str, Field(pattern=r"^([0-9A-Za-z_.-]+|[0-9A-Fa-f:]+)$")]
 
 
 class PolicyConfig(Config):
@@ -89,6 +92,9 @@ class ServeConfig(Config):
     the challengers of an experiment, and the rest of the users are the champion's; another name of the `experiment`
     divides the users anew.
 
+    A service on loopback answers as localhost, 127.0.0.1, [::1] and what `hosts` names: the name by which a proxy in
+    front is asked, where it passes that on. A service on another address answers by any name, unless there are some.
+
     `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
     may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
     answers `max_ongoing_requests` at a time, up to `batch_size` of those that wait together in one pass of the stages
@@ -101,6 +107,7 @@ class ServeConfig(Config):
     version: str | None = None
     host: str = "127.0.0.1"
     port: Port = 8000
+    hosts: tuple[HostName, ...] = ()
     layout: Literal["single", "distributed"] = "single"
     replicas: PositiveInt = 1
     stage_replicas: PositiveInt = 1

@@ -15,8 +15,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, final
 
+from rec.data.event_rows import SLOW_MS
 from rec.data.events import EventTables
 from rec.storage import sync as sync_file
+from serve.committer import is_followed
 from serve.known import Known, KnownRequests, act_of
 from serve.logged import Row, answer_record, feedback_record
 from serve.sessions import Act, UserAct
@@ -51,6 +53,14 @@ class NotShownError(LookupError):
 
     def __init__(self, place: int, item_id: str) -> None:
         super().__init__(item_id)
+        self.place = place
+
+
+class TooEarlyError(LookupError):
+    """Feedback dated longer before its request than a slow clock explains; `place` is that of the event."""
+
+    def __init__(self, place: int, answered_at: int) -> None:
+        super().__init__(f"it was answered at {answered_at}")
         self.place = place
 
 
@@ -110,9 +120,9 @@ class EventLog:
 
         An event is the same as one before when its request and `event_id` are; one without an id is new.
 
-        Raises: UnknownRequestError, NotShownError: naming the first event that is wrong. OSError: when the disk does
-            not take it. SpoolFullError: when the spool is full. TimeoutError: when others keep the spool locked.
-            DataError: when the tables cannot be read.
+        Raises: UnknownRequestError, NotShownError, TooEarlyError: naming the first event that is wrong. OSError: when
+            the disk does not take it. SpoolFullError: when the spool is full. TimeoutError: when others keep the spool
+            locked. DataError: when the tables cannot be read.
         """
         self._refuse_full()
         asked = {event["request_id"] for event in events}
@@ -147,6 +157,10 @@ class EventLog:
         finally:
             probe.unlink(missing_ok=True)
 
+    def is_followed(self) -> bool:
+        """Whether what is recorded gets into the tables now."""
+        return is_followed(self._folder)
+
     def spool_bytes(self) -> int:
         """What the spool takes on the disk."""
         return spool_bytes(self._folder)
@@ -169,6 +183,8 @@ class EventLog:
                 raise UnknownRequestError(place, event["request_id"])
             if event["item_id"] not in (known.items or ()):
                 raise NotShownError(place, event["item_id"])
+            if known.answered_at is not None and event["timestamp"] < known.answered_at - SLOW_MS:
+                raise TooEarlyError(place, known.answered_at)
 
     def _sync_others(self) -> None:
         """Brings to the disk what other processes have accepted, as this one vouches for it, too."""

@@ -44,17 +44,17 @@ from serve.schemas import (
     StageReport,
 )
 from serve.select import Selection, SelectStage
-from serve.sessions import Session, Sessions
+from serve.sessions import NOBODY, Session, Sessions
 from serve.spool import new_id
 
 STAGES: Final = ("hydrate", "retrieve", "filter", "rank", "select")
-# No user has this id: requests demand at least one character.
-NOBODY: Final = ""
 _LOG: Final = logging.getLogger(__name__)
 
 # What an answer can do without.
 RANKER: Final = "ranker"
 LOG: Final = "log"
+TABLES: Final = "tables"
+SESSIONS: Final = "sessions"
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -319,7 +319,7 @@ class Gateway:
     async def check(self, budget: Budget = UNLIMITED) -> list[str]:
         """Sends a request of nobody through all stages of every arm; raises what those raise that are needed.
 
-        Returns: what fails and is done without: `ranker`, `log`.
+        Returns: what fails and is done without: `ranker`, `log`, `tables`, `sessions`.
         Raises: OSError: when the log fails and is not to be done without.
         """
         unranked = []
@@ -332,7 +332,10 @@ class Gateway:
         for arm in self._arms.all():
             await check(arm.stages, arm.policy, rank)
         logged = self._log is None or await asyncio.to_thread(self._log.check)
-        return [name for name, fails in ((RANKER, any(unranked)), (LOG, not logged)) if fails]
+        followed = self._log is None or await asyncio.to_thread(self._log.is_followed)
+        remembered = self._sessions is None or await self._sessions.check()
+        fails = {RANKER: any(unranked), LOG: not logged, TABLES: not followed, SESSIONS: not remembered}
+        return [name for name, failing in fails.items() if failing]
 
     def models(self) -> ModelsResponse:
         """The versions that answer, and all that are published; reads the registry."""

@@ -8,14 +8,13 @@ from typing import Final, final
 
 from rec.errors import BundleError, DataError
 from rec.storage import Home
-from serve.config import ServeConfig
+from serve.config import LOOPBACK, ServeConfig
 from serve.keys import KeyRing, KeyStore, Role, bearer
 from serve.problems import ProblemError
 from serve.rate_limit import RateLimit
 
 # How old the keys may be that are known here.
 REFRESH_S: Final = 2.0
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 # Whoever sends no key shares one bucket with all others who do not.
 ANYBODY: Final = ""
 _LOG: Final = logging.getLogger(__name__)
@@ -25,7 +24,8 @@ _LOG: Final = logging.getLogger(__name__)
 class Guard:
     """Lets requests in, by the keys of a home and a rate for each.
 
-    Attributes: closed: whether a key is needed.
+    Attributes: closed: whether a key is needed; what has once needed one does so until it is started anew, so that keys
+        that are lost open nothing.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -35,12 +35,11 @@ class Guard:
         """
         self._store = KeyStore(Home(config.home))
         self._keys = config.keys
-        self._outside = config.host not in LOOPBACK
         rate = config.requests_per_s
         # Requests are spread over the gateways, and each has a share of the rate.
         self._limit = None if rate is None else RateLimit(rate / config.replicas, config.burst / config.replicas)
         self._ring = KeyRing([])
-        self.closed = self._keys == "required"
+        self.closed = self._keys == "required" or (self._keys == "auto" and config.host not in LOOPBACK)
         self.refresh()
 
     async def follow(self) -> None:
@@ -57,10 +56,12 @@ class Guard:
 
         Raises: BundleError: when the storage does not answer.
         """
-        found = self._store.read()
+        found, n_before = self._store.read(), len(self._ring)
         self._ring = KeyRing(found.keys)
-        if self._keys == "auto":
-            self.closed = self._outside or bool(found.keys) or found.n_damaged > 0
+        if self._keys == "auto" and (found.keys or found.n_damaged):
+            self.closed = True
+        if n_before and self.locked:
+            _LOG.error("no key opens the service any more: make one, or start it anew where none is to be needed")
 
     def admit(self, authorization: str | None, role: Role) -> str:
         """Lets a request in.

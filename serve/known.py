@@ -2,7 +2,7 @@
 
 The spool says so of the last minute, for every process that writes to it; the tables say it of what is older. Whoever
 reads the spool at least every `STALE_S` misses nothing, as the committer keeps each segment for `KEPT_S` after its last
-record; whoever did not forgets what it knew and asks the tables again.
+record; whoever did not, or is told that requests were removed, forgets what it knew and asks the tables again.
 """
 
 import threading
@@ -20,18 +20,24 @@ from serve.spool import read_frames, segments
 
 STALE_S: Final = 30.0
 KEPT_S: Final = 60.0
+# The file of a spool that changes when requests were removed from the tables.
+FORGOTTEN: Final = "forgotten"
+_REQUEST: Final = ("request_id", "user_id", "timestamp")
 _EVENT: Final = ("request_id", "event_id", "item_id", "action", "timestamp")
 
 
 @final
 @dataclass(slots=True)
 class Known:
-    """One request: whose it is, the items it was answered with, both None while only events are known, and these by id.
+    """One request: whose it is, when it was answered and with which items, and its events by id.
+
+    The first three are None while only events are known.
 
     `complete` once there can be no events but these: the spool was followed since the answer, or the tables were asked.
     """
 
     user_id: str | None = None
+    answered_at: int | None = None
     items: frozenset[str] | None = None
     events: dict[str, Act] = field(default_factory=dict)
     complete: bool = False
@@ -61,6 +67,7 @@ class KnownRequests:
         self._known: OrderedDict[str, tuple[str, Known]] = OrderedDict()
         self._read: dict[str, int] = {}
         self._read_at: float | None = None
+        self._told = 0
 
     def find(self, request_ids: Collection[str]) -> dict[str, Known]:
         """Those of the requests that were answered, from the tables where the spool does not have them.
@@ -84,8 +91,8 @@ class KnownRequests:
     def _look_up(self, request_ids: Sequence[str]) -> None:
         shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
         given = self._events.read("feedback", columns=_EVENT, request_ids=request_ids)
-        asked = self._events.read("requests", columns=["request_id", "user_id"], request_ids=request_ids)
-        users = {row["request_id"]: row["user_id"] for row in asked.to_pylist()}
+        asked = self._events.read("requests", columns=_REQUEST, request_ids=request_ids)
+        users = {row["request_id"]: (row["user_id"], row["timestamp"]) for row in asked.to_pylist()}
         items: dict[str, set[str]] = {request_id: set() for request_id in users}
         for row in shown.to_pylist():
             if row["request_id"] in items:  # else the request is being removed
@@ -94,7 +101,7 @@ class KnownRequests:
             for request_id, theirs in items.items():
                 known = self._entry(request_id, "")
                 known.items = frozenset(theirs) if known.items is None else known.items
-                known.user_id = users[request_id]
+                known.user_id, known.answered_at = users[request_id]
             for row in given.to_pylist():
                 self._entry(row["request_id"], "").events.setdefault(row["event_id"], act_of(row))
             for request_id in request_ids:
@@ -104,7 +111,8 @@ class KnownRequests:
 
     def _read_spool(self) -> None:
         now = self._clock()
-        followed = self._read_at is not None and now - self._read_at <= STALE_S
+        told, self._told = self._told, _changed_ns(self._folder / FORGOTTEN)
+        followed = self._read_at is not None and now - self._read_at <= STALE_S and told == self._told
         if not followed:
             self._known.clear()
             self._read.clear()
@@ -127,7 +135,7 @@ class KnownRequests:
         rows = rows_of(payload)
         for request in rows.get("requests", ()):
             known = self._entry(request["request_id"], segment)
-            known.user_id = request["user_id"]
+            known.user_id, known.answered_at = request["user_id"], request["timestamp"]
             known.items = frozenset(row["item_id"] for row in rows["impressions"])
             known.complete |= followed
         for event in rows.get("feedback", ()):
@@ -139,6 +147,21 @@ class KnownRequests:
         self._known[request_id] = segment or before, known
         self._known.move_to_end(request_id)
         return known
+
+
+def tell_forgotten(folder: Path) -> None:
+    """Makes all who know requests of a spool ask the tables which there still are.
+
+    Raises: OSError: when the disk does not take it.
+    """
+    (folder / FORGOTTEN).touch()
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def act_of(event: Row) -> Act:

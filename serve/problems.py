@@ -10,6 +10,9 @@ from serve.schemas import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
+# Of what was sent, in the words about it.
+_FIELD_LENGTH: Final = 200
+_VALUE_LENGTH: Final = 80
 
 
 class ProblemError(Exception):
@@ -52,7 +55,7 @@ def busy(detail: str) -> ProblemError:
 def invalid(error: ValidationError) -> ProblemError:
     """The problem of a body that is no valid request: its first error, and how many more there are."""
     first, *others = error.errors(include_url=False, include_context=False)
-    field = ".".join(map(str, first["loc"])) or "body"
+    field = _cut(".".join(map(str, first["loc"])), _FIELD_LENGTH) or "body"
     found = "" if first["type"] in ("missing", "json_invalid") else f"; found {_shortened(first['input'])}"
     more = f" ({len(others)} more)" if others else ""
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {first['msg']}{found}{more}", field)
@@ -68,5 +71,8 @@ def responses(described: Mapping[HTTPStatus, str]) -> dict[int | str, dict[str, 
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return _cut(repr(value), _VALUE_LENGTH)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final, final
 
 from rec.errors import BundleError
-from rec.registry import Registry
+from rec.registry import CURRENT, Registry
 
 # A version that was refused is tried again at times: the storage, and not the bundle, may have failed.
 RETRY_S: Final = 60.0
@@ -18,7 +18,7 @@ _LOG: Final = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A promotion that did not take effect: `version` is None where CURRENT itself cannot be read."""
+    """A promotion that did not take effect: `version` is None where CURRENT itself is gone or cannot be read."""
 
     version: str | None
     reason: str
@@ -58,7 +58,10 @@ class RegistryWatch:
         except BundleError as error:
             self._refuse(None, error)
             return
-        if current is None or current == self.version:
+        if current is None:
+            self._refuse(None, BundleError(f"{CURRENT} is gone; promote a version to write it anew"))
+            return
+        if current == self.version:
             self.refused = None
             return
         if self.refused is not None and self.refused.version == current and self._clock() < self._retry_at:

@@ -19,7 +19,7 @@ from rec.storage import Home
 from serve.arms import Arm
 from serve.claims import Claim, Claims
 from serve.config import ServeConfig
-from serve.event_log import EventLog, NotShownError, UnknownRequestError, now_ms
+from serve.event_log import EventLog, NotShownError, TooEarlyError, UnknownRequestError, now_ms
 from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
@@ -155,6 +155,9 @@ class RequestLog:
         except NotShownError as error:
             field = f"{error.place}.item_id" if listed else "item_id"
             raise _unprocessable(field, "the answer to this request did not hold this item") from error
+        except TooEarlyError as error:
+            field = f"{error.place}.timestamp" if listed else "timestamp"
+            raise _unprocessable(field, f"more than 5 minutes before the request; {error}") from error
         except (OSError, DataError) as error:
             _LOG.exception("feedback was not accepted")
             raise busy("feedback cannot be kept safely now; send it again") from error
@@ -172,6 +175,10 @@ class RequestLog:
                 raise
             return False
         return True
+
+    def is_followed(self) -> bool:
+        """Whether the tables take what is logged."""
+        return self._log.is_followed()
 
     def spool_bytes(self) -> int:
         """What waits for the tables, and what is there for those who look for a request."""

@@ -16,9 +16,11 @@ from redis.asyncio import Redis
 from rec.errors import ConfigError
 from serve.config import SessionsConfig
 
-# Neither ids nor actions hold this character, see serve.schemas.
 # How long after its end a session may still be in memory.
 FORGET_S: Final = 1.0
+# No user has this id: requests demand at least one character.
+NOBODY: Final = ""
+# Neither ids nor actions hold this character, see serve.schemas.
 _SEPARATOR: Final = "\0"
 _KEY: Final = "tandem:session:"
 _LOG: Final = logging.getLogger(__name__)
@@ -168,6 +170,15 @@ class Sessions:
         except Exception as error:
             _LOG.warning("a request is answered without the session of its user: %r", error)
             return Session()
+
+    async def check(self) -> bool:
+        """Whether the store says in time what a user did."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._store.session(NOBODY)
+        except Exception:
+            return False
+        return True
 
     async def add(self, acts: Iterable[UserAct]) -> None:
         """Adds acts of users, who are then known to have done so, or else not until they do something else."""

@@ -2,38 +2,51 @@
 
 import time
 from collections.abc import Mapping
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from rec.cli.command import Answer
 from rec.config import Config, HomePath
+from rec.errors import ConfigError, DataError
+from rec.storage import Home
 
-_DAY_MS = 86_400_000
+_DAY_MS: Final = 86_400_000
+_MAX_DAYS: Final = 36_500
+Count = TypeVar("Count")
 
 
 class CompactOptions(Config):
     """Where the log is, and for how long earlier versions of its tables stay readable, as training runs record them."""
 
     home: HomePath
-    keep_hours: NonNegativeInt = 168
+    keep_hours: Annotated[int, Field(ge=0, le=24 * _MAX_DAYS)] = 168
 
 
 class ExpireOptions(CompactOptions):
-    """How old requests may get, in days, before they are removed with their impressions and feedback."""
+    """How old requests may get, in days, before they are removed with their impressions and feedback.
 
-    days: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    `spool` is the one of the servers that are running, where it is another than `spool` in the home: they take no more
+    feedback on what was removed.
+    """
+
+    days: Annotated[float, Field(gt=0, le=_MAX_DAYS)]
+    spool: str | None = None
 
 
 class ForgetOptions(Config):
     """Whose requests are removed, with their impressions and feedback, from all versions of the tables.
 
     What a server has not yet taken into the tables is not found: stop asking for the user first, and wait three
-    minutes. Models that were trained on the log keep what they learned, and a row of the user: train anew.
+    minutes. Models that were trained on the log keep what they learned, and a row of the user: train anew. `spool` is
+    the one of the servers that are running, where it is another than `spool` in the home: they take no more feedback on
+    what was removed.
     """
 
     user: Annotated[str, Field(min_length=1)]
     home: HomePath
+    spool: str | None = None
 
 
 def run_compact(options: CompactOptions) -> Answer:
@@ -41,7 +54,7 @@ def run_compact(options: CompactOptions) -> Answer:
     from rec.data.event_upkeep import compact
     from rec.data.events import open_events
 
-    tables = compact(open_events(options.home), keep_hours=options.keep_hours)
+    tables = _of_a_log(options.home, compact(open_events(options.home), keep_hours=options.keep_hours))
     for name, files in tables.items():
         print(f"{name:<12} {files['files_before']:,} files before, {files['files_after']:,} now")
     return {"tables": tables}
@@ -52,9 +65,10 @@ def run_expire(options: ExpireOptions) -> Answer:
     from rec.data.event_upkeep import expire
     from rec.data.events import open_events
 
+    spool = _spool(options)
     before_ms = int(time.time() * 1000 - options.days * _DAY_MS)
     removed = expire(open_events(options.home), max(0, before_ms), keep_hours=options.keep_hours)
-    return {"before_ms": before_ms, "removed": _told(removed)}
+    return {"before_ms": before_ms, "removed": _told(options.home, spool, removed)}
 
 
 def run_forget(options: ForgetOptions) -> Answer:
@@ -62,10 +76,35 @@ def run_forget(options: ForgetOptions) -> Answer:
     from rec.data.event_upkeep import forget
     from rec.data.events import open_events
 
-    return {"user": options.user, "removed": _told(forget(open_events(options.home), options.user))}
+    spool = _spool(options)
+    removed = forget(open_events(options.home), options.user)
+    return {"user": options.user, "removed": _told(options.home, spool, removed)}
 
 
-def _told(removed: Mapping[str, int]) -> Mapping[str, int]:
-    for name, count in removed.items():
+def _of_a_log(home: str, counts: Mapping[str, Count]) -> Mapping[str, Count]:
+    if not counts:
+        raise DataError("there is no log in this home: no table was ever written", file=Home(home).show("events"))
+    return counts
+
+
+def _spool(options: ExpireOptions | ForgetOptions) -> Path | None:
+    """Where servers that are running look for what was removed, None where none can be known of."""
+    if options.spool is not None:
+        if not (named := Path(options.spool).expanduser()).is_dir():
+            raise ConfigError(f"a folder is required; found {options.spool!r}", field="spool")
+        return named
+    folder = Home(options.home).folder
+    return None if folder is None else folder / "spool"
+
+
+def _told(home: str, spool: Path | None, removed: Mapping[str, int]) -> Mapping[str, int]:
+    """Prints what was removed, and tells servers that are running."""
+    from serve.known import tell_forgotten
+
+    for name, count in _of_a_log(home, removed).items():
         print(f"{name:<12} {count:,} rows removed")
+    if spool is None:
+        print("Servers that are running take feedback on these requests until they end: name their --spool.")
+    elif spool.is_dir():
+        tell_forgotten(spool)
     return removed

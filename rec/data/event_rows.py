@@ -25,6 +25,8 @@ pc: Any = pyarrow.compute  # its functions are made at import, where no type che
 RESERVED: Final = "tandem."
 EXCLUDED: Final = f"{RESERVED}exclude"
 USER_FEATURES: Final = f"{RESERVED}user_features"
+# How far before its request the time of feedback may be, by the clock of a client that is slow.
+SLOW_MS: Final = 5 * 60 * 1000
 _TIMES: Final = ("timestamp", "received_at")
 _LISTS_OF_IDS: Final = ("history", "candidates")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from rec.data.event_rows import EXCLUDED, USER_FEATURES, fits
+from rec.data.event_rows import EXCLUDED, SLOW_MS, USER_FEATURES, fits
 from rec.data.events import EventTables, rows_of
 from rec.data.repeated_rows import distinct_rows, refuse_repeated_items
 from rec.errors import ConfigError, DataError
@@ -185,17 +185,18 @@ def join_rounds(
 ) -> Rounds:
     """One round per impression, with the reward of its latest feedback as of a time.
 
-    Feedback counts that was given at its request or within `attribution_s` of it, and that was known at `now_ms`; of
-    several events on an impression the latest, ties by event_id. An impression without any has reward 0 once
-    `attribution_s` have passed. One not yet so old is left out, answered or not: a later answer may decide it, and the
-    answered ones alone are no fair sample. What was asked after `now_ms` is left out.
+    Feedback counts that was given at its request or within `attribution_s` of it, or by a slow clock up to `SLOW_MS`
+    before it, and that was known at `now_ms`; of several events on an impression the latest, ties by event_id. An
+    impression without any has reward 0 once `attribution_s` have passed. One not yet so old is left out, answered or
+    not: a later answer may decide it, and the answered ones alone are no fair sample. What was asked after `now_ms` is
+    left out.
 
     Rows that were delivered twice count once; of an event (its request and its id) all but the time of receipt has to
     be the same then, numbers up to what rounding to float32 changes.
     `dropped` counts rows by reason, each once: requests_without_impressions (of those old enough: nothing was eligible,
     or their impressions are lost), repeated_requests, repeated_impressions, repeated_feedback,
     impressions_without_request, future_impressions, young, feedback_without_request, feedback_without_impression,
-    future_feedback, early_feedback (before the request), late_feedback and superseded_feedback.
+    future_feedback, early_feedback (more than `SLOW_MS` before the request), late_feedback and superseded_feedback.
 
     Args: requests, impressions, feedback: tables as `EventTables.read` returns them. rewards: of each action.
     Raises: DataError: naming table, rows and column, for an action that `rewards` does not hold, for rows of one key
@@ -226,7 +227,7 @@ def join_rounds(
     decided = impression[latest]
     reward[decided] = earned[latest]
     action[decided] = _strings(feedback["action"])[used[latest]]
-    answered_at[decided] = _ints(feedback["timestamp"])[used[latest]]
+    answered_at[decided] = np.maximum(_ints(feedback["timestamp"])[used[latest]], asked_at[decided])
     future = asked_at > now_ms
     old = now_ms - asked_at >= attribution_s * 1000
     kept = np.flatnonzero(old)
@@ -298,7 +299,7 @@ def _attribute(
     known_at = np.maximum(given_at, _first_received(feedback)[rows])
     future = shown & (known_at > now_ms)
     after = given_at - np.append(asked_at, 0)[impression]
-    early, late = shown & ~future & (after < 0), shown & ~future & (after > window_ms)
+    early, late = shown & ~future & (after < -SLOW_MS), shown & ~future & (after > window_ms)
     used = np.flatnonzero(shown & ~future & ~early & ~late)
     event_id = _ranks(feedback["event_id"])[rows]
     used = used[np.lexsort((event_id[used], given_at[used], impression[used]))]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from rec.data.event_rows import SLOW_MS
 from rec.data.events import EventTables
 from rec.storage import Home
 from rl.config import InstaTokConfig
@@ -61,7 +62,7 @@ def test_what_is_left_out_is_said(tandem: Any, tables: LogTables, tmp_path: Path
     odd = [
         answers[0],
         answers[1] | {"event_id": "late", "timestamp": asked[answers[1]["request_id"]] + 86_400_001},
-        answers[2] | {"event_id": "early", "timestamp": asked[answers[2]["request_id"]] - 1},
+        answers[2] | {"event_id": "early", "timestamp": asked[answers[2]["request_id"]] - SLOW_MS - 1},
         answers[3] | {"event_id": "future", "timestamp": now_ms + 1},
         answers[4] | {"event_id": "unknown", "request_id": "nobody"},
         answers[5] | {"event_id": "unshown", "item_id": "nothing"},

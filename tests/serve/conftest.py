@@ -75,7 +75,7 @@ def ask() -> Ask:
     def asked(app: ASGIApp, method: str, path: str, **body: Any) -> httpx.Response:
         async def answer() -> httpx.Response:
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://tandem") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, **body)
 
         return asyncio.run(answer())

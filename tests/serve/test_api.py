@@ -17,6 +17,7 @@ from serve.gateway import Gateway
 from serve.schemas import MAX_EXCLUDED, RecommendResponse
 
 Request = Callable[..., httpx.Response]
+JSON = {"Content-Type": "application/json"}
 
 
 def assert_problem(response: Any, status: int, field: str | None) -> dict[str, Any]:
@@ -112,25 +113,30 @@ def test_a_wrong_field_is_named(request_to: Request, body: Any, field: str):
     assert problem["detail"].startswith(f"{field}: ")
 
 
+def test_a_long_name_of_a_field_comes_back_shortened(request_to: Request):
+    response = request_to("POST", "/v1/recommend", json={"user_id": "a", "k" * 5_000: 1})
+    assert response.status_code == 422 and response.json()["field"].startswith("kkk") and len(response.content) < 1_000
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"user_id": "\\ud800"}'])
 def test_what_is_no_json_is_refused(request_to: Request, body: bytes):
-    assert_problem(request_to("POST", "/v1/recommend", content=body), 422, "body")
+    assert_problem(request_to("POST", "/v1/recommend", content=body, headers=JSON), 422, "body")
 
 
 def test_a_context_that_json_cannot_keep_is_refused(request_to: Request):
     body = b'{"user_id": "a", "context": {"temperature": NaN}}'
-    assert_problem(request_to("POST", "/v1/recommend", content=body), 422, "context")
+    assert_problem(request_to("POST", "/v1/recommend", content=body, headers=JSON), 422, "context")
 
 
 def test_a_long_body_is_refused_whether_announced_or_not(request_to: Request):
     body = json.dumps({"user_id": "a", "context": {"text": "x" * 10_000}}).encode()
-    assert_problem(request_to("POST", "/v1/recommend", content=body), 413, "body")
+    assert_problem(request_to("POST", "/v1/recommend", content=body, headers=JSON), 413, "body")
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 1000):
             yield body[start : start + 1000]
 
-    assert_problem(request_to("POST", "/v1/recommend", content=pieces()), 413, "body")
+    assert_problem(request_to("POST", "/v1/recommend", content=pieces(), headers=JSON), 413, "body")
 
 
 def test_items_are_described(request_to: Request, recommender: Recommender):
@@ -159,6 +165,7 @@ def test_health(request_to: Request, recommender: Recommender):
 
 def test_routes_and_methods_that_do_not_exist(request_to: Request):
     assert_problem(request_to("GET", "/nothing"), 404, None)
+    assert_problem(request_to("GET", "/v1/models/"), 404, None)
     assert_problem(request_to("GET", "/v1/recommend"), 405, None)
 
 
@@ -168,7 +175,9 @@ def test_the_documentation_shows_the_interface(request_to: Request):
     request = recommend["requestBody"]["content"]["application/json"]["schema"]
     names = {"user_id", "n", "exclude", "user_features", "context", "session_id", "explain"}
     assert set(request["properties"]) == names
-    assert set(recommend["responses"]) == {"200", "401", "403", "408", "413", "422", "429", "503"}
+    assert set(recommend["responses"]) == {
+        "200", "401", "403", "408", "413", "415", "421", "422", "429", "503",
+    }  # fmt: skip
     assert set(document["paths"]) == {
         "/v1/recommend", "/v1/feedback", "/v1/items/{item_id}", "/v1/models", "/metrics",
         "/health/live", "/health/ready",
@@ -203,7 +212,12 @@ def test_a_client_that_never_finishes_its_request_is_let_go(gateway: Gateway):
             sent.append(message)
 
         sent_first: list[bool] = []
-        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": []}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/recommend",
+            "headers": [(b"content-type", b"application/json")],
+        }
         api = Api(gateway, ServeConfig(home=".", max_body_bytes=1000, body_timeout_s=0.05))
         await asyncio.wait_for(api(scope, receive, send), timeout=10)
         return sent

@@ -216,7 +216,7 @@ def test_a_ranker_that_hangs_or_is_killed_fails_no_request(
     try:
         assert degraded() and degraded()
         ready = httpx.get(f"{address}/health/ready", timeout=PATIENCE_S)
-        assert (ready.status_code, ready.json()["degraded"]) == (200, ["ranker"])
+        assert ready.status_code == 200 and "ranker" in ready.json()["degraded"]
     finally:
         os.kill(hanging, signal.SIGCONT)
     healthy_again()

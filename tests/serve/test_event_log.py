@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ import pytest
 import rec.data.events
 from rec.data.events import EventTables, open_events
 from rec.errors import DataError
-from serve.committer import REFUSED, Committer
+from serve.committer import LATE_S, REFUSED, Committer, is_followed
 from serve.event_log import Accepted, EventLog, NotShownError, SpoolFullError, UnknownRequestError
 from serve.known import KEPT_S, STALE_S, KnownRequests
 from serve.spool import segments
@@ -239,6 +239,18 @@ def test_one_committer_leads_and_its_end_lets_another(tmp_path: Path, events: Ev
     assert second.commit() == 0
     first.close()
     assert second.commit() == 1
+
+
+def test_the_tables_follow_while_one_takes_in_what_there_is(tmp_path: Path):
+    folder, log = tmp_path / "spool", open_log(tmp_path)
+    assert not log.is_followed()
+    follower = committer(tmp_path)
+    follower.commit()
+    assert log.is_followed()
+    later = time() + LATE_S + 1
+    assert not is_followed(folder, clock=lambda: later), "it lives, and does not get on"
+    follower.close()
+    assert not log.is_followed(), "it was killed, and no other is there yet"
 
 
 def test_segments_go_when_they_are_old_left_and_in_the_tables(tmp_path: Path, events: EventTables):

@@ -1,6 +1,8 @@
 """Who gets in: keys and roles at every route, revocation while the service runs, limits that say when to come again."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -167,6 +169,63 @@ def test_too_many_requests_are_told_when_to_come_again(gateway: Gateway, ask: Re
     assert client(gateway, Guard(config_of(tmp_path)), ask)("GET", "/health/ready").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/feedback"])
+@pytest.mark.parametrize("given", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+def test_what_any_page_may_send_without_asking_is_refused(gateway: Gateway, ask: Request, path: str, given: str | None):
+    """A browser sends JSON for a page of another site only where the service allows it, and it never does."""
+    headers = {} if given is None else {"Content-Type": given}
+    api = Api(gateway, ServeConfig(home="."))
+    refused = ask(api, "POST", path, content=json.dumps(BODY), headers=headers)
+    assert (refused.status_code, refused.json()["field"]) == (415, "content-type")
+    named = ask(api, "POST", path, content="{", headers={"Content-Type": "Application/JSON; charset=utf-8"})
+    assert named.status_code == 422
+    assert ask(api, "OPTIONS", path, headers={"Origin": "http://evil.example"}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("config", "known", "unknown"),
+    [
+        ({}, ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"],
+         ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "localhost:80:80",
+          "evil.example@localhost", "", "[::1", "192.168.0.1"]),
+        ({"hosts": ["shop.example"]}, ["shop.example", "Shop.Example:443", "localhost"], ["a.shop.example"]),
+        ({"host": "0.0.0.0"}, ["anything.example", "192.168.0.1:8000"], []),
+        ({"host": "0.0.0.0", "hosts": ["shop.example"]}, ["shop.example", "localhost"], ["anything.example"]),
+    ],
+)  # fmt: skip
+def test_loopback_answers_by_its_names_alone(
+    gateway: Gateway, ask: Request, config: dict[str, Any], known: list[str], unknown: list[str]
+):
+    api = Api(gateway, ServeConfig.model_validate({"home": ".", **config}))
+    for path in ("/health/live", "/v1/models", "/"):
+        assert {ask(api, "GET", path, headers={"Host": name}).status_code for name in known} == {200}
+        for name in unknown:
+            refused = ask(api, "GET", path, headers={"Host": name})
+            assert (refused.status_code, refused.json()["field"]) == (421, "host"), name
+    for name in unknown:
+        assert ask(api, "POST", "/v1/recommend", json=BODY, headers={"Host": name}).status_code == 421
+
+
+def test_keys_that_are_lost_open_nothing(
+    gateway: Gateway, ask: Request, store: KeyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    guard = Guard(config_of(tmp_path))
+    asked = client(gateway, guard, ask)
+    assert "degraded" not in asked("GET", "/health/ready").json()
+    _, text = store.create("web", ("recommend",), now_ms=1)
+    guard.refresh()
+    shutil.rmtree(tmp_path / FOLDER)
+    for _ in range(3):
+        guard.refresh()
+        assert [asked("POST", "/v1/recommend", key).status_code for key in (None, text)] == [401, 401]
+    assert asked("GET", "/health/ready").json()["degraded"] == ["keys"]
+    assert sum("no key opens the service" in record.message for record in caplog.records) == 1
+    _, text = store.create("web", ("recommend",), now_ms=2)
+    guard.refresh()
+    assert asked("POST", "/v1/recommend", text).status_code == 200
+    assert "degraded" not in asked("GET", "/health/ready").json()
+
+
 class SlowGateway:
     """Answers when it is told to."""
 
@@ -185,7 +244,7 @@ def test_too_late_is_503_and_so_is_too_much_at_once(ask: Request):
 
     async def crowded() -> list[int]:
         api = Api(gateway, ServeConfig(home=".", deadline_s=60, max_ongoing_requests=2))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://tandem") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as http:
             first = [asyncio.create_task(http.post("/v1/recommend", json=BODY)) for _ in range(2)]
             while api._n_ongoing < 2:
                 await asyncio.sleep(0)

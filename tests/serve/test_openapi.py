@@ -47,7 +47,11 @@ def api(recommender: Recommender, home: str, folder: Path) -> Api:
     log = RequestLog(EventLog(spool, events, sync_s=60, max_bytes=2**30), Claims(spool, 60), config)
     gateway = Gateway(arms, Registry(Home(home)), log)
     guard = Guard(config.model_copy(update={"home": str(folder)}))
-    return Api(gateway, ServeConfig(home=".", max_body_bytes=100_000, body_timeout_s=30, deadline_s=60), guard)
+    return Api(
+        gateway,
+        ServeConfig(home=".", hosts=("testserver",), max_body_bytes=100_000, body_timeout_s=30, deadline_s=60),
+        guard,
+    )
 
 
 @pytest.fixture(scope="module")

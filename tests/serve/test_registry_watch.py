@@ -116,10 +116,17 @@ def test_a_damaged_pointer_changes_nothing(service: Service, registry: Registry,
     assert service.taken == []
 
 
-def test_a_home_that_loses_its_pointer_changes_nothing(service: Service, tmp_path: Path):
+def test_a_home_that_loses_its_pointer_changes_nothing_and_says_so(
+    service: Service, registry: Registry, versions: list[str], tmp_path: Path
+):
     (tmp_path / CURRENT).unlink()
     service.look()
-    assert service.taken == [] and service.watch.refused is None
+    refused = service.watch.refused
+    assert refused is not None and refused.version is None and "CURRENT is gone" in refused.reason
+    assert (service.taken, service.watch.version) == ([], versions[0])
+    registry.promote(versions[0])
+    service.look()
+    assert service.watch.refused is None
 
 
 def test_following_ends_when_cancelled_and_looks_meanwhile(service: Service, registry: Registry, versions: list[str]):

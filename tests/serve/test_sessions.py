@@ -239,6 +239,7 @@ def test_one_never_seen_is_known_by_a_first_like(recommender: Recommender, home:
         return found
 
     first, second = asyncio.run(sources())
+    assert asyncio.run(service.gateway.check()) == ["tables"], "nobody takes the log into them here"
     assert first == {recommender.popularity.name} and recommender.popularity.name not in second
 
 
@@ -293,6 +294,7 @@ def test_without_its_store_a_request_is_answered_and_feedback_kept(recommender: 
     service = Service(recommender, home, tmp_path, Broken())
 
     async def answers() -> RecommendResponse:
+        assert await service.gateway.check() == ["tables", "sessions"]
         await service.act(await service.shown("a"), 0, "liked")
         return await service.shown("a")
 

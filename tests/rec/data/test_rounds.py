@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec.data.event_rows import validated
+from rec.data.event_rows import SLOW_MS, validated
 from rec.data.events import open_events
 from rec.data.rounds import _ranks, join_rounds, read_rounds
 from rec.errors import ConfigError, DataError
@@ -81,8 +81,17 @@ def test_feedback_counts_within_the_attribution_time(delay_ms, reward):
     assert rounds.dropped == ({} if reward else {"late_feedback": 1})
 
 
-def test_feedback_dated_before_its_request_is_no_answer_to_it():
-    given = [event("e1", action="liked", timestamp=DAY_MS - 1)]
+@pytest.mark.parametrize("slow_ms", [1, 2_000, SLOW_MS])
+def test_feedback_by_a_slow_clock_counts_and_keeps_its_order(slow_ms: int):
+    given = [event("e1", action="skipped", timestamp=DAY_MS - slow_ms)]
+    rounds = join([request()], [impression()], given)
+    assert rounds.reward.tolist() == [-2.0] and rounds.dropped == {} and rounds.answered_at.tolist() == [DAY_MS]
+    later = event("e0", action="liked", timestamp=DAY_MS - slow_ms + 1)
+    assert join([request()], [impression()], [*given, later]).reward.tolist() == [2.0]
+
+
+def test_feedback_dated_long_before_its_request_is_no_answer_to_it():
+    given = [event("e1", action="liked", timestamp=DAY_MS - SLOW_MS - 1)]
     rounds = join([request()], [impression()], given)
     assert rounds.reward.tolist() == [0.0] and rounds.dropped == {"early_feedback": 1}
     assert join([request()], [impression()], [*given, event("e2")]).reward.tolist() == [1.0]
@@ -267,7 +276,7 @@ def test_reading_by_time_splits_the_rounds(tmp_path):
 @st.composite
 def logs(draw):
     """Small logs in which everything that may happen does: any order, repeats, orphans, ties, late and young rows."""
-    times = draw(st.lists(st.integers(0, 12), min_size=1, max_size=4))
+    times = draw(st.lists(st.integers(SLOW_MS, SLOW_MS + 12), min_size=1, max_size=4))
     requests = [request(f"r{n}", time, f"u{n % 2}") for n, time in enumerate(times)]
     slates = draw(st.lists(st.permutations("abc"), min_size=len(times), max_size=len(times)))
     shown = [impression(f"r{n}", p, item) for n, slate in enumerate(slates) for p, item in enumerate(slate[:2])]
@@ -278,7 +287,7 @@ def logs(draw):
                 st.sampled_from(["e1", "e2", "e3", "e4"]),
                 st.sampled_from("abc"),
                 st.sampled_from(list(REWARDS)),
-                st.integers(0, 20),
+                st.integers(SLOW_MS, SLOW_MS + 20) | st.integers(0, 12),
                 st.sampled_from(["r0", "r1", "r9"]),
             ),
             max_size=8,
@@ -290,7 +299,7 @@ def logs(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(logs(), st.integers(5, 25))
+@given(logs(), st.integers(SLOW_MS + 5, SLOW_MS + 25))
 def test_the_join_is_what_the_contract_says(log, now):
     """Against the words of the contract, row by row: times in seconds of the attribution of 4."""
     requests, impressions, feedback = log
@@ -300,7 +309,7 @@ def test_the_join_is_what_the_contract_says(log, now):
     for shown in impressions:
         key, at = (shown["request_id"], shown["item_id"]), asked[shown["request_id"]]
         mine = [row for row in feedback if (row["request_id"], row["item_id"]) == key]
-        mine = [row for row in mine if 0 <= row["timestamp"] - at <= 4 and row["timestamp"] <= now]
+        mine = [row for row in mine if -SLOW_MS <= row["timestamp"] - at <= 4 and row["timestamp"] <= now]
         mine.sort(key=lambda row: (row["timestamp"], row["event_id"]))
         answered |= {key} if mine else set()
         if now - at >= 4:
