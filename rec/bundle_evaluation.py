@@ -15,6 +15,7 @@ from rec.ranker_calibration import held_out_calibration
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.baselines import fit_baselines
+from rec.retrieval.blend import Blend
 from rec.source_report import SourceReport
 from rec.storage import Home
 
@@ -58,7 +59,7 @@ def evaluate_bundle(
         )
     report, ready, period = report_on(recommender, dataset, config)
     split_config = recommender.config.split
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"notes": what_differs(recommender)}
     calibrated = held_out_calibration(recommender, ready)
     if calibrated is not None:
         more["calibration"] = calibrated.to_json()
@@ -88,7 +89,28 @@ def _exposure(recommender: Recommender, period: EvaluationPeriod, column: str) -
     groups = ItemGroups.of(recommender.snapshot.item_table, column, field="exposure")
     models = {TWO_STAGE: recommender.top_k, RETRIEVER: lists_of(recommender.source)}
     lists = {name: recommend(model, period, EXPOSED, name=name) for name, model in models.items()}
-    return {"k": EXPOSED, **exposure(groups, {**lists, "liked": period.relevant})}
+    found = exposure(groups, {**lists, "liked": period.relevant})
+    for name, items in lists.items():
+        found["models"][name]["items_a_list"] = float((items >= 0).sum(axis=1).mean())
+    return {"k": EXPOSED, **found}
+
+
+def what_differs(recommender: Recommender) -> list[str]:
+    """What whoever compares a bundle's two stages, or either with a baseline, should know."""
+    rules, notes = recommender.config.rules, []
+    told = []
+    if rules.cap_column is not None:
+        told.append(f"lists of at most {rules.cap_limit} items of one {rules.cap_column}, which may end early")
+    if recommender.boosts is not None:
+        told.append("scores with boosts")
+    if told:
+        notes.append(f"{TWO_STAGE} is judged under the bundle's rules ({'; '.join(told)}), all other models without")
+    if isinstance(recommender.source, Blend):
+        names = ", ".join(source.name for source in recommender.source.sources)
+        notes.append(
+            f"{RETRIEVER} is the blend in the order in which its lists are interleaved ({names}), not by a score"
+        )
+    return notes
 
 
 def report_on(

@@ -48,13 +48,11 @@ class Trained:
         recommender: of all the training period.
         judged: the same as of the beginning of the last period, which judges it.
         progress: of the retriever's fit that says how long it trained.
-        doubts: what makes the result doubtful.
     """
 
     recommender: Recommender
     judged: Recommender
     progress: Progress
-    doubts: list[str]
 
 
 def train(
@@ -91,7 +89,8 @@ def train(
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset, name)
     say(f"run {runs.folder.name} in {runs.folder}")
 
-    doubts = [] if parent is None else not_there(parent.recommender, dataset)
+    for text in [] if parent is None else not_there(parent.recommender, dataset):
+        runs.doubt(text)
     if n_withdrawn := int(snapshots[-1].withdrawn.sum()):
         say(f"{n_withdrawn} items stay withdrawn, as in {config.incremental.parent}")
     if parent is None:
@@ -99,9 +98,8 @@ def train(
     else:
         trained = _train_on(runs, ready, snapshots, counted, parent.recommender)
     # An item may have been withdrawn while this was training, too.
-    doubts += came_back(home, snapshots[-1])
-    for text in doubts:
-        say(f"warning: {text}")
+    for text in came_back(home, snapshots[-1]):
+        runs.doubt(text)
     valid = _validate(ready, trained.judged)
     from_ms = int(ready.split.train.timestamp.min()) if parent is None else parent.end_ms
     tables = {dataset.name: dataset.sha256, **{name: str(version) for name, version in dataset.tables.items()}}
@@ -149,7 +147,7 @@ def train(
         "best_epoch": trained.progress.best_epoch,
         "seconds": round(time.perf_counter() - started, 1),
         "valid": valid,
-        "warnings": [*doubts, *trained.doubts],
+        "warnings": runs.doubts,
     }
     if sums.by_name:
         answer["counted"] = {name: {"n": len(each), "added": each.n_added} for name, each in sums.by_name.items()}
@@ -198,9 +196,9 @@ def train_anew(
     config, starts = runs.config, ready.period_starts
     retrievers = fit_retrievers(runs, ready)
     thin = {f"retriever-{period}": thin_overlap(fitted.progress) for period, fitted in enumerate(retrievers[:-1])}
-    doubts = [f"{name}: {text}" for name, text in thin.items() if text is not None]
-    for text in doubts:
-        say(f"warning: {text}")
+    for name, text in thin.items():
+        if text is not None:
+            runs.doubt(f"{name}: {text}")
     sources = [
         as_retriever(two_tower_source(snapshot, fitted, config), others, config)
         for snapshot, fitted, others in zip(snapshots, retrievers, counted, strict=True)
@@ -217,7 +215,6 @@ def train_anew(
         assemble(ready, config, snapshots[-1], sources[-1], model),
         assemble(ready, config, snapshots[-2], sources[-2], judged_model),
         retrievers[-2].progress,
-        doubts,
     )
 
 
@@ -238,7 +235,7 @@ def _train_on(
     fitted = fit_new(runs, ready, weights, before)
     after = as_retriever(two_tower_source(snapshots[1], fitted, config), counted[1], config)
     model = refit(runs, RankingPeriods(ready, config, snapshots, [source, after]), parent.ranker.model)
-    return Trained(assemble(ready, config, snapshots[1], after, model), before, fitted.progress, [])
+    return Trained(assemble(ready, config, snapshots[1], after, model), before, fitted.progress)
 
 
 def fit_retrievers(runs: Runs, ready: Prepared) -> list[Fitted]:

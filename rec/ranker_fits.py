@@ -28,6 +28,7 @@ from rec.ranking_queries import period_queries
 from rec.ray_lightgbm import fit_lambdamart_on_ray
 from rec.retrieval.blend import Retriever
 from rec.runs import Runs, say
+from rec.training import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +190,26 @@ def _fit_rows(
     judged_design = design(earlier, last)
     judged = RowTask(judged_design, earlier, last, training.batch_size, seed)
     chosen = runs.fit(judged, training, "ranker-chosen")
+    if (text := untrained(judged, chosen.progress)) is not None:
+        runs.doubt(f"ranker-chosen: {text}")
     everything = periods.all(last)
     whole_design = design(everything, None)
     whole = RowTask(whole_design, everything, None, training.batch_size, seed)
     final = runs.fit(whole, training.model_copy(update={"epochs": chosen.progress.best_epoch}), "ranker")
     return model(judged_design, chosen.weights), model(whole_design, final.weights)
+
+
+def untrained(task: RowTask, progress: Progress) -> str | None:
+    """What makes a pointwise model doubtful: that it says less of a row's success than how frequent success is."""
+    found, constant = progress.best["log_likelihood"], task.constant_likelihood
+    if found >= constant:
+        return None
+    steps = progress.best_epoch * len(task.plan(0))
+    return (
+        f"after epoch {progress.best_epoch} ({steps} steps), which is kept, the log loss of the validation rows is "
+        f"{-found:.4f}, and {-constant:.4f} of always saying how frequent successes were in training: where the steps "
+        "are few, give a smaller batch_size, more epochs or more data; its order may be right all the same"
+    )
 
 
 RankerFit = Callable[[Runs, RankingPeriods], tuple[RankingModel, RankingModel]]

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,14 @@ class Runs:
         config: of the run.
         resumed: whether what is there already is gone on from.
         on_epoch: told the name of the fit, and its metrics, after each epoch.
+        doubts: what makes the fits doubtful, so far.
     """
 
     folder: Path
     config: TrainConfig
     resumed: bool
     on_epoch: OnFitEpoch = lambda name, metrics: print_epoch(metrics)
+    doubts: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     def begin(cls, home: Home, config: TrainConfig, dataset: Dataset, name: str | None = None) -> Self:
@@ -59,6 +61,11 @@ class Runs:
         if TrainConfig.model_validate(values["config"]) != config:
             raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
         return cls(record.parent, config, resumed=True)
+
+    def doubt(self, text: str) -> None:
+        """Says what makes a fit doubtful, and keeps it for the answer."""
+        say(f"warning: {text}")
+        self.doubts.append(text)
 
     def fit(
         self,

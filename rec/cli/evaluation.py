@@ -33,6 +33,8 @@ def _print_metrics(answer: Answer) -> None:
     for model, metrics in answer["models"].items():
         told = "  ".join(f"{name} {format_estimate(metric)}" for name, metric in metrics.items())
         print(f"{model:<18} {told}")
+    for note in answer["notes"]:
+        print(note)
     for pair in answer["paired"]:
         print(f"{pair['a']} - {pair['b']}: {pair['metric']} {format_difference(pair)}")
     if (found := answer.get("calibration")) is not None:
@@ -50,4 +52,5 @@ def _print_exposure(exposure: Answer) -> None:
     print(f"exposure of {exposure['n_groups']} values of {exposure['column']}, {exposure['k']} items a list:")
     for name, shares in exposure["models"].items():
         largest = "  ".join(f"{group} {share:.1%}" for group, share in list(shares["largest"].items())[:3])
-        print(f"{name:<18} gini {shares['gini']:.3f}  shown {shares['shown']:.0%}  largest {largest}")
+        items = f"  {shares['items_a_list']:.2f} items a list" if "items_a_list" in shares else ""
+        print(f"{name:<18} gini {shares['gini']:.3f}  shown {shares['shown']:.0%}{items}  largest {largest}")

@@ -137,6 +137,14 @@ class RowTask:
             "log_likelihood": mean_log_likelihood(predictions[:, 0], success),
         }
 
+    @property
+    def constant_likelihood(self) -> float:
+        """The `log_likelihood` of saying for every validation row how often the training rows were a success."""
+        assert self.valid is not None
+        learned, success = self.train.labels[:, 0], self.valid.labels[:, 0]
+        rate = (learned[~np.isnan(learned)] > 0).mean()
+        return mean_log_likelihood(np.full(len(success), rate), success)
+
     @cached_property
     def _rows(self) -> NDArray[Any]:
         return self.design.rows(self.train.matrix)

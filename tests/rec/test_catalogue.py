@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rec.bundle import UPDATE_OF, BundleDetails
-from rec.bundle_evaluation import evaluate_bundle
+from rec.bundle_evaluation import evaluate_bundle, what_differs
 from rec.catalogue import CatalogueChange, update_bundle, with_catalogue
 from rec.config import (
     EvaluationConfig,
@@ -268,6 +268,16 @@ def test_a_version_of_another_catalogue_is_published_and_loaded_as_it_was_made(
     assert Registry(Home(home)).current() == answer["version"]
     with pytest.raises(DataError, match=f"update of {base.version}"):
         evaluate_bundle(dataset, EvaluationConfig(), home)
+
+
+def test_an_evaluation_says_what_two_stages_and_baselines_do_not_share(base: Recommender) -> None:
+    rules, blend = what_differs(base)
+    assert "at most 2 items of one creator, which may end early; scores with boosts" in rules
+    assert (
+        "retriever is the blend in the order in which its lists are interleaved (two_tower, business, cosine" in blend
+    )
+    plain = replace(base, source=base.two_tower, config=base.config.model_copy(update={"rules": RulesConfig()}))
+    assert what_differs(plain) == []
 
 
 def test_of_two_updates_at_once_the_later_one_undoes_nothing(

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from rec.config import LogisticConfig, MMoEConfig, PLEConfig, TaskConfig, TrainingConfig
+from rec.config import LogisticConfig, MMoEConfig, PLEConfig, RankerConfig, TaskConfig, TrainConfig, TrainingConfig
 from rec.errors import ConfigError, TrainingError
 from rec.models.crosses import HashedCrosses
 from rec.models.expert_ranker import ExpertDesign, ExpertRanker
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_inputs import cardinalities_of
 from rec.models.row_task import RowTask, group_ndcg, mean_log_likelihood, positions_to_learn
+from rec.ranker_fits import RANKER_FITS
 from rec.ranking_data import RankingData
-from rec.training import Worker, fit
+from rec.training import Fitted, Progress, Worker, fit
 
 KINDS = ("logistic", "mmoe", "ple")
 QUICK_AND_SLOW_KINDS = ("logistic", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mmoe", "ple")))
@@ -102,6 +104,33 @@ def test_what_the_position_adds_is_told_apart_from_what_an_item_is_worth(
     else:
         # Networks are not: they have to be nearer to the truth than what happened at each position, where they began.
         assert off.mean() < off_at_first.mean()
+
+
+@pytest.mark.parametrize("worse_by", [0.01, 0.0, -0.1])
+def test_a_ranker_that_says_less_than_how_frequent_success_is_is_doubted(
+    three_tasks: Rows, tasks: tuple[TaskConfig, ...], worse_by: float
+) -> None:
+    train, valid = three_tasks(), three_tasks(60, seed=1)
+    learned, success = train.labels[:, 0], valid.labels[:, 0]
+    known = ~np.isnan(success)
+    odds, happened = (learned[~np.isnan(learned)] > 0).mean(), (success[known] > 0).mean()
+    constant = happened * np.log(odds) + (1 - happened) * np.log1p(-odds)
+    progress = Progress(epoch=3, best_epoch=2, best={"ndcg@10": 0.5, "log_likelihood": constant - worse_by})
+    config = TrainConfig(
+        ranker=RankerConfig(kind="logistic", tasks=tasks, logistic=LogisticConfig(crosses=(("a", "colour"),), bits=14))
+    )
+    doubts: list[str] = []
+    runs: Any = SimpleNamespace(
+        config=config,
+        fit=lambda task, training, name: Fitted(dict(task.build_model().state_dict()), progress),
+        doubt=doubts.append,
+    )
+    periods: Any = SimpleNamespace(
+        config=config, tasks=tasks, last=lambda: valid, earlier=lambda: train, all=lambda last: train
+    )
+    RANKER_FITS["logistic"](runs, periods)
+    assert len(doubts) == (worse_by > 0)
+    assert all(f"validation rows is {worse_by - constant:.4f}, and {-constant:.4f}" in each for each in doubts)
 
 
 def _shown(at_the_top: np.ndarray, positions: np.ndarray) -> np.ndarray:
