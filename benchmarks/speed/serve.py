@@ -33,6 +33,7 @@ ROOT: Final = Path(__file__).parents[2]
 sys.path[0] = str(ROOT)  # the folder of this script, in which `serve` would be this script
 
 from benchmarks.results import command, machine, write_result  # noqa: E402
+from rec.bundle import git_sha  # noqa: E402
 from serve.app import free_port  # noqa: E402
 from serve.load import Reply, post_all  # noqa: E402
 
@@ -70,7 +71,7 @@ def main() -> None:
     write_result(report)
     for what, part in (("p50 at 1 client", report), ("throughput at 32 clients", report["throughput"])):
         print(f"{what}: {part['ratio']:.2f} x the peer's [{part['ratio_low']:.2f}, {part['ratio_high']:.2f}]")
-    print(f"inside the replica: {report['stages_ms_total']:.2f} ms at the median")
+    print("where it goes, in ms at the median:", ", ".join(f"{hop} {ms:.2f}" for hop, ms in report["hops_ms"].items()))
 
 
 def arguments() -> argparse.Namespace:
@@ -216,6 +217,16 @@ def geometric_mean(ratios: np.ndarray) -> tuple[float, float, float]:
     return math.exp(logs.mean()), math.exp(logs.mean() - error), math.exp(logs.mean() + error)
 
 
+def hops(ours: dict[str, Any], asgi: dict[str, Any]) -> dict[str, float]:
+    """Where the milliseconds of one client go: each stage, HTTP and JSON around them, Serve and HAProxy around that."""
+    stages: dict[str, float] = ours["stages_ms"]
+    outside = {
+        "http and json": asgi["median"] - sum(stages.values()),
+        "serve and haproxy": ours["median"] - asgi["median"],
+    }
+    return stages | outside
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The file of results: p50 at one client on top, throughput at 32, then everything measured."""
 
@@ -238,13 +249,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": "serve",
         "command": command(),
+        "git_sha": git_sha(),
         "machine": {**machine(), "load_average": os.getloadavg()[0]},
         "unit": "ms",
         "repeats": ours["repeats"],
         "ours": times(ours),
         "peer": {**about, **times(peer)},
         **{name: ours[name] for name in ("ratio", "ratio_low", "ratio_high")},
-        "stages_ms_total": sum(ours["stages_ms"].values()),
+        "hops_ms": hops(ours, find("asgi", 1)),
         "throughput": {
             "unit": "requests/s",
             "clients": 32,
