@@ -1,5 +1,7 @@
 import pytest
 
+from rec.cli.models import UpdateOptions, run_update
+from rec.cli.recommendations import CandidatesOptions, run_candidates
 from rec.data.id_lists import read_ids
 from rec.errors import DataError
 
@@ -38,3 +40,16 @@ def test_what_is_no_list_of_ids_is_refused_by_file_and_row(tmp_path, content, me
     with pytest.raises(DataError, match=message) as refused:
         read_ids(file)
     assert (refused.value.file, refused.value.row) == (str(file), row)
+
+
+def test_commands_refuse_them_before_they_look_for_a_model(tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_bytes("a\nü\n".encode("latin-1"))
+    home = str(tmp_path / "none")
+    for command in (
+        lambda: run_update(UpdateOptions(home=home, withdraw_file=str(file))),
+        lambda: run_candidates(CandidatesOptions(home=home, out=str(tmp_path / "out"), users_file=str(file))),
+    ):
+        with pytest.raises(DataError, match="not encoded as utf-8") as refused:
+            command()
+        assert (refused.value.file, refused.value.row) == (str(file), 2)
