@@ -24,6 +24,7 @@ from serve.budget import Budget
 from serve.config import ServeConfig
 from serve.gateway import Gateway
 from serve.guard import Guard
+from serve.hands import Hands
 from serve.hosts import Hosts
 from serve.json_log import CLIENT_ID, REQUEST_ID
 from serve.keys import Role
@@ -64,6 +65,7 @@ _KEY_PROBLEMS: Final = {
     HTTPStatus.TOO_MANY_REQUESTS: "More requests than the key may make; try again later",
 }
 _HOST_PROBLEM: Final = {HTTPStatus.MISDIRECTED_REQUEST: "The service does not answer by the name in Host"}
+_BUSY: Final = {HTTPStatus.SERVICE_UNAVAILABLE: "Too much at once, or too late; try again"}
 _BEARER: Final = HTTPBearer(auto_error=False, description="A key of `tandem keys create`, where the server has any")
 # On every answer: it is what its type says, belongs into no frame, and tells nobody where it came from.
 _SAFETY: Final = (
@@ -98,6 +100,7 @@ class Api:
         self._hosts = Hosts(config)
         self._metrics = SharedMetrics(None) if metrics is None else metrics
         self._n_ongoing = 0
+        self._registry, self._files = Hands("registry", n_threads=2), Hands("metrics", n_threads=1)
         self._documented = self._routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,11 +145,11 @@ class Api:
     async def _recommend(self, receive: Receive, scope: Scope) -> tuple[int, bytes, bytes, dict[str, str]]:
         """Status, content type, body and further headers of the answer."""
         try:
-            self._admit(scope, "recommend")
+            owner = self._admit(scope, "recommend")
             with self._room():
                 request = parse_request(await self._body(scope, receive))
                 async with self._deadline() as budget:
-                    answer = await self._gateway.recommend(request, _header(scope, KEY), budget)
+                    answer = await self._gateway.recommend(request, _header(scope, KEY), budget, owner)
             left_out = _EXPLANATION if answer.stages is None else None
             return HTTPStatus.OK, _JSON, answer.model_dump_json(exclude=left_out).encode(), {}
         except ProblemError as error:
@@ -178,10 +181,9 @@ class Api:
             )
         return await read_body(receive, self._config.max_body_bytes, self._config.body_timeout_s)
 
-    def _admit(self, scope: Scope, role: Role) -> None:
-        """Raises: ProblemError: as `Guard.admit`."""
-        if self._guard is not None:
-            self._guard.admit(_header(scope, "authorization"), role)
+    def _admit(self, scope: Scope, role: Role) -> str:
+        """The id of the key that a request was let in by, empty for none. Raises: ProblemError: as `Guard.admit`."""
+        return "" if self._guard is None else self._guard.admit(_header(scope, "authorization"), role)
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -207,6 +209,13 @@ class Api:
                 yield Budget(ends_at, config.rank_timeout_s)
         except TimeoutError as error:
             raise busy(f"there was no answer within {config.deadline_s:g} s; try again later") from error
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Raises: ProblemError: as `_room` and `_deadline`."""
+        with self._room():
+            async with self._deadline():
+                yield
 
     def _allowed(self, role: Role) -> list[Any]:
         """What a route of FastAPI depends on, so that only keys of a role open it."""
@@ -270,35 +279,39 @@ class Api:
             """
             with self._room():
                 events, listed = parse_events(await self._body(request.scope, request.receive))
-                return await gateway.feedback(events, listed=listed)
+                async with self._deadline():
+                    return await gateway.feedback(events, listed=listed)
 
         @app.get(
             "/v1/items/{item_id:path}",
             dependencies=self._allowed("recommend"),
-            responses=responses(_KEY_PROBLEMS | {HTTPStatus.NOT_FOUND: "No such item"}),
+            responses=responses(_KEY_PROBLEMS | _BUSY | {HTTPStatus.NOT_FOUND: "No such item"}),
         )
         async def item(item_id: str) -> ItemResponse:
             """What the model knows about an item."""
-            found = await gateway.item(item_id)
+            async with self._bounded():
+                found = await gateway.item(item_id)
             if found is None:
                 raise ProblemError(HTTPStatus.NOT_FOUND, f"no item {item_id!r} in model {gateway.version}", "item_id")
             return ItemResponse.model_validate(found)
 
-        @app.get("/v1/models", dependencies=self._allowed("admin"), responses=responses(_KEY_PROBLEMS))
-        def models() -> ModelsResponse:
+        @app.get("/v1/models", dependencies=self._allowed("admin"), responses=responses(_KEY_PROBLEMS | _BUSY))
+        async def models() -> ModelsResponse:
             """The published models, and which of them answers."""
-            return gateway.models()
+            async with self._deadline():
+                return await self._registry.do(gateway.models)
 
         @app.get(
             "/metrics",
             dependencies=self._allowed("admin"),
             response_class=PlainTextResponse,
-            responses=responses(_KEY_PROBLEMS),
+            responses=responses(_KEY_PROBLEMS | _BUSY),
         )
         async def metrics() -> Response:
             """What all processes count and measure, in Prometheus' text format."""
             gateway.measure()
-            text = await asyncio.to_thread(self._metrics.read, self._metrics.own.to_json())
+            async with self._deadline():
+                text = await self._files.do(self._metrics.read, self._metrics.own.to_json())
             return Response(text, media_type="text/plain; version=0.0.4")
 
         @app.get("/health/live", response_model_exclude_none=True)
@@ -326,7 +339,7 @@ class Api:
             refused = None if gateway.refused is None else gateway.refused.version or "CURRENT"
             return HealthResponse(status="ready", version=gateway.version, refused=refused, degraded=degraded or None)
 
-        add_page(app, gateway, self._allowed("recommend"))
+        add_page(app, gateway, self._allowed("recommend"), self._bounded)
         return app
 
 

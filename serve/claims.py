@@ -11,10 +11,11 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Final, final
+from typing import Any, Final, final
 
 from serve.spool import framed, opened_locked, read_frames
 
@@ -28,8 +29,14 @@ class Claim:
     """One key while its lock is held: `content` is what was kept with it, None at the first time."""
 
     def __init__(self, path: Path, file: int) -> None:
+        self.content: bytes | None = None
+        self._path = path
         self._file = file
-        payloads = read_frames(path).payloads
+        self._until: Future[Any] | None = None
+
+    def read(self) -> None:
+        """Raises: OSError: when the disk fails."""
+        payloads = read_frames(self._path).payloads
         self.content = payloads[0] if payloads else None
 
     def keep(self, content: bytes) -> None:
@@ -42,6 +49,21 @@ class Claim:
         while place < len(frame):
             place += os.pwrite(self._file, frame[place:], place)
 
+    def hold_until(self, done: "Future[Any]") -> None:
+        """Has the lock held until a thread is done, though whoever waits for that may be cancelled."""
+        self._until = done
+
+    def release(self) -> None:
+        """Gives up the lock, now or when what it is held for is done."""
+        if self._until is None:
+            os.close(self._file)
+        else:
+            self._until.add_done_callback(lambda _: os.close(self._file))
+
+
+class KeysFullError(OSError):
+    """No further key is remembered, as those there are take all that they may."""
+
 
 @final
 class Claims:
@@ -53,26 +75,32 @@ class Claims:
         self._clock = clock
 
     @asynccontextmanager
-    async def claim(self, key: str) -> AsyncIterator[Claim]:
+    async def claim(self, key: str, *, full: bool = False) -> AsyncIterator[Claim]:
         """Holds a key.
 
-        Raises: TimeoutError: when another request of the key is still being answered. OSError: when the disk fails.
+        Args: full: whether no new key may be remembered.
+        Raises: TimeoutError: when another request of the key is still being answered. KeysFullError: for a new one.
+            OSError: when the disk fails.
         """
         path = self._path(hashlib.sha256(key.encode()).hexdigest())
+        if full and not path.exists():
+            raise KeysFullError("idempotency keys take all the room on the disk that they may")
         deadline = monotonic() + WAIT_S
         while (file := opened_locked(path, os.O_CREAT | os.O_RDWR)) is None:
             if monotonic() > deadline:
                 raise TimeoutError("the first request of this key is still being answered")
             await asyncio.sleep(_STEP_S)
+        claim = Claim(path, file)
         try:
-            yield Claim(path, file)
+            claim.read()
+            yield claim
         finally:
-            os.close(file)
+            claim.release()
 
     def sweep(self) -> None:
         """Forgets the keys whose time is over."""
         for period in self._folder.glob("*"):
-            if int(period.name) < self._period() - 1:
+            if period.name.isdigit() and int(period.name) < self._period() - 1:
                 shutil.rmtree(period, ignore_errors=True)
 
     def _period(self) -> int:

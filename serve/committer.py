@@ -8,27 +8,27 @@ import fcntl
 import json
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, final
 
 from rec.data.event_rows import TableName, validated
 from rec.data.events import Batch, EventTables
 from rec.errors import DataError
 from serve.known import KEPT_S
-from serve.logged import TABLES, rows_of
+from serve.logged import AGAIN, TABLES, rows_of
 from serve.spool import Segment, is_left, read_frames, segments
 
 COMMITTER_LOCK: Final = "committer.lock"
 REFUSED: Final = "refused.jsonl"
+DAMAGED: Final = ".damaged"
 # How long ago the tables may last have taken all there was.
 LATE_S: Final = 60.0
 # Of the records that are taken in at once, about.
 BATCH_BYTES: Final = 16 * 2**20
-# How long is waited after a failure, in times of the usual.
-_PATIENCE: Final = 5
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -39,18 +39,26 @@ class Committer:
     Attributes:
         n_records: that this one has taken in.
         n_refused: records that the tables do not take, which are kept in the file `refused.jsonl`.
+        working_since: when it last got on with what it does now, in seconds of `clock`; None while it does nothing.
     """
 
-    def __init__(self, folder: Path, events: EventTables, *, clock: Callable[[], float] = time.time) -> None:
-        """Makes the folder, and takes nothing yet."""
+    def __init__(self, folder: Path, events: EventTables, *, clock: Callable[[], float] = monotonic) -> None:
+        """Makes the folder, and takes nothing yet.
+
+        Args: clock: that no change of the time of day moves, or segments would go that others have yet to read.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.n_records = 0
         self.n_refused = 0
+        self.working_since: float | None = None
         self._folder = folder
         self._events = events
         self._clock = clock
         self._lock = os.open(folder / COMMITTER_LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         self._done: dict[str, int] = {}
+        self._again: dict[tuple[str, str], dict[str, Any]] = {}
+        # When each file was first seen without its writer.
+        self._left_at: dict[Path, float] = {}
 
     def leads(self) -> bool:
         """Whether this is the one; it stays so until it closes or its process ends."""
@@ -69,25 +77,28 @@ class Committer:
         if not self.leads():
             return 0
         total = 0
-        while n_records := self._commit_some():
-            total += n_records
+        with self._working():
+            while n_records := self._commit_some():
+                total += n_records
+            self._append_lost()
         os.utime(self._lock)
         return total
 
     def sweep(self) -> None:
-        """Deletes segments that nobody needs any more: left by their writer, in the tables, and `KEPT_S` old."""
-        if not self.leads():
+        """Deletes segments that nobody needs any more: in the tables, and seen without their writer for `KEPT_S`."""
+        if not self.leads() or self._again:
             return
-        old = [segment for segment in segments(self._folder) if self._is_old(segment.path) and is_left(segment.path)]
-        over = [segment for segment in old if self._is_over(segment)]
-        if over:
-            os.sync()  # the tables' files may not have reached the disk yet, and this is the other copy
-        for segment in over:
-            segment.path.unlink()
-            self._done.pop(segment.path.name, None)
-        for unfinished in self._folder.glob("*.new"):
-            if self._is_old(unfinished) and is_left(unfinished):
-                unfinished.unlink()
+        with self._working():
+            present, unfinished = segments(self._folder), list(self._folder.glob("*.new"))
+            old = self._old([*(segment.path for segment in present), *unfinished])
+            over = [segment for segment in present if segment.path in old and self._is_over(segment)]
+            if over:
+                os.sync()  # the tables' files may not have reached the disk yet, and this is the other copy
+            for segment in over:
+                segment.path.unlink()
+                self._done.pop(segment.path.name, None)
+            for path in old.intersection(unfinished):
+                path.unlink()
 
     def close(self) -> None:
         """Lets another lead."""
@@ -100,8 +111,11 @@ class Committer:
             name = segment.path.name
             frames = read_frames(segment.path, self._done.get(name, 0))
             for payload, end in zip(frames.payloads, frames.ends, strict=True):
-                for table, rows in self._parsed(payload).items():
-                    batches[table].append(Batch(f"tandem/{segment.writer}", segment.position(end), rows))
+                record = self._parsed(payload)
+                self._again |= {(row["request_id"], row["event_id"]): row for row in record.get(AGAIN, ())}
+                for table in TABLES:
+                    if table in record:
+                        batches[table].append(Batch(f"tandem/{segment.writer}", segment.position(end), record[table]))
             if frames.ends:
                 reached[name] = frames.ends[-1]
                 size += frames.ends[-1] - self._done.get(name, 0)
@@ -110,9 +124,27 @@ class Committer:
                 break
         for table in TABLES:
             self._append(table, batches[table])
+            self.working_since = self._clock()
         self._done |= reached
         self.n_records += n_records
         return n_records
+
+    def _append_lost(self) -> None:
+        """Adds events that were acknowledged again, and whose first record did not reach the disk.
+
+        A first record that is there was written before, so it has been taken in when all has.
+        """
+        if not self._again:
+            return
+        request_ids = sorted({request_id for request_id, _ in self._again})
+        held = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids).to_pylist()
+        there = {(row["request_id"], row["event_id"]) for row in held}
+        lost = [row for key, row in self._again.items() if key not in there]
+        lost = [row for row in lost if self._is_sound("feedback", Batch("tandem/again", 1, [row]))]
+        if lost:
+            _LOG.warning("%d events that the disk had lost are in the tables by their second delivery", len(lost))
+            self._events.append("feedback", lost)
+        self._again.clear()
 
     def _append(self, table: TableName, batches: list[Batch]) -> None:
         """Appends batches, but those that the table would refuse, which must not keep all others out."""
@@ -132,7 +164,7 @@ class Committer:
             return False
         return True
 
-    def _parsed(self, payload: bytes) -> dict[TableName, list[dict[str, Any]]]:
+    def _parsed(self, payload: bytes) -> dict[str, list[dict[str, Any]]]:
         try:
             return rows_of(payload)
         except ValueError as error:
@@ -145,23 +177,33 @@ class Committer:
             file.write(content + b"\n")
         self.n_refused += 1
 
-    def _is_old(self, path: Path) -> bool:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self.working_since = self._clock()
         try:
-            return self._clock() - path.stat().st_mtime > KEPT_S
-        except FileNotFoundError:
-            return False
+            yield
+        finally:
+            self.working_since = None
+
+    def _old(self, paths: Sequence[Path]) -> set[Path]:
+        """Those of the files that have been without their writer for `KEPT_S`, as far as this one has seen."""
+        now = self._clock()
+        self._left_at = {path: self._left_at.get(path, now) for path in paths if is_left(path)}
+        return {path for path, left_at in self._left_at.items() if now - left_at > KEPT_S}
 
     def _is_over(self, segment: Segment) -> bool:
-        """Whether all whole records are in the tables; what is after them was never finished, or is damaged."""
-        frames = read_frames(segment.path, self._done.get(segment.path.name, 0))
+        """Whether all that the segment holds is in the tables; what is after the last whole record is kept aside.
+
+        That may be a record that was never finished, or many after one whose length a disk has changed.
+        """
+        place = self._done.get(segment.path.name, 0)
+        frames = read_frames(segment.path, place)
         if frames.payloads:
             return False
         if frames.damaged:
-            segment.path.rename(segment.path.with_suffix(".damaged"))
-            _LOG.error("%s is damaged from byte %d on", segment.path, self._done.get(segment.path.name, 0))
+            segment.path.rename(segment.path.with_suffix(DAMAGED))
+            _LOG.error("%s is no whole record from byte %d on, and kept as *%s", segment.path, place, DAMAGED)
             return False
-        if frames.rest:
-            _LOG.warning("%s ends in %d bytes of a record that was never finished", segment.path, frames.rest)
         return True
 
 
@@ -172,28 +214,3 @@ def is_followed(folder: Path, *, clock: Callable[[], float] = time.time) -> bool
         return not is_left(lock) and clock() - lock.stat().st_mtime <= LATE_S
     except OSError:
         return False
-
-
-def commit_for_ever(
-    committer: Committer, every_s: float, stopping: threading.Event, *, sweep: Callable[[], None]
-) -> None:
-    """Commits and sweeps at intervals until told to stop; then commits what there is, for the last time.
-
-    Failures are logged, and it is tried again. Args: sweep: what else is to be tidied up at times.
-    """
-    while not stopping.is_set():
-        failed = False
-        try:
-            committer.commit()
-            committer.sweep()
-            sweep()
-        except Exception:
-            failed = True
-            _LOG.exception("the log was not taken into the tables; it stays in the spool")
-        stopping.wait(every_s * (_PATIENCE if failed else 1))
-    try:
-        committer.commit()
-    except DataError:
-        _LOG.exception("the last of the log stays in the spool until the next start")
-    finally:
-        committer.close()

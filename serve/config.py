@@ -33,7 +33,8 @@ class LogConfig(Config):
     with their candidates; only these can judge other policies. What is logged is in the tables about `commit_s` later.
     An answer reaches the disk within `sync_s`, with 0 before it is sent; feedback always before it is acknowledged.
     Above `max_spool_bytes` feedback gets a 503, and `when_full` says whether requests do, too, or are answered without
-    being logged. An idempotency key is remembered for at least `idempotency_s`.
+    being logged. An idempotency key is remembered for at least `idempotency_s`; above `max_key_bytes` of them, or where
+    the disk takes none, `when_full` says whether requests with a new one get a 503, or are answered as if without.
     """
 
     enabled: bool = True
@@ -44,6 +45,7 @@ class LogConfig(Config):
     max_spool_bytes: PositiveInt = 2**30
     when_full: Literal["answer", "refuse"] = "answer"
     idempotency_s: PositiveInt = 3_600
+    max_key_bytes: PositiveInt = 2**30
 
 
 class ArmConfig(Config):

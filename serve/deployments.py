@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, final
 
@@ -22,7 +20,8 @@ from rec.storage import Home
 from serve.api import Api
 from serve.arms import Arms
 from serve.claims import Claims
-from serve.committer import Committer, commit_for_ever
+from serve.commit_loop import CommitLoop
+from serve.committer import Committer
 from serve.config import ServeConfig, SessionsConfig
 from serve.gateway import Gateway, Stages, check
 from serve.guard import Guard
@@ -132,8 +131,8 @@ async def _give_out(gateway: Gateway, shared: SharedMetrics) -> None:
     """Writes the numbers of a gateway for all to read, at intervals, until cancelled."""
     while True:
         await asyncio.sleep(WRITE_S)
-        gateway.measure()
         try:
+            gateway.measure()
             await asyncio.to_thread(shared.write, shared.own.to_json())
         except OSError:
             _LOGGER.exception("metrics are not written")
@@ -154,34 +153,18 @@ class LogDeployment:
     def __init__(self, config: ServeConfig) -> None:
         log_as_json(config.log_level)
         folder = spool_folder(config)
-        self._stopping = threading.Event()
-        self._committer = Committer(folder, EventTables(Home(config.home)))
-        claims, shared = Claims(folder, config.log.idempotency_s), shared_metrics(config)
-
-        def sweep() -> None:
-            claims.sweep()
-            shared.own.set("tandem_log_records_total", value=self._committer.n_records)
-            shared.own.set("tandem_log_commit_timestamp_seconds", value=time.time())
-            shared.write(shared.own.to_json())
-
-        self._thread = threading.Thread(
-            target=commit_for_ever,
-            args=(self._committer, config.log.commit_s, self._stopping),
-            kwargs={"sweep": sweep},
-            name="tandem-log-commit",
-            daemon=True,
-        )
-        self._thread.start()
+        committer = Committer(folder, EventTables(Home(config.home)))
+        claims = Claims(folder, config.log.idempotency_s)
+        self._loop = CommitLoop(committer, claims, shared_metrics(config), config.log.commit_s)
+        self._loop.start()
 
     def check_health(self) -> None:
-        """Raises: RuntimeError: when the thread has ended."""
-        if not self._thread.is_alive():
-            raise RuntimeError("the thread that takes the log into the tables has ended")
+        """Raises: RuntimeError: as `CommitLoop.check`; Serve then starts another process."""
+        self._loop.check()
 
     def __del__(self) -> None:
-        if hasattr(self, "_thread"):
-            self._stopping.set()
-            self._thread.join(SHUTDOWN_S)
+        if hasattr(self, "_loop"):
+            self._loop.stop(SHUTDOWN_S)
 
 
 @final

@@ -17,12 +17,12 @@ from typing import Any, Final, final
 
 from rec.data.event_rows import SLOW_MS
 from rec.data.events import EventTables
-from rec.storage import sync as sync_file
+from serve.claims import FOLDER as KEYS
 from serve.committer import is_followed
 from serve.known import Known, KnownRequests, act_of
 from serve.logged import Row, answer_record, feedback_record
 from serve.sessions import Act, UserAct
-from serve.spool import SpoolWriter, locked, new_id, segments, spool_bytes
+from serve.spool import SpoolWriter, bytes_below, locked, new_id, spool_bytes
 
 FEEDBACK_LOCK: Final = "feedback.lock"
 LOCK_TIMEOUT_S: Final = 5.0
@@ -31,7 +31,7 @@ SEGMENT_S: Final = 60.0
 # What the disk has to take for the log to count as one that can be written.
 PROBE_BYTES: Final = 4096
 _IDLE_S: Final = 1.0
-# How old the measured size of the spool may be.
+# How long the measured size of the spool is good for; what is written here meanwhile is added.
 _MEASURED_S: Final = 0.5
 _LOG: Final = logging.getLogger(__name__)
 
@@ -92,10 +92,12 @@ class EventLog:
         self._max_bytes = max_bytes
         self._writer = SpoolWriter(folder)
         self._known = KnownRequests(folder, events)
-        self._bytes, self._measured_at = 0, float("-inf")
+        self._bytes, self._key_bytes = spool_bytes(folder), bytes_below(folder / KEYS)
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync_at_times, name="tandem-log-sync", daemon=True)
+        self._measuring = threading.Thread(target=self._measure_at_times, name="tandem-log-measure", daemon=True)
         self._syncing.start()
+        self._measuring.start()
 
     def answered(self, request: Row, impressions: Sequence[Row]) -> None:
         """Records a request and what it was answered with.
@@ -103,7 +105,7 @@ class EventLog:
         Raises: OSError: when the disk does not take it. SpoolFullError: when the spool is full.
         """
         self._refuse_full()
-        ticket = self._writer.append(answer_record(request, impressions))
+        ticket = self._append(answer_record(request, impressions))
         if not self._sync_s:
             self._writer.sync(ticket)
 
@@ -126,7 +128,7 @@ class EventLog:
         """
         self._refuse_full()
         asked = {event["request_id"] for event in events}
-        while True:
+        while not self._closing.is_set():
             found = self._known.find(asked)
             self._refuse_wrong(events, found)
             with locked(self._folder / FEEDBACK_LOCK, LOCK_TIMEOUT_S):
@@ -134,11 +136,13 @@ class EventLog:
                 if len(current) < len(asked):
                     continue  # it was forgotten meanwhile
                 new, acts = _without_known(events, current)
-                ticket = self._writer.append(feedback_record(new)) if new else None
-            self._writer.sync(ticket)
-            if len(new) < len(events):
-                self._sync_others()
+                again = _not_safe(events, current)
+                ticket = self._append(feedback_record(new, again)) if new or again else None
+            if ticket is not None:
+                self._writer.sync(ticket)
+            self._known.say_safe([*new, *again])
             return Accepted(len(new), len(events) - len(new), acts)
+        raise OSError("the log is closed")
 
     def close(self) -> None:
         """Brings all to the disk; nothing may be recorded after."""
@@ -161,14 +165,43 @@ class EventLog:
         """Whether what is recorded gets into the tables now."""
         return is_followed(self._folder)
 
+    def unknown(self, request_ids: Sequence[str]) -> list[str]:
+        """Those of the requests that only the tables can tell about; see `KnownRequests.unknown`."""
+        return self._known.unknown(request_ids)
+
+    def look_up(self, request_ids: Sequence[str]) -> None:
+        """Asks the tables about requests, so that `accept` need not.
+
+        Raises: DataError: when the tables cannot be read.
+        """
+        self._known.look_up(request_ids)
+
+    @property
     def spool_bytes(self) -> int:
-        """What the spool takes on the disk."""
-        return spool_bytes(self._folder)
+        """What the segments took on the disk a moment ago."""
+        return self._bytes
+
+    @property
+    def key_bytes(self) -> int:
+        """What the idempotency keys took on the disk a while ago, the longer the more there are."""
+        return self._key_bytes
+
+    def _append(self, record: bytes) -> int:
+        ticket = self._writer.append(record)
+        self._bytes += len(record)  # until it is measured again
+        return ticket
+
+    def _measure_at_times(self) -> None:
+        """Keys may be many, so measuring them takes a fiftieth of the time at most."""
+        keys_at = 0.0
+        while not self._closing.wait(_MEASURED_S):
+            with suppress(OSError):  # whoever writes is told
+                self._bytes = spool_bytes(self._folder)
+                if (began := monotonic()) >= keys_at:
+                    self._key_bytes = bytes_below(self._folder / KEYS)
+                    keys_at = began + 50 * (monotonic() - began)
 
     def _refuse_full(self) -> None:
-        now = monotonic()
-        if now - self._measured_at > _MEASURED_S:
-            self._bytes, self._measured_at = spool_bytes(self._folder), now
         if self._bytes > self._max_bytes:
             raise SpoolFullError(
                 f"the spool {self._folder} holds {self._bytes:,} bytes, {self._max_bytes:,} are allowed; the tables do "
@@ -186,24 +219,32 @@ class EventLog:
             if known.answered_at is not None and event["timestamp"] < known.answered_at - SLOW_MS:
                 raise TooEarlyError(place, known.answered_at)
 
-    def _sync_others(self) -> None:
-        """Brings to the disk what other processes have accepted, as this one vouches for it, too."""
-        for segment in segments(self._folder):
-            with suppress(FileNotFoundError):
-                sync_file(segment.path)
-
     def _sync_at_times(self) -> None:
+        failed = False
         while not self._closing.wait(self._sync_s or _IDLE_S):
             try:
                 self._writer.sync()
                 self._writer.close_if_older(SEGMENT_S)
+                failed = False
             except OSError:
-                _LOG.exception("answers of the last %g s may not survive a loss of power", self._sync_s)
+                if not failed:
+                    _LOG.exception("answers of the last %g s may not survive a loss of power", self._sync_s)
+                failed = True
 
 
 def now_ms() -> int:
     """The time, UTC milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def _not_safe(events: Sequence[Row], known: Mapping[str, Known]) -> list[dict[str, Any]]:
+    """Those of the events that were accepted before, as they were then, and that the disk is not known to have."""
+    again = {}
+    for event in events:
+        request, event_id = known[event["request_id"]], event.get("event_id")
+        if event_id in request.events and event_id not in request.safe:
+            again[event["request_id"], event_id] = {**event, **request.events[event_id]._asdict()}
+    return list(again.values())
 
 
 def _without_known(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from itertools import pairwise
 from time import perf_counter
@@ -20,7 +21,7 @@ from rec.state import Candidates, UserStates
 from serve.agent import AgentStage
 from serve.arms import Arm, Arms
 from serve.batches import Batches
-from serve.budget import UNLIMITED, Budget
+from serve.budget import UNLIMITED, Breaker, Budget
 from serve.config import BATCH_SIZE, PolicyConfig, ServeConfig
 from serve.hydrate import HydrateStage
 from serve.measured import Measured
@@ -152,6 +153,7 @@ class Gateway:
         self._sessions = sessions
         self._n_unranked = 0
         self._batches = Batches(self._draw, batch_size)
+        self._breakers: dict[str, Breaker] = {}
 
     @property
     def version(self) -> str:
@@ -164,17 +166,18 @@ class Gateway:
         return None if self._watch is None else self._watch.refused
 
     async def recommend(
-        self, request: RecommendRequest, key: str | None = None, budget: Budget = UNLIMITED
+        self, request: RecommendRequest, key: str | None = None, budget: Budget = UNLIMITED, owner: str = ""
     ) -> RecommendResponse:
         """A slate for one user, drawn anew at every call, or at the first call of an idempotency key.
 
         Without the ranker, where that fails or takes longer than it may, the order is that of retrieval.
 
+        Args: owner: whose idempotency key it is.
         Raises: ProblemError: as `RequestLog.once`. Without a log nothing is remembered, and a key changes nothing.
         """
         if self._log is None:
             return (await self._answer(request, budget)).response
-        return await self._log.once(request, key, lambda: self._answer(request, budget))
+        return await self._log.once(request, key, lambda: self._answer(request, budget), owner)
 
     async def feedback(self, events: Sequence[FeedbackEvent], *, listed: bool) -> FeedbackResponse:
         """Takes feedback; see `RequestLog.feedback`.
@@ -262,9 +265,7 @@ class Gateway:
         candidates = without_excluded(retrieved, states)
         ends.append(perf_counter())
         budget = min((each.budget for each in asked), key=lambda budget: budget.ends_at)
-        scores, degraded = (
-            (candidates.scores, False) if choose else await self._ranked(stages, states, candidates, budget)
-        )
+        scores, degraded = (candidates.scores, False) if choose else await self._ranked(arm, states, candidates, budget)
         ends.append(perf_counter())
         selections = await stages.select(states, candidates, scores, request.n, arm.policy)
         ends.append(perf_counter())
@@ -282,13 +283,20 @@ class Gateway:
         ]
 
     async def _ranked(
-        self, stages: Stages, states: UserStates, candidates: Candidates, budget: Budget
+        self, arm: Arm, states: UserStates, candidates: Candidates, budget: Budget
     ) -> tuple[NDArray[np.float64], bool]:
         """Scores of the candidates, (B, M), and whether they are those of retrieval, for want of the ranker's."""
+        stages, clock = arm.stages, asyncio.get_running_loop()
+        breaker = self._breakers.setdefault(arm.name, Breaker())
+        if not breaker.asks(clock.time()):
+            return await stages.unranked(candidates), True
         try:
-            async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
-                return await ranked(stages, states, candidates), False
+            async with asyncio.timeout_at(budget.rank_until(clock.time())):
+                scores = await ranked(stages, states, candidates)
+            breaker.succeeded()
+            return scores, False
         except Exception as error:
+            breaker.failed(clock.time())
             before, self._n_unranked = self._n_unranked, self._n_unranked + len(states)
             if self._n_unranked.bit_length() > before.bit_length():  # ever more seldom
                 _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
@@ -305,7 +313,9 @@ class Gateway:
             metrics.set("tandem_model_swaps_total", value=self._watch.n_swaps)
         if self._log is not None:
             metrics.set("tandem_unlogged_total", value=self._log.n_unlogged)
+            metrics.set("tandem_unkept_keys_total", value=self._log.n_unkept_keys)
             metrics.set("tandem_spool_bytes", value=self._log.spool_bytes())
+            metrics.set("tandem_key_bytes", value=self._log.key_bytes())
 
     async def page_setup(self) -> PageSetup:
         """What the page offers; no action where feedback is not taken."""
@@ -324,14 +334,14 @@ class Gateway:
         """
         unranked = []
 
-        async def rank(stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
-            scores, degraded = await self._ranked(stages, states, candidates, budget)
+        async def rank(arm: Arm, _stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+            scores, degraded = await self._ranked(arm, states, candidates, budget)
             unranked.append(degraded)
             return scores
 
         for arm in self._arms.all():
-            await check(arm.stages, arm.policy, rank)
-        logged = self._log is None or await asyncio.to_thread(self._log.check)
+            await check(arm.stages, arm.policy, partial(rank, arm))
+        logged = self._log is None or await self._log.check()
         followed = self._log is None or await asyncio.to_thread(self._log.is_followed)
         remembered = self._sessions is None or await self._sessions.check()
         fails = {RANKER: any(unranked), LOG: not logged, TABLES: not followed, SESSIONS: not remembered}

@@ -14,12 +14,15 @@ from time import monotonic
 from typing import Final, final
 
 from rec.data.events import EventTables
-from serve.logged import Row, rows_of
+from rec.errors import DataError
+from serve.logged import AGAIN, Row, rows_of
 from serve.sessions import Act
 from serve.spool import read_frames, segments
 
 STALE_S: Final = 30.0
 KEPT_S: Final = 60.0
+# How long a request that is in neither spool nor tables is taken to be in neither.
+MISSED_S: Final = 10.0
 # The file of a spool that changes when requests were removed from the tables.
 FORGOTTEN: Final = "forgotten"
 _REQUEST: Final = ("request_id", "user_id", "timestamp")
@@ -34,12 +37,14 @@ class Known:
     The first three are None while only events are known.
 
     `complete` once there can be no events but these: the spool was followed since the answer, or the tables were asked.
+    Of the events those are `safe` of which this process knows that the disk or the tables have them.
     """
 
     user_id: str | None = None
     answered_at: int | None = None
     items: frozenset[str] | None = None
     events: dict[str, Act] = field(default_factory=dict)
+    safe: set[str] = field(default_factory=set)
     complete: bool = False
 
 
@@ -65,6 +70,7 @@ class KnownRequests:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[str, Known]] = OrderedDict()
+        self._missed: dict[str, float] = {}
         self._read: dict[str, int] = {}
         self._read_at: float | None = None
         self._told = 0
@@ -74,47 +80,91 @@ class KnownRequests:
 
         Raises: DataError: when the tables cannot be read.
         """
-        found = self.in_memory(request_ids)
-        missing = sorted(set(request_ids).difference(found))
-        if missing:
-            self._look_up(missing)
-            found |= self.in_memory(missing)
-        return found
+        with self._lock:
+            self._read_spool()
+            found, missing = self._complete(request_ids), self._unknown(request_ids)
+        return found | self.look_up(missing) if missing else found
 
     def in_memory(self, request_ids: Collection[str]) -> dict[str, Known]:
         """Those of the requests that are known to be answered, without asking the tables."""
         with self._lock:
             self._read_spool()
-            found = [(request_id, self._known.get(request_id)) for request_id in request_ids]
-            return {request_id: entry[1] for request_id, entry in found if entry is not None and entry[1].complete}
+            return self._complete(request_ids)
 
-    def _look_up(self, request_ids: Sequence[str]) -> None:
+    def say_safe(self, events: Collection[Row]) -> None:
+        """Remembers that the disk has events, so that nobody need hand them to it again."""
+        with self._lock:
+            for event in events:
+                if (entry := self._known.get(event["request_id"])) is not None:
+                    entry[1].safe.add(event["event_id"])
+
+    def unknown(self, request_ids: Collection[str]) -> list[str]:
+        """Those of the requests that only the tables can tell about, and have not been asked for in the last moments.
+
+        Whatever is answered from now on will be found in the spool, so what was in neither place may be taken to be in
+        neither for `MISSED_S`.
+        """
+        with self._lock:
+            self._read_spool()
+            return self._unknown(request_ids)
+
+    def look_up(self, request_ids: Sequence[str]) -> dict[str, Known]:
+        """Those of the requests that were answered, as the tables have them with what the spool adds.
+
+        Raises: DataError: when the tables cannot be read, or take so long that events may be neither in what was read
+            nor in the spool any more; when requests were removed meanwhile.
+        """
+        told = _changed_ns(self._folder / FORGOTTEN)
         shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
-        given = self._events.read("feedback", columns=_EVENT, request_ids=request_ids)
         asked = self._events.read("requests", columns=_REQUEST, request_ids=request_ids)
+        began = self._clock()
+        given = self._events.read("feedback", columns=_EVENT, request_ids=request_ids)
         users = {row["request_id"]: (row["user_id"], row["timestamp"]) for row in asked.to_pylist()}
         items: dict[str, set[str]] = {request_id: set() for request_id in users}
         for row in shown.to_pylist():
             if row["request_id"] in items:  # else the request is being removed
                 items[row["request_id"]].add(row["item_id"])
         with self._lock:
+            self._read_spool()
+            if told != self._told:
+                raise DataError("requests were removed from the tables while these were read; ask again")
+            if self._clock() - began > STALE_S:
+                raise DataError(f"the tables took more than {STALE_S:g} s to say which events they have")
             for request_id, theirs in items.items():
                 known = self._entry(request_id, "")
                 known.items = frozenset(theirs) if known.items is None else known.items
                 known.user_id, known.answered_at = users[request_id]
             for row in given.to_pylist():
-                self._entry(row["request_id"], "").events.setdefault(row["event_id"], act_of(row))
+                known = self._entry(row["request_id"], "")
+                known.events.setdefault(row["event_id"], act_of(row))
+                known.safe.add(row["event_id"])
             for request_id in request_ids:
                 if request_id in self._known:
                     known = self._known[request_id][1]
                     known.complete = known.items is not None
+            found = self._complete(request_ids)
+            self._missed |= {each: self._clock() for each in request_ids if each not in found}
+            return found
+
+    def _unknown(self, request_ids: Collection[str]) -> list[str]:
+        known = self._complete(request_ids)
+        return sorted({each for each in request_ids if each not in known and each not in self._missed})
+
+    def _complete(self, request_ids: Collection[str]) -> dict[str, Known]:
+        found = [(request_id, self._known.get(request_id)) for request_id in request_ids]
+        return {request_id: entry[1] for request_id, entry in found if entry is not None and entry[1].complete}
 
     def _read_spool(self) -> None:
         now = self._clock()
+        while self._missed and (
+            len(self._missed) > self._capacity or now - next(iter(self._missed.values())) > MISSED_S
+        ):
+            del self._missed[next(iter(self._missed))]
         told, self._told = self._told, _changed_ns(self._folder / FORGOTTEN)
         followed = self._read_at is not None and now - self._read_at <= STALE_S and told == self._told
         if not followed:
             self._known.clear()
+            self._missed.clear()
             self._read.clear()
         self._read_at = now
         present = {segment.path.name: segment.path for segment in segments(self._folder)}
@@ -138,7 +188,7 @@ class KnownRequests:
             known.user_id, known.answered_at = request["user_id"], request["timestamp"]
             known.items = frozenset(row["item_id"] for row in rows["impressions"])
             known.complete |= followed
-        for event in rows.get("feedback", ()):
+        for event in (*rows.get("feedback", ()), *rows.get(AGAIN, ())):
             self._entry(event["request_id"], segment).events.setdefault(event["event_id"], act_of(event))
 
     def _entry(self, request_id: str, segment: str) -> Known:

@@ -1,6 +1,7 @@
 """The page at `/`: the files of the folder beside this module, with headers that let nothing else in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +21,16 @@ HEADERS: Final = {
 }
 
 
-def add_page(app: FastAPI, gateway: Gateway, offered_to: Sequence[Any]) -> None:
+def add_page(
+    app: FastAPI,
+    gateway: Gateway,
+    offered_to: Sequence[Any],
+    bounded: Callable[[], AbstractAsyncContextManager[object]],
+) -> None:
     """Adds the page, its files and what it offers to an application, and to no documentation.
 
-    Args: offered_to: dependencies that let those in who may see what it offers, users among it.
+    Args: offered_to: dependencies that let those in who may see what it offers, users among it. bounded: refuses what
+        takes too long inside, or is too much.
     """
     files = {file.name for file in FOLDER.iterdir()}
 
@@ -33,7 +40,8 @@ def add_page(app: FastAPI, gateway: Gateway, offered_to: Sequence[Any]) -> None:
 
     @app.get("/page/setup.json", include_in_schema=False, dependencies=offered_to)
     async def offered() -> PageSetup:
-        return await gateway.page_setup()
+        async with bounded():
+            return await gateway.page_setup()
 
     @app.get("/page/{name}", include_in_schema=False)
     def file(name: str) -> FileResponse:

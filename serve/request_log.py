@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, final
@@ -20,6 +21,7 @@ from serve.arms import Arm
 from serve.claims import Claim, Claims
 from serve.config import ServeConfig
 from serve.event_log import EventLog, NotShownError, TooEarlyError, UnknownRequestError, now_ms
+from serve.hands import Hands
 from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
@@ -74,6 +76,10 @@ class RequestLog:
         self._actions = actions
         self._rng = np.random.default_rng(config.seed)
         self.n_unlogged = 0
+        self.n_unkept_keys = 0
+        # What hangs in one of these keeps only those waiting who need the same.
+        self._disk, self._tables = Hands("disk", n_threads=8, n_at_a_time=256), Hands("tables")
+        self._health = Hands("disk's health", n_threads=1)
 
     @classmethod
     def open(cls, config: ServeConfig, versions: Collection[str]) -> Self:
@@ -98,10 +104,11 @@ class RequestLog:
         return list(USUAL_ACTIONS if self._actions is None else self._actions)
 
     async def once(
-        self, request: RecommendRequest, key: str | None, answer: Callable[[], Awaitable[Answered]]
+        self, request: RecommendRequest, key: str | None, answer: Callable[[], Awaitable[Answered]], owner: str = ""
     ) -> RecommendResponse:
         """The answer to a request, logged; of a key that was used before, the answer of that time.
 
+        Args: owner: whose key it is; the same text is another key of another owner.
         Raises: ProblemError: for a key that was used with another request, and where nothing can be logged but has to.
         """
         if key is None:
@@ -112,17 +119,15 @@ class RequestLog:
             raise ProblemError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, f"{KEY}: 1 to {MAX_KEY_LENGTH} characters are required", KEY
             )
-        try:
-            async with self._claims.claim(key) as claim:
-                if claim.content is not None:
-                    return await self._again(request, claim.content)
-                answered = await answer()
-                rows = self._rows(request, answered)
+        async with self._claimed(f"{owner}\0{key}") as claim:
+            if claim is not None and claim.content is not None:
+                return await self._again(request, claim, claim.content)
+            answered = await answer()
+            rows = self._rows(request, answered)
+            if claim is not None:
                 self._keep(claim, request, answered.response, rows)
-                self._record(*rows)
-                return answered.response
-        except TimeoutError as error:
-            raise busy(f"{KEY}: {error}") from error
+            self._record(*rows)
+            return answered.response
 
     async def feedback(
         self, events: Sequence[FeedbackEvent], *, listed: bool
@@ -148,7 +153,8 @@ class RequestLog:
             timestamp = received_at if event.timestamp is None else event.timestamp
             rows.append({**event.model_dump(), "timestamp": timestamp, "received_at": received_at})
         try:
-            result = await asyncio.to_thread(self._log.accept, rows)
+            await self._look_up({event.request_id for event in events})
+            result = await self._disk.do(self._log.accept, rows)
         except UnknownRequestError as error:
             field = f"{error.place}.request_id" if listed else "request_id"
             raise ProblemError(HTTPStatus.NOT_FOUND, f"{field}: no such request was answered", field) from error
@@ -163,13 +169,13 @@ class RequestLog:
             raise busy("feedback cannot be kept safely now; send it again") from error
         return FeedbackResponse(accepted=result.accepted, duplicates=result.duplicates), list(result.acts)
 
-    def check(self) -> bool:
+    async def check(self) -> bool:
         """Whether answers and feedback can be logged now.
 
         Raises: OSError: when they cannot, and no answer may go out that is not logged.
         """
         try:
-            self._log.check()
+            await self._health.do(self._log.check)
         except OSError:
             if self._config.log.when_full == "refuse":
                 raise
@@ -182,25 +188,62 @@ class RequestLog:
 
     def spool_bytes(self) -> int:
         """What waits for the tables, and what is there for those who look for a request."""
-        return self._log.spool_bytes()
+        return self._log.spool_bytes
+
+    def key_bytes(self) -> int:
+        """What the idempotency keys take on the disk."""
+        return self._log.key_bytes
 
     def close(self) -> None:
         """Brings all to the disk."""
         self._log.close()
 
+    @asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncIterator[Claim | None]:
+        """Holds a key; None where it cannot be remembered, and the request is answered all the same.
+
+        Raises: ProblemError: while another request of the key is being answered, and where none may go unremembered.
+        """
+        async with AsyncExitStack() as held:
+            claim = None
+            try:
+                full = self._log.key_bytes > self._config.log.max_key_bytes
+                claim = await held.enter_async_context(self._claims.claim(key, full=full))
+            except TimeoutError as error:
+                raise busy(f"{KEY}: {error}") from error
+            except OSError as error:
+                self._unkept(error)
+            yield claim
+
+    async def _look_up(self, request_ids: Collection[str]) -> None:
+        """Asks the tables about requests where only they can tell; whoever they do not concern waits for nobody."""
+        unknown = await self._disk.do(self._log.unknown, list(request_ids))
+        if unknown:
+            await self._tables.do(self._log.look_up, unknown)
+
     def _keep(self, claim: Claim, request: RecommendRequest, response: RecommendResponse, rows: Sequence[Any]) -> None:
         try:
             claim.keep(to_json({"request": request.model_dump(), "answer": response.model_dump(), "rows": rows}))
         except OSError as error:
-            _LOG.exception("an idempotency key was not kept")
+            self._unkept(error)
+
+    def _unkept(self, error: OSError) -> None:
+        """Raises: ProblemError: where no answer may go out whose key is not kept."""
+        self.n_unkept_keys += 1
+        if self.n_unkept_keys & (self.n_unkept_keys - 1) == 0:  # ever more seldom
+            _LOG.error("%d idempotency keys could not be kept: %s", self.n_unkept_keys, error)
+        if self._config.log.when_full == "refuse":
             raise busy(f"{KEY}: the key cannot be kept now; send the request again") from error
 
-    async def _again(self, request: RecommendRequest, content: bytes) -> RecommendResponse:
+    async def _again(self, request: RecommendRequest, claim: Claim, content: bytes) -> RecommendResponse:
         kept = json.loads(content)
         if kept["request"] != json.loads(to_json(request.model_dump())):
             raise _unprocessable(KEY, "this key was used with another request; take a new one")
         try:
-            await asyncio.to_thread(self._log.answered_again, *kept["rows"])
+            await self._look_up([kept["answer"]["request_id"]])
+            recording = self._disk.begin(self._log.answered_again, *kept["rows"])
+            claim.hold_until(recording)
+            await asyncio.wrap_future(recording)
         except (OSError, DataError) as error:
             self._unlogged(error)
         return RecommendResponse.model_validate(kept["answer"])

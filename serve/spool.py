@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -51,8 +51,8 @@ class Frames:
     Attributes:
         payloads: their bytes.
         ends: where each ends in the file.
-        rest: bytes after the last of them: of a record that is being written, or that was never finished.
-        damaged: the bytes after the last are all there and are not what was written.
+        rest: bytes after the last of them: of a record that is being written, or will never be finished.
+        damaged: some of these are not zero; a file that grew without its content having reached the disk holds zeros.
     """
 
     payloads: list[bytes]
@@ -189,11 +189,12 @@ def new_id() -> str:
 
 
 def segments(folder: Path) -> list[Segment]:
-    """The segments in a folder, by writer and number."""
+    """The segments in a folder, by writer and number; files of other names are not ours."""
     found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.glob(f"*-*{SUFFIX}"):
         writer, _, number = path.stem.rpartition("-")
-        found.append(Segment(writer, int(number), path))
+        if number.isascii() and number.isdigit():
+            found.append(Segment(writer, int(number), path))
     return sorted(found)
 
 
@@ -205,21 +206,19 @@ def read_frames(path: Path, start: int = 0) -> Frames:
             data = file.read()
     except FileNotFoundError:
         data = b""
-    payloads, ends, place, damaged = [], [], 0, False
+    payloads, ends, place = [], [], 0
     while place + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, place)
         end = place + _HEADER.size + length
-        # A file that grew without its content having reached the disk holds zeros.
         if length == 0 or end > len(data):
             break
         payload = data[place + _HEADER.size : end]
         if zlib.crc32(payload) != checksum:
-            damaged = True
             break
         payloads.append(payload)
         ends.append(start + end)
         place = end
-    return Frames(payloads, ends, len(data) - place, damaged)
+    return Frames(payloads, ends, len(data) - place, any(data[place:]))
 
 
 def is_left(path: Path) -> bool:
@@ -244,6 +243,23 @@ def spool_bytes(folder: Path) -> int:
                 except FileNotFoundError:
                     continue
     return sizes
+
+
+def bytes_below(folder: Path) -> int:
+    """What all files take on the disk that are in a folder and those in it; 0 where there is none."""
+    total, folders = 0, [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    else:
+                        with suppress(FileNotFoundError):
+                            total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue
+    return total
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def test_the_documentation_shows_the_interface(request_to: Request):
 class BrokenGateway:
     version = "20260101T120000Z-1a2b3c4d"
 
-    async def recommend(self, _request: object, _key: object, _budget: object) -> None:
+    async def recommend(self, *_: object) -> None:
         raise RuntimeError("secret")
 
     async def check(self, _budget: object) -> None:

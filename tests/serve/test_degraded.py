@@ -28,7 +28,7 @@ from rec.registry import Registry
 from rec.storage import Home
 from serve.api import Api
 from serve.arms import Arms
-from serve.budget import Budget
+from serve.budget import FAILURES, REST_S, Breaker, Budget
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import now_ms
@@ -50,6 +50,21 @@ def test_the_ranker_leaves_half_of_the_time_to_what_comes_after():
     assert Budget(ends_at=inf, rank_s=inf).rank_until(2.0) == inf
 
 
+def test_a_breaker_asks_again_at_times_and_goes_on_after_a_success():
+    breaker = Breaker()
+    for _ in range(FAILURES):
+        assert breaker.asks(10.0)
+        breaker.failed(10.0)
+    assert not breaker.asks(10.0 + REST_S / 2)
+    assert breaker.asks(10.0 + REST_S), "one finds out"
+    assert not breaker.asks(10.0 + REST_S), "and one only"
+    assert breaker.asks(10.0 + 2 * REST_S)
+    breaker.succeeded()
+    assert breaker.asks(10.0 + 2 * REST_S) and breaker.asks(10.0 + 2 * REST_S)
+    breaker.failed(20.0)
+    assert breaker.asks(20.0), "a failure now and then changes nothing"
+
+
 async def fails(*_: object) -> Any:
     raise RuntimeError("secret")
 
@@ -63,6 +78,21 @@ async def no_numbers(_states: object, candidates: Any) -> Any:
 
 
 RANKERS = pytest.mark.parametrize("rank", [fails, never_ends, no_numbers])
+
+
+def test_a_ranker_that_is_gone_is_not_waited_for_by_everybody(
+    recommender: Recommender, home: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serve.budget.REST_S", 3_600.0)
+    asked: list[int] = []
+
+    async def counted(*_: object) -> Any:
+        asked.append(1)
+        await asyncio.Event().wait()
+
+    api = api_of(recommender, ServeConfig(home=home, policy=IN_ORDER, log=LogConfig(enabled=False)), rank=counted)
+    answers = [ask(api, "POST", "/v1/recommend", json={"user_id": "a"}).json() for _ in range(FAILURES + 5)]
+    assert all(answer["degraded"] for answer in answers) and len(asked) == FAILURES
 
 
 def api_of(recommender: Recommender, config: ServeConfig, log: RequestLog | None = None, **changed: Any) -> Api:
@@ -209,6 +239,7 @@ def test_a_ranker_that_hangs_or_is_killed_fails_no_request(
         deadline = monotonic() + PATIENCE_S
         while degraded():
             assert monotonic() < deadline, "the ranker does not come back"
+            sleep(0.05)
 
     healthy_again()
     (hanging,) = rankers("ranker")

@@ -1,5 +1,6 @@
 """The log of a server: what was answered and what was acknowledged is in the tables once, whoever is killed when."""
 
+import errno
 import itertools
 import json
 import os
@@ -21,8 +22,8 @@ from rec.data.events import EventTables, open_events
 from rec.errors import DataError
 from serve.committer import LATE_S, REFUSED, Committer, is_followed
 from serve.event_log import Accepted, EventLog, NotShownError, SpoolFullError, UnknownRequestError
-from serve.known import KEPT_S, STALE_S, KnownRequests
-from serve.spool import segments
+from serve.known import KEPT_S, MISSED_S, STALE_S, KnownRequests
+from serve.spool import SyncError, segments
 
 NOW_MS = 1_800_000_000_000
 
@@ -128,6 +129,52 @@ def test_an_event_counts_once_whichever_process_gets_it(tmp_path: Path, events: 
     assert len(column(events, "feedback", "event_id")) == 4
 
 
+@pytest.mark.parametrize("first_is_lost", [False, True])
+@pytest.mark.parametrize("same_process", [False, True])
+def test_what_is_acknowledged_after_a_disk_refused_it_is_handed_to_the_disk_again(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, first_is_lost: bool, same_process: bool
+):
+    """Another sync of the same file may succeed for nothing, and power may be lost then: only another record counts."""
+    logs = [open_log(tmp_path, sync_s=60) for _ in range(2)]
+    logs[0].answered(*answer("r1"))
+    logs[1].accept([event("r1", "e0")])
+    before = set(segments(tmp_path / "spool"))
+
+    def failing(_file: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serve.spool.os.fsync", failing)
+        with pytest.raises(SyncError):
+            logs[0].accept([event("r1", "e1")])
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def counted(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr("serve.spool.os.fsync", counted)
+    asked = logs[0] if same_process else logs[1]
+    assert asked.accept([event("r1", "e1"), event("r1", "e2")]) == Accepted(1, 1)
+    holding = [each.path for each in segments(tmp_path / "spool") if b'"e1"' in each.path.read_bytes()]
+    (first,) = [path for path in holding if path.stat().st_ino not in synced]
+    assert len(holding) == 2 and len(before) == 2
+    n_synced = len(synced)
+    assert asked.accept([event("r1", "e1")]) == Accepted(0, 1)
+    assert len(synced) == n_synced, "it knows that the disk has it"
+    if first_is_lost:
+        content = first.read_bytes()
+        place = content.index(b'{"feedback"') - 8
+        first.write_bytes(content[:place] + bytes(len(content) - place))
+    moving = committer(tmp_path)
+    moving.commit()
+    assert Counter(column(events, "feedback", "event_id")) == {"e0": 1, "e1": 1, "e2": 1}
+    moving.close()
+    committer(tmp_path).commit()
+    assert Counter(column(events, "feedback", "event_id")) == {"e0": 1, "e1": 1, "e2": 1}
+
+
 def test_an_event_that_many_send_at_once_is_accepted_once(tmp_path: Path):
     logs = [open_log(tmp_path) for _ in range(4)]
     logs[0].answered(*answer("r1"))
@@ -179,6 +226,57 @@ def test_whoever_was_away_asks_the_tables_for_what_it_missed(tmp_path: Path, eve
     clock[0] += STALE_S + 1
     assert known.in_memory(["r1"]) == {}
     assert set(known.find(["r1"])["r1"].events) == {"e1"}
+
+
+@pytest.mark.parametrize("slow", ["impressions", "feedback"])
+def test_slow_tables_give_an_answer_or_an_error_but_never_an_unknown_request(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, slow: str
+):
+    """What others accepted while the events were read may be in the spool no more; while the rest was, it still is."""
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    log.accept([event("r1", "e1")])
+    log.close()
+    committer(tmp_path).commit()
+    clock, read = [0.0], EventTables.read
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0])
+
+    def read_slowly(self: EventTables, table: Any, **options: Any) -> Any:
+        clock[0] += STALE_S + 1 if table == slow else 0
+        return read(self, table, **options)
+
+    monkeypatch.setattr(EventTables, "read", read_slowly)
+    if slow == "feedback":
+        with pytest.raises(DataError, match="tables took more than"):
+            known.find(["r1"])
+    else:
+        assert set(known.find(["r1"])["r1"].events) == {"e1"}
+
+
+def test_who_asks_again_for_a_request_that_never_was_costs_the_tables_nothing(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    read, clock = EventTables.read, [0.0]
+
+    def counted(self: EventTables, table: Any, **options: Any) -> Any:
+        asked.append(table)
+        return read(self, table, **options)
+
+    monkeypatch.setattr(EventTables, "read", counted)
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0], capacity=5)
+    for _ in range(3):
+        assert known.find(["r1", "r2"]) == {}
+    assert len(asked) == 3
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    assert set(known.find(["r1", "r2"])) == {"r1"}, "answered since"
+    assert len(asked) == 3
+    clock[0] += MISSED_S + 1
+    assert known.unknown(["r2"]) == ["r2"]
+    for number in range(20):
+        known.find([f"x{number}"])
+    assert len(known.unknown([f"x{number}" for number in range(20)])) == 15, "it remembers the latest alone"
 
 
 def test_memory_is_bounded_but_for_what_is_in_the_spool_alone(tmp_path: Path, events: EventTables):
@@ -264,36 +362,50 @@ def test_segments_go_when_they_are_old_left_and_in_the_tables(tmp_path: Path, ev
     log.close()
     both = [segment.path for segment in sorted([left, active])]
     moving = Committer(tmp_path / "spool", events, clock=lambda: clock[0])
+    os.utime(left.path, (0, 0))
 
     def swept_at(seconds: float) -> list[Path]:
-        clock[0] = left.path.stat().st_mtime + seconds if left.path.exists() else clock[0]
+        clock[0] = seconds
         moving.sweep()
         return [segment.path for segment in segments(tmp_path / "spool")]
 
+    assert swept_at(0) == both
     assert swept_at(KEPT_S + 1) == both, "not in the tables"
     moving.commit()
-    assert swept_at(KEPT_S - 1) == both, "not old"
-    assert swept_at(KEPT_S + 1) == [active.path]
+    again = Committer(tmp_path / "spool", events, clock=lambda: clock[0])
+    moving.close()
+    moving = again
+    moving.commit()
+    assert swept_at(1_000) == both, "this one has only just seen it, whatever the time of day says"
+    assert swept_at(1_000 + KEPT_S - 1) == both, "not old"
+    assert swept_at(1_000 + KEPT_S + 1) == [active.path]
 
 
-def test_a_record_cut_off_is_passed_over_and_a_damaged_segment_kept(tmp_path: Path, events: EventTables):
-    for number in range(2):
+def test_what_is_no_whole_record_is_passed_over_and_its_segment_kept(tmp_path: Path, events: EventTables):
+    """Cut off, changed, of a changed length, which hides whatever is after it; and never written at all."""
+    for number in range(4):
         log = open_log(tmp_path)
         log.answered(*answer(f"r{number}"))
         log.answered(*answer(f"s{number}"))
         log.close()
-    torn, damaged = (segment.path for segment in segments(tmp_path / "spool"))
+    torn, damaged, lengthened, grown = (segment.path for segment in segments(tmp_path / "spool"))
     os.truncate(torn, torn.stat().st_size - 3)
-    content = bytearray(damaged.read_bytes())
-    content[-3] ^= 1
-    damaged.write_bytes(content)
-    clock = damaged.stat().st_mtime + KEPT_S + 1
-    moving = Committer(tmp_path / "spool", events, clock=lambda: clock)
+    for path, place, bit in ((damaged, -3, 1), (lengthened, 2, 1 << 6)):
+        content = bytearray(path.read_bytes())
+        content[place] ^= bit
+        path.write_bytes(content)
+    os.truncate(grown, grown.stat().st_size + 100)
+    (tmp_path / "spool" / "notes.spool").write_text("of somebody else")
+    clock = [0.0]
+    moving = Committer(tmp_path / "spool", events, clock=lambda: clock[0])
     moving.commit()
     moving.sweep()
-    assert column(events, "requests", "request_id") == ["r0", "r1"]
+    clock[0] += KEPT_S + 1
+    moving.sweep()
+    assert column(events, "requests", "request_id") == ["r0", "r1", "r3", "s3"]
     assert segments(tmp_path / "spool") == []
-    assert damaged.with_suffix(".damaged").exists() and not torn.exists()
+    kept = {path.with_suffix("").name for path in (tmp_path / "spool").glob("*.damaged")}
+    assert kept == {path.with_suffix("").name for path in (torn, damaged, lengthened)}
 
 
 def failing_write(*, at: int, after: bool) -> Callable[..., None]:

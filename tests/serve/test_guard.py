@@ -232,7 +232,7 @@ class SlowGateway:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
 
-    async def recommend(self, _request: object, _key: object, _budget: object) -> None:
+    async def recommend(self, *_: object) -> None:
         await self.go_on.wait()
         raise RuntimeError
 

@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import json
+import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -30,9 +33,13 @@ from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import EventLog, now_ms
 from serve.gateway import Gateway, Stages
+from serve.guard import Guard
+from serve.hands import N_AT_A_TIME
+from serve.keys import KeyStore
 from serve.problems import ProblemError
 from serve.request_log import AHEAD_MS, RequestLog, spool_folder
 from serve.schemas import MAX_EVENTS, RecommendRequest
+from serve.spool import opened_locked
 
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}
 Request = Callable[..., httpx.Response]
@@ -314,6 +321,158 @@ def test_a_key_gets_one_answer_everywhere_and_is_logged_once(service: Service):
     assert asyncio.run(keyed(service, "k1", service.another())) == same[0]
     assert len(service.committed("requests")) == 2
     assert len(service.committed("impressions")) == 10
+
+
+def test_the_same_key_of_two_clients_is_two_keys(recommender: Recommender, home: str, tmp_path: Path, ask: Request):
+    """Each gets its own slate, and neither learns what the other asked for."""
+    service = Service(recommender, home, tmp_path)
+    config = ServeConfig(home=str(tmp_path), keys="required")
+    store = KeyStore(Home(str(tmp_path)))
+    keys = [store.create(name, ("recommend",), now_ms=1)[1] for name in ("one", "two")]
+    api = Api(service.gateway, config, Guard(config))
+
+    def asked(key: str, user_id: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "1"}
+        return ask(api, "POST", "/v1/recommend", json={"user_id": user_id}, headers=headers)
+
+    one, two = asked(keys[0], "a"), asked(keys[1], "b")
+    assert one.status_code == two.status_code == HTTPStatus.OK
+    assert asked(keys[0], "a").json() == one.json() != two.json()
+    assert problem(asked(keys[0], "b")) == (422, "idempotency-key")
+
+
+@pytest.mark.parametrize("when_full", ["answer", "refuse"])
+@pytest.mark.parametrize("fails", ["mkdir", "open", "write", "room"])
+def test_a_key_that_cannot_be_kept(
+    recommender: Recommender, home: str, tmp_path: Path, ask: Request, monkeypatch: pytest.MonkeyPatch, fails: str,
+    when_full: str,
+):  # fmt: skip
+    service = Service(recommender, home, tmp_path, when_full=when_full, max_key_bytes=1 if fails == "room" else 2**30)
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on the device")
+
+    headers, body = {"Idempotency-Key": "1"}, {"user_id": "a"}
+    place = {
+        "mkdir": "serve.claims.Path.mkdir",
+        "open": "serve.claims.opened_locked",
+        "write": "serve.claims.os.pwrite",
+    }
+    if fails == "room":
+        asyncio.run(keyed(service, "before"))
+        service.gateway = service.another()
+    api = Api(service.gateway, ServeConfig(home="."))
+    with monkeypatch.context() as patch:
+        if fails in place:
+            patch.setattr(place[fails], full)
+            if fails == "write":
+                patch.setattr(EventLog, "answered", lambda *_: None)  # it writes by the same function
+        response = ask(api, "POST", "/v1/recommend", json=body, headers=headers)
+    if when_full == "answer":
+        assert response.status_code == HTTPStatus.OK
+    else:
+        assert problem(response) == (503, None) and int(response.headers["retry-after"]) > 0
+    if fails == "room":
+        assert asyncio.run(keyed(service, "before")) == asyncio.run(keyed(service, "before")), "it is kept still"
+    else:
+        again = [ask(api, "POST", "/v1/recommend", json=body, headers=headers).json() for _ in range(2)]
+        assert again[0] == again[1]
+
+
+def test_a_stage_that_is_late_is_no_fault_of_the_key(service: Service):
+    async def late() -> Any:
+        raise TimeoutError("a stage")
+
+    log = service.gateway._log
+    assert log is not None
+    with pytest.raises(TimeoutError, match="a stage"):
+        asyncio.run(log.once(RecommendRequest(user_id="a", n=5), "k", late))
+
+
+def test_a_key_is_held_until_its_answer_is_recorded_though_nobody_waits_for_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    """The client is gone, or its time is over, while a thread looks whether the answer is in the log."""
+    first = asyncio.run(keyed(service, "k"))
+    began, go_on = threading.Event(), threading.Event()
+    answered_again = EventLog.answered_again
+
+    def slow(*args: Any) -> None:
+        began.set()
+        assert go_on.wait(600)
+        answered_again(*args)
+
+    async def cancelled() -> None:
+        asked = asyncio.create_task(keyed(service, "k"))
+        assert await asyncio.to_thread(began.wait, 600)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        (path,) = [path for path in (service.folder / "spool" / "keys").rglob("*") if path.is_file()]
+        assert opened_locked(path, os.O_RDONLY) is None, "it is held"
+        go_on.set()
+        assert await keyed(service, "k") == first
+
+    monkeypatch.setattr(EventLog, "answered_again", slow)
+    asyncio.run(cancelled())
+    assert len(service.committed("requests")) == 1
+
+
+def test_tables_that_hang_hold_up_only_who_needs_them(service: Service, ask: Request, monkeypatch: pytest.MonkeyPatch):
+    """Feedback on requests that nobody knows; beside it feedback on what was just answered, and health."""
+    go_on = threading.Event()
+    read = EventTables.read
+
+    def hangs(*args: Any, **options: Any) -> Any:
+        if args[1] == "impressions":
+            assert go_on.wait(600)
+        return read(*args, **options)
+
+    api = Api(service.gateway, ServeConfig(home=".", deadline_s=600))
+    event = {"item_id": "i", "action": "liked"}
+
+    async def answers() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=600) as client:
+            known = (await client.post("/v1/recommend", json={"user_id": "a", "n": 3})).json()
+            told = {**event, "request_id": known["request_id"], "item_id": known["items"][0]["item_id"]}
+            assert (await client.post("/v1/feedback", json=told)).status_code == HTTPStatus.ACCEPTED
+            monkeypatch.setattr(EventTables, "read", hangs)
+            asked = [client.post("/v1/feedback", json={**event, "request_id": f"x{n}"}) for n in range(N_AT_A_TIME + 9)]
+            unknown = [asyncio.create_task(each) for each in asked]
+            refused, _ = await asyncio.wait(unknown, return_when=asyncio.FIRST_COMPLETED)
+            beside = [await client.post("/v1/feedback", json=told), await client.get("/health/ready")]
+            assert not all(each.done() for each in unknown) and refused
+            go_on.set()
+            return [await each for each in unknown], beside
+
+    unknown, (feedback, ready) = asyncio.run(answers())
+    assert feedback.status_code == HTTPStatus.ACCEPTED and ready.status_code == HTTPStatus.OK
+    statuses = [response.status_code for response in unknown]
+    assert statuses.count(503) == 9 and statuses.count(404) == N_AT_A_TIME
+
+
+def test_every_route_that_asks_others_has_a_deadline(service: Service, ask: Request):
+    """A stage, a storage or a disk that does not answer makes a 503 of it."""
+    hanging = threading.Event()
+
+    async def never(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    (arm,) = service.gateway._arms.all()
+    service.gateway._arms.switch(arm.version, replace(arm.stages, item=never, users=never))
+    log = service.gateway._log
+    assert log is not None
+    log._log.unknown = lambda *_: hanging.wait(600)  # pyright: ignore[reportAttributeAccessIssue]
+    service.gateway.models = lambda: hanging.wait(600)  # pyright: ignore[reportAttributeAccessIssue]
+    api = Api(service.gateway, ServeConfig(home=".", deadline_s=0.2))
+    event = {"request_id": "r", "item_id": "i", "action": "liked"}
+    try:
+        asked = [ask(api, "GET", path) for path in ("/v1/items/i", "/page/setup.json", "/v1/models")]
+        for response in (*asked, ask(api, "POST", "/v1/feedback", json=event)):
+            assert problem(response) == (503, None) and int(response.headers["retry-after"]) > 0
+    finally:
+        hanging.set()
 
 
 def test_a_key_cannot_be_used_for_another_request(request_to: Request, service: Service):
