@@ -31,7 +31,7 @@ FOLDER: Final = "metrics"
 WRITE_S: Final = 1.0
 STALE_S: Final = 15.0
 
-_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _PROBABILITIES: Final = (1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.99)
 
 _KINDS: Final[Mapping[str, Any]] = {

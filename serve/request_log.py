@@ -96,11 +96,11 @@ class RequestLog:
         registry = Registry(Home(self._config.home))
         trained: list[Any] = [registry.show(version).config.get("data", {}) for version in versions]
         rewards = [self._config.rewards or data.get("rewards") for data in trained]
-        self._actions = {action for each in rewards for action in each} if all(rewards) else None
+        self._actions = list(dict.fromkeys(action for each in rewards for action in each)) if all(rewards) else None
 
     @property
     def offered(self) -> list[str]:
-        """Actions that feedback may have; some usual ones where any may be."""
+        """Actions that feedback may have, in the order of the rewards; some usual ones where any may be."""
         return list(USUAL_ACTIONS if self._actions is None else self._actions)
 
     async def once(

@@ -3,9 +3,10 @@
 const SLATE = 10;
 const KEPT_TIMES = 100;
 const REFRESH_MS = 5000;
+const EXPLAINED = { other: "other: none of the rest, such as leaving in the middle" };
 
 const find = (id) => document.getElementById(id);
-const state = { user: null, session: null, times: [], events: [], actions: [], failures: 0, requests: 0 };
+const state = { user: null, session: null, times: [], events: [], actions: [], failures: 0, requests: 0, refusedKey: null };
 
 /** An element with attributes and children; text is never read as HTML. */
 function element(tag, attributes = {}, ...children) {
@@ -27,13 +28,19 @@ function pairs(list, entries) {
 }
 
 function say(text, isError = false) {
-  find("message").textContent = text;
-  find("message").className = isError ? "alarm" : "";
+  sayOn(find("message"), text, isError);
 }
+
+function sayOn(place, text, isError) {
+  place.textContent = text;
+  place.classList.toggle("alarm", isError);
+}
+
+const keyOfTab = () => sessionStorage.getItem("key") ?? "";
 
 /** The answer of the service; an error says what the service said. */
 async function ask(path, { body, headers = {}, text = false } = {}) {
-  const key = find("key").value.trim();
+  const key = keyOfTab();
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
   let answer;
@@ -46,7 +53,8 @@ async function ask(path, { body, headers = {}, text = false } = {}) {
   const parsed = await answer.json().catch(() => ({}));
   if (answer.ok) return parsed;
   if (answer.status === 401) find("access").open = true;
-  throw new Error(parsed.detail ?? `The service answered ${answer.status}.`);
+  const error = new Error(parsed.detail ?? `The service answered ${answer.status}.`);
+  throw Object.assign(error, { status: answer.status });
 }
 
 async function showFeed() {
@@ -71,7 +79,6 @@ function draw(answer) {
   const shown = new Map(answer.items.map((item) => [item.item_id, item]));
   find("slate").replaceChildren(...answer.items.map((item) => card(answer.request_id, item)));
   find("more").hidden = answer.items.length === 0;
-  find("more").disabled = true;
   say(
     answer.items.length === 0
       ? "There is nothing left to show."
@@ -104,10 +111,10 @@ function draw(answer) {
         "tr",
         { class: shown.has(candidate.item_id) ? "shown" : null },
         cell(candidate.title ?? candidate.item_id),
-        number(candidate.retrieval_score, 3),
-        number(candidate.score, 3),
-        cell(candidate.sources.join(", ")),
         number(shown.get(candidate.item_id)?.propensity, 4),
+        number(candidate.score, 3),
+        number(candidate.retrieval_score, 3),
+        cell(candidate.sources.join(", ")),
       ),
     ),
   );
@@ -115,6 +122,7 @@ function draw(answer) {
 
 function card(requestId, item) {
   const name = item.title ?? item.item_id;
+  const said = element("p", { class: "said", role: "status" });
   const buttons = state.actions.map((action) =>
     element(
       "button",
@@ -122,7 +130,8 @@ function card(requestId, item) {
         type: "button",
         "aria-pressed": "false",
         "aria-label": `${action}: ${name}`,
-        onclick: (event) => react(event.currentTarget, requestId, item, action),
+        title: EXPLAINED[action] ?? null,
+        onclick: (event) => react(event.currentTarget, said, requestId, item, action),
       },
       action,
     ),
@@ -133,28 +142,31 @@ function card(requestId, item) {
     element("h3", {}, name),
     element("p", {}, `from ${item.source}, shown here with probability ${item.propensity.toFixed(4)}`),
     element("div", { class: "actions", role: "group", "aria-label": `What do you do with ${name}?` }, ...buttons),
+    said,
   );
 }
 
-async function react(button, requestId, item, action) {
+/** Sends a reaction, and says on its card what became of it; only what was taken is shown as pressed. */
+async function react(button, said, requestId, item, action) {
   const before = performance.now();
-  button.disabled = true;
+  const buttons = [...button.parentElement.children];
+  for (const each of buttons) each.disabled = true;
   try {
     const event = { request_id: requestId, item_id: item.item_id, action, event_id: crypto.randomUUID() };
     await ask("v1/feedback", { body: event });
-    for (const other of button.parentElement.children) other.setAttribute("aria-pressed", String(other === button));
+    for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
     const after = `${(performance.now() - before).toFixed(0)} ms`;
     state.events = [{ action, name: item.title ?? item.item_id, after }, ...state.events];
     find("events").replaceChildren(
       ...state.events.map((each) => element("tr", {}, cell(each.action), cell(each.name), element("td", { class: "number" }, each.after))),
     );
-    find("more").disabled = false;
-    say(`Noted: ${action}, ${item.title ?? item.item_id}.`);
+    sayOn(said, `Noted: ${action}.`, false);
+    drawLive();
   } catch (error) {
-    say(error.message, true);
+    sayOn(said, `${action} was not noted: ${error.message}`, true);
   } finally {
-    button.disabled = false;
-    button.focus();
+    for (const each of buttons) each.disabled = false;
+    if (document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 }
 
@@ -224,11 +236,21 @@ function drawService(found) {
   ]);
 }
 
-async function refresh() {
+async function drawHealth() {
   try {
-    const { serving, models } = await ask("v1/models");
-    find("health").textContent = `Model ${serving} answers.`;
-    find("health").className = "";
+    const { version, degraded } = await ask("health/ready");
+    sayOn(find("health"), `Model ${version} answers${degraded ? `, without: ${degraded.join(", ")}` : ""}.`, false);
+  } catch (error) {
+    sayOn(find("health"), error.message, true);
+  }
+}
+
+/** Models and metrics, which not every key opens: one that was refused is not sent again. */
+async function drawOperation() {
+  const key = keyOfTab();
+  if (key === state.refusedKey) return;
+  try {
+    const { models } = await ask("v1/models");
     find("models").replaceChildren(
       ...models.map((model) => {
         const facts = [model.is_serving && "answers", model.is_current && "current", model.problem].filter(Boolean);
@@ -236,11 +258,15 @@ async function refresh() {
       }),
     );
     drawService(samples(await ask("metrics", { text: true })));
+    sayOn(find("operation"), "", false);
   } catch (error) {
-    find("health").textContent = error.message;
-    find("health").className = "alarm";
+    const isRefused = error.status === 401 || error.status === 403;
+    if (isRefused) state.refusedKey = key;
+    sayOn(find("operation"), isRefused ? "Models and metrics need a key with the role admin." : error.message, !isRefused);
   }
 }
+
+const refresh = () => Promise.all([drawHealth(), drawOperation()]);
 
 async function setUp() {
   try {
@@ -264,12 +290,17 @@ find("newcomer").addEventListener("click", async () => {
 });
 find("more").addEventListener("click", async () => {
   await showFeed();
-  find("feed").focus();
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  find("feed-title").focus({ preventScroll: true });
+  find("feed").scrollIntoView({ behavior: isCalm ? "instant" : "smooth", block: "start" });
 });
-find("key").value = sessionStorage.getItem("key") ?? "";
-find("key").addEventListener("change", () => {
-  sessionStorage.setItem("key", find("key").value);
-  setUp().then(refresh);
+find("key").value = keyOfTab();
+find("key").addEventListener("change", async () => {
+  sessionStorage.setItem("key", find("key").value.trim());
+  state.refusedKey = null;
+  say("");
+  await setUp();
+  await refresh();
 });
 drawLive();
 await setUp();

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rec.ray_cluster import TOKEN_FILE, TOKEN_VARIABLES, keep_token_private
+from rec.errors import TandemError
+from rec.ray_cluster import TOKEN_FILE, TOKEN_VARIABLES, ensure_ray, keep_token_private
 
 JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); print(ray.cluster_resources())"
 
@@ -50,6 +51,28 @@ def test_a_token_that_is_given_and_a_mode_without_are_left(
     monkeypatch.setenv(name, value)
     keep_token_private(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [(None, "Ray did not start.*Try again"), ("10.0.0.1:6379", "RAY_ADDRESS=10.0.0.1:6379")]
+)
+def test_a_ray_that_does_not_start_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, told: str
+):
+    import ray
+
+    def fails(**_options: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(TandemError, match=told) as caught:
+        ensure_ray(1)
+    assert "timed out during startup" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -184,5 +184,13 @@ def test_the_dashboard_shows_metrics_and_labels_that_there_are():
                 for name in group.split(",")
             }
             assert used | set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels, target
+            # Scores may be negative: where their sum falls, rate and increase would see a process that started anew.
+            assert not re.search(r"(rate|increase)\(tandem_score_sum", target["expr"])
             shown |= families
-    assert shown == set(FAMILIES) - {"tandem_score_squares"}
+    assert shown == set(FAMILIES)
+
+
+def test_the_slowest_answers_in_time_are_told_from_those_that_are_late():
+    """A quantile beyond the last bound of a histogram reads as that bound."""
+    deadline_s = ServeConfig(home=".").deadline_s
+    assert sum(bound > deadline_s for bound in FAMILIES["tandem_request_seconds"].buckets) >= 2

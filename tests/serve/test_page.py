@@ -4,6 +4,8 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,6 +23,8 @@ from serve.arms import Arms
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig
 from serve.gateway import Gateway, Stages
+from serve.guard import Guard
+from serve.keys import KeyStore
 from serve.metrics import SharedMetrics
 from serve.page import FOLDER, HEADERS
 from serve.request_log import RequestLog, spool_folder
@@ -33,32 +37,38 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 REFUSED = "Failed to load resource"
 # Where to put pictures of the page, if anywhere.
 SCREENSHOTS = os.environ.get("TANDEM_SCREENSHOTS")
-PICTURES = {("desk", "light"), ("phone", "dark")}
-WIDTHS = {"phone": (390, 844), "desk": (1280, 900)}
+PICTURES = {"page-desk-light", "page-phone-dark", "page-adaptation", "page-inspector"}
+WIDTHS = {"phone": (360, 740), "desk": (1280, 900)}
+REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0, "other": -0.5}
 
 
-@pytest.fixture(scope="module")
-def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A server on the loopback with a log of its own."""
-    folder = tmp_path_factory.mktemp("page")
-    config = ServeConfig(home=home, policy=PolicyConfig(epsilon=0.2, temperature=0.3))
-    config = config.model_copy(update={"log": config.log.model_copy(update={"spool": str(folder / "spool")})})
-    log = RequestLog.open(config, [recommender.version])
-    arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
-    sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
-    shared = SharedMetrics(None)
-    gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions, metrics=shared.own)
-    api = Api(gateway, config, metrics=shared)
+@contextmanager
+def serving(api: Api) -> Iterator[str]:
+    """The address of an interface on the loopback."""
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = monotonic() + 60
     while not server.started and monotonic() < deadline:
         sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield {"address": f"http://127.0.0.1:{port}/", "config": config, "events": open_events(str(folder)), "log": log}
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A server on the loopback with a log of its own."""
+    folder = tmp_path_factory.mktemp("page")
+    config = ServeConfig(home=home, policy=PolicyConfig(epsilon=0.2, temperature=0.3), rewards=REWARDS)
+    config = config.model_copy(update={"log": config.log.model_copy(update={"spool": str(folder / "spool")})})
+    log = RequestLog.open(config, [recommender.version])
+    arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
+    sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
+    shared = SharedMetrics(None)
+    gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions, metrics=shared.own)
+    with serving(Api(gateway, config, metrics=shared)) as address:
+        yield {"address": address, "config": config, "events": open_events(str(folder)), "log": log}
     log.close()
 
 
@@ -99,10 +109,18 @@ def committed(service: dict[str, Any]) -> list[dict[str, Any]]:
     return service["events"].read("feedback").to_pylist()
 
 
-def test_a_known_user_sees_a_feed_and_how_it_came_about(page: Any, user_id: str):
+def show_feed(page: Any, user_id: str) -> None:
     page.get_by_label("User").fill(user_id)
     page.get_by_role("button", name="Show the feed").click()
     page.locator("#slate > li").first.wait_for()
+
+
+def told(page: Any, listed: str, term: str) -> str:
+    return page.locator(f"{listed} dt", has_text=term).locator("xpath=following-sibling::dd[1]").inner_text()
+
+
+def test_a_known_user_sees_a_feed_and_how_it_came_about(page: Any, user_id: str):
+    show_feed(page, user_id)
     assert page.locator("#slate > li").count() == 10
     stages = page.locator("#stages th").all_inner_texts()
     assert stages == ["hydrate", "retrieve", "filter", "rank", "select"]
@@ -110,7 +128,7 @@ def test_a_known_user_sees_a_feed_and_how_it_came_about(page: Any, user_id: str)
     n_explored = page.locator("#slate p", has_text="from explore").count()
     assert page.locator("#candidates tr").count() == n_candidates + n_explored
     assert page.locator("#candidates tr.shown").count() == 10
-    propensities = page.locator("#candidates tr.shown td:last-child").all_inner_texts()
+    propensities = page.locator("#candidates tr.shown td:nth-child(2)").all_inner_texts()
     assert all(0 < float(text) <= 1 for text in propensities)
 
 
@@ -126,30 +144,27 @@ def test_reactions_reach_the_log_and_their_items_do_not_come_again(page: Any, se
         button.click()
         page.locator("#events tr").nth(place).wait_for()
         assert button.get_attribute("aria-pressed") == "true"
+        assert told(page, "#live", "Events noted") == str(place + 1)
     rows = committed(service)[before:]
     assert {row["item_id"]: row["action"] for row in rows} == done
+    request_id = told(page, "#answer", "Request")
     page.get_by_role("button", name="Show what comes next").click()
-    page.locator("#more:disabled").wait_for()
+    page.wait_for_function("before => document.querySelector('#answer dd').textContent !== before", arg=request_id)
     again = {card.get_attribute("data-item") for card in page.locator("#slate > li").all()}
     assert len(again) == 10 and not again & set(done)
-    known = page.locator("#answer dt", has_text="Session").locator("xpath=following-sibling::dd[1]").inner_text()
-    assert sorted(known.split(", ")) == ["1 liked", "1 skipped", "1 watched"]
+    assert sorted(told(page, "#answer", "Session").split(", ")) == ["1 liked", "1 skipped", "1 watched"]
 
 
 def test_the_service_tells_what_it_counts(page: Any, user_id: str):
-    def told(term: str) -> str:
-        return page.locator("#service dt", has_text=term).locator("xpath=following-sibling::dd[1]").inner_text()
-
-    page.get_by_label("User").fill(user_id)
-    page.get_by_role("button", name="Show the feed").click()
-    page.locator("#slate > li").first.wait_for()
-    before = int(told("Requests").split(",")[0])
-    assert told("Processes") == "1" and told("Without the ranker") in ("–", "0.0%")
+    service = partial(told, page, "#service")
+    show_feed(page, user_id)
+    before = int(service("Requests").split(",")[0])
+    assert service("Processes") == "1" and service("Without the ranker") in ("–", "0.0%")
     count = "Number(document.querySelector('#service dt:nth-of-type(2) + dd').textContent.split(',')[0])"
     page.wait_for_function(f"before => {count} > before", arg=before, timeout=120_000)
-    assert told("Requests").endswith("a second") and told("Half of the slates within").endswith("ms")
-    assert (told("Failed"), told("Without the ranker"), told("Answers not logged")) == ("0", "0.0%", "0")
-    assert told("Explored items").endswith("%") and told("Tables behind by") == "–"
+    assert service("Requests").endswith("a second") and service("Half of the slates within").endswith("ms")
+    assert (service("Failed"), service("Without the ranker"), service("Answers not logged")) == ("0", "0.0%", "0")
+    assert service("Explored items").endswith("%") and service("Tables behind by") == "–"
 
 
 def test_all_of_it_can_be_done_with_the_keyboard(page: Any, user_id: str):
@@ -171,9 +186,7 @@ def test_all_of_it_can_be_done_with_the_keyboard(page: Any, user_id: str):
 
 
 def test_a_screen_reader_finds_names_for_all(page: Any, user_id: str):
-    page.get_by_label("User").fill(user_id)
-    page.get_by_role("button", name="Show the feed").click()
-    page.locator("#slate > li").first.wait_for()
+    show_feed(page, user_id)
     nameless = page.evaluate(
         """[...document.querySelectorAll('button, input, a, table')].filter((each) =>
         !(each.ariaLabel || each.textContent.trim() || each.labels?.length)).map((each) => each.outerHTML)"""
@@ -200,8 +213,12 @@ CONTRAST = """() => {
   const texts = [...document.querySelectorAll('body *')].filter((each) =>
     !each.disabled && each.offsetParent
     && [...each.childNodes].some((child) => child.nodeType === 3 && child.data.trim()));
-  return texts.map((each) => {
-    const [a, b] = [light(numbers(getComputedStyle(each).color).slice(0, 3)), light(ground(each))];
+  // A colour that was mixed comes as shares of one.
+  const colour = (text) => numbers(text).slice(0, 3).map((value) => text.startsWith('color(') ? 255 * value : value);
+  const hints = [...document.querySelectorAll('[placeholder]')];
+  const pairs = [...texts.map((each) => [each, null]), ...hints.map((each) => [each, '::placeholder'])];
+  return pairs.map(([each, part]) => {
+    const [a, b] = [light(colour(getComputedStyle(each, part).color)), light(ground(each))];
     return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), each.outerHTML.slice(0, 80)];
   }).filter(([ratio]) => ratio < 4.5);
 }"""
@@ -213,15 +230,109 @@ def test_it_is_readable_in_light_and_dark_on_phone_and_desk(page: Any, scheme: A
     """Contrast of WCAG 2.1 AA, nothing wider than the screen, and buttons as large as a finger."""
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size(dict(zip(("width", "height"), WIDTHS[width], strict=True)))
-    page.get_by_label("User").fill(user_id)
-    page.get_by_role("button", name="Show the feed").click()
-    page.locator("#slate > li").first.wait_for()
+    show_feed(page, user_id)
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     assert page.evaluate(CONTRAST) == []
     heights = page.evaluate("[...document.querySelectorAll('button')].map((each) => each.offsetHeight)")
     assert min(height for height in heights if height) >= 44
-    if SCREENSHOTS and (width, scheme) in PICTURES:
-        page.screenshot(path=Path(SCREENSHOTS) / f"page-{width}-{scheme}.png")
+    take_picture(page, f"page-{width}-{scheme}")
+
+
+def take_picture(page: Any, name: str) -> None:
+    if SCREENSHOTS and name in PICTURES:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+
+
+def test_what_comes_next_begins_at_its_top_without_a_reaction(page: Any, user_id: str):
+    page.emulate_media(reduced_motion="reduce")
+    page.set_viewport_size({"width": 360, "height": 740})
+    show_feed(page, user_id)
+    request_id = told(page, "#answer", "Request")
+    page.get_by_role("button", name="Show what comes next").click()
+    page.wait_for_function("document.activeElement.id === 'feed-title'")
+    assert told(page, "#answer", "Request") != request_id
+    page.wait_for_function("Math.abs(document.querySelector('#feed').getBoundingClientRect().top) < 2")
+
+
+def test_actions_come_in_the_order_of_the_config(page: Any, user_id: str):
+    show_feed(page, user_id)
+    buttons = page.locator("#slate > li").first.locator("button")
+    assert buttons.all_inner_texts() == list(REWARDS)
+    assert "leaving" in page.get_by_role("button", name="other").first.get_attribute("title")
+
+
+def test_what_became_of_a_reaction_is_told_on_its_card(page: Any, user_id: str):
+    show_feed(page, user_id)
+    card = page.locator("#slate > li").nth(7)
+    said, button = card.get_by_role("status"), card.get_by_role("button", name="liked")
+    page.route("**/v1/feedback", lambda route: route.abort())
+    button.click()
+    card.locator(".said.alarm").wait_for()
+    assert "not noted" in said.inner_text() and button.get_attribute("aria-pressed") == "false"
+    assert button.is_enabled() and told(page, "#live", "Events noted") == "0"
+    page.unroute("**/v1/feedback")
+    button.click()
+    card.locator(".said:not(.alarm)", has_text="Noted: liked").wait_for()
+    assert button.get_attribute("aria-pressed") == "true" and told(page, "#live", "Events noted") == "1"
+    assert page.locator("#slate .said:not(:empty)").count() == 1
+    said.evaluate("each => each.scrollIntoView({block: 'center'})")
+    take_picture(page, "page-adaptation")
+
+
+def test_on_a_phone_the_candidates_are_a_table_one_can_read(page: Any, user_id: str):
+    page.set_viewport_size({"width": 360, "height": 740})
+    show_feed(page, user_id)
+    page.get_by_role("link", name="How this feed came about").click()
+    page.wait_for_function("Math.abs(document.querySelector('#inspector').getBoundingClientRect().top) < 2")
+    found = page.evaluate(
+        """() => {
+      const line = parseFloat(getComputedStyle(document.querySelector('#candidates')).lineHeight);
+      const rows = [...document.querySelectorAll('#candidates tr')].map((each) => each.offsetHeight / line);
+      const box = document.querySelector('#candidates').closest('.scroll').getBoundingClientRect();
+      const propensity = document.querySelector('#candidates td:nth-child(2)').getBoundingClientRect();
+      return {lines: Math.max(...rows), over: propensity.right - box.right};
+    }"""
+    )
+    assert found["lines"] <= 4 and found["over"] <= 0
+    page.locator("#candidates").scroll_into_view_if_needed()
+    take_picture(page, "page-inspector")
+
+
+def test_a_key_without_the_role_admin_is_told_so_and_sent_no_more(
+    browser: Any, gateway: Gateway, tmp_path: Path, user_id: str
+):
+    store = KeyStore(Home(tmp_path))
+    keys = {role: store.create(role, (role,), now_ms=1)[1] for role in ("recommend", "admin")}
+    config = ServeConfig.model_validate({"home": str(tmp_path), "keys": "required"})
+    context = browser.new_context()
+    page = context.new_page()
+    page.clock.install()
+    asked: list[str] = []
+    page.on("response", lambda response: asked.append(f"{response.status} {response.url.rsplit('/', 1)[1]}"))
+
+    def look_again() -> None:
+        n = asked.count("200 ready")
+        page.clock.run_for(6_000)
+        while asked.count("200 ready") == n:
+            page.wait_for_timeout(10)
+
+    with serving(Api(gateway, ServeConfig(home="."), Guard(config))) as address:
+        page.goto(address)
+        page.locator("#access[open]").wait_for()
+        page.locator("#key").fill(keys["recommend"])
+        page.locator("#key").press("Enter")
+        page.locator("#operation", has_text="need a key with the role admin").wait_for()
+        page.wait_for_function("document.querySelector('#user').placeholder")
+        for _ in range(3):
+            look_again()
+        assert asked.count("403 models") == 1 and page.locator(".alarm").count() == 0
+        assert "answers" in page.locator("#health").inner_text()
+        show_feed(page, user_id)
+        page.locator("#key").fill(keys["admin"])
+        page.locator("#key").press("Tab")
+        page.locator("#models tr").wait_for()
+        assert page.locator("#operation").inner_text() == ""
+        context.close()
 
 
 def test_an_error_is_told_in_words(page: Any):

@@ -91,6 +91,16 @@ def shown(request_to: Request, user_id: str = "a", **body: Any) -> dict[str, Any
     return request_to("POST", "/v1/recommend", json={"user_id": user_id, "n": 3, **body}).json()
 
 
+def test_actions_are_offered_in_the_order_of_the_rewards(home: str, recommender: Recommender, tmp_path: Path):
+    rewards = {f"action {place}": 1.0 for place in (3, 1, 4, 15, 9, 2, 6, 5, 35, 8, 97, 93)}
+    config = ServeConfig(home=home, rewards=rewards, log=LogConfig(spool=str(tmp_path)))
+    log = RequestLog.open(config, [recommender.version])
+    try:
+        assert log.offered == list(rewards)
+    finally:
+        log.close()
+
+
 def test_an_answer_is_logged_as_it_was_given(request_to: Request, service: Service, user_id: str):
     body = {"context": {"place": "home", "n": 1.5}, "session_id": "s1", "exclude": ["x", "y"], "n": 5}
     answer = shown(request_to, user_id, **body)
