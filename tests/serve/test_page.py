@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -67,9 +67,11 @@ def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPa
     sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
     shared = SharedMetrics(None)
     gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions, metrics=shared.own)
-    with serving(Api(gateway, config, metrics=shared)) as address:
-        yield {"address": address, "config": config, "events": open_events(str(folder)), "log": log}
-    log.close()
+    events = open_events(str(folder))
+    with closing(log), closing(Committer(spool_folder(config), events)) as committer:
+        committer.commit()
+        with serving(Api(gateway, config, metrics=shared)) as address:
+            yield {"address": address, "committer": committer, "events": events}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +105,7 @@ def page(browser: Any, service: dict[str, Any]) -> Iterator[Any]:
 
 
 def committed(service: dict[str, Any]) -> list[dict[str, Any]]:
-    committer = Committer(spool_folder(service["config"]), service["events"])
-    committer.commit()
-    committer.close()
+    service["committer"].commit()
     return service["events"].read("feedback").to_pylist()
 
 
