@@ -127,7 +127,6 @@ def train(
     say(f"published {version}")
     answer = {
         "version": version,
-        "trained": True,
         "run_dir": str(runs.folder),
         "bundle": home.show(f"models/{version}"),
         "objective": config.retriever.objective,
