@@ -249,9 +249,9 @@ def test_what_comes_next_begins_at_its_top_without_a_reaction(page: Any, user_id
     show_feed(page, user_id)
     request_id = told(page, "#answer", "Request")
     page.get_by_role("button", name="Show what comes next").click()
-    page.wait_for_function("document.activeElement.id === 'feed-title'")
+    page.wait_for_function("() => document.activeElement.id === 'feed-title'")
     assert told(page, "#answer", "Request") != request_id
-    page.wait_for_function("Math.abs(document.querySelector('#feed').getBoundingClientRect().top) < 2")
+    page.wait_for_function("() => Math.abs(document.querySelector('#feed').getBoundingClientRect().top) < 2")
 
 
 def test_actions_come_in_the_order_of_the_config(page: Any, user_id: str):
@@ -283,7 +283,7 @@ def test_on_a_phone_the_candidates_are_a_table_one_can_read(page: Any, user_id: 
     page.set_viewport_size({"width": 360, "height": 740})
     show_feed(page, user_id)
     page.get_by_role("link", name="How this feed came about").click()
-    page.wait_for_function("Math.abs(document.querySelector('#inspector').getBoundingClientRect().top) < 2")
+    page.wait_for_function("() => Math.abs(document.querySelector('#inspector').getBoundingClientRect().top) < 2")
     found = page.evaluate(
         """() => {
       const line = parseFloat(getComputedStyle(document.querySelector('#candidates')).lineHeight);
@@ -322,7 +322,7 @@ def test_a_key_without_the_role_admin_is_told_so_and_sent_no_more(
         page.locator("#key").fill(keys["recommend"])
         page.locator("#key").press("Enter")
         page.locator("#operation", has_text="need a key with the role admin").wait_for()
-        page.wait_for_function("document.querySelector('#user').placeholder")
+        page.wait_for_function("() => document.querySelector('#user').placeholder")
         for _ in range(3):
             look_again()
         assert asked.count("403 models") == 1 and page.locator(".alarm").count() == 0
