@@ -266,7 +266,14 @@ async function drawOperation() {
   }
 }
 
-const refresh = () => Promise.all([drawHealth(), drawOperation()]);
+/** One at a time, so that a key that is refused is sent once. */
+let refreshing = null;
+function refresh() {
+  refreshing ??= Promise.all([drawHealth(), drawOperation()]).finally(() => {
+    refreshing = null;
+  });
+  return refreshing;
+}
 
 async function setUp() {
   try {
@@ -300,6 +307,7 @@ find("key").addEventListener("change", async () => {
   state.refusedKey = null;
   say("");
   await setUp();
+  await refreshing;
   await refresh();
 });
 drawLive();
