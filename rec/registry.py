@@ -123,10 +123,18 @@ class Registry:
         )
 
     def trained(self, version: str) -> str:
-        """The version that was trained, of which this one is an update of the catalogue; itself where it is none."""
-        while (base := self.show(version).tables.get(UPDATE_OF)) is not None:
+        """The version that was trained, of which this one is an update of the catalogue; itself where it is none.
+
+        Of a version that is lost or damaged nothing is known, and it stands for itself.
+        """
+        while True:
+            try:
+                base = self.show(version).tables.get(UPDATE_OF)
+            except BundleError:
+                return version
+            if base is None:
+                return version
             version = base
-        return version
 
     def current(self) -> str | None:
         """The version that serves, None before the first promotion."""

@@ -2,7 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar, final
+from contextvars import Context
+from functools import partial
+from typing import Any, Generic, TypeVar, final
+
+from serve.problems import busy
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -12,7 +16,8 @@ Answer = TypeVar("Answer")
 class Batches(Generic[Asked, Answer]):
     """Calls that are alike and wait for the event loop at the same time, in one.
 
-    Nobody waits for others to come: what is asked while the loop is busy is what its next turn finds.
+    Nobody waits for others to come: what is asked while the loop is busy is what its next turn finds. A batch belongs
+    to none of those who ask: it goes on without who gives up, in no one's context, and ends when the last one has.
 
     Args: answer: of several, in their order. most: how many together.
     """
@@ -33,15 +38,18 @@ class Batches(Generic[Asked, Answer]):
         waiting = self._waiting.setdefault(kind, [])
         waiting.append((asked, future))
         if len(waiting) == 1:
-            loop.call_soon(self._start, kind)
+            loop.call_soon(self._start, kind, context=Context())
         return await future
 
     def _start(self, kind: Hashable) -> None:
         waiting = [(asked, future) for asked, future in self._waiting.pop(kind) if not future.done()]
         for first in range(0, len(waiting), self._most):
-            task = asyncio.create_task(self._run(waiting[first : first + self._most]))
+            batch = waiting[first : first + self._most]
+            task = asyncio.create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+            for _, future in batch:
+                future.add_done_callback(partial(_end_unless_awaited, task, batch))
 
     async def _run(self, waiting: Sequence[tuple[Asked, asyncio.Future[Answer]]]) -> None:
         try:
@@ -51,10 +59,23 @@ class Batches(Generic[Asked, Answer]):
                 if not future.done():
                     future.set_exception(error)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                for _, future in waiting:
+                    future.cancel()
+                raise
+            # A call that somebody else has ended, as Serve does: they did not give up.
             for _, future in waiting:
-                future.cancel()
-            raise
+                if not future.done():
+                    future.set_exception(busy("the answer was cut off; send the request again"))
         else:
             for (_, future), answer in zip(waiting, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+
+
+def _end_unless_awaited(
+    task: asyncio.Task[None], batch: Sequence[tuple[Any, asyncio.Future[Any]]], _: asyncio.Future[Any]
+) -> None:
+    if all(future.done() for _, future in batch):
+        task.cancel()

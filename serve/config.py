@@ -40,7 +40,7 @@ class LogConfig(Config):
     enabled: bool = True
     spool: str | None = None
     candidate_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    commit_s: PositiveFloat = 2.0
+    commit_s: Annotated[float, Field(gt=0, le=10)] = 2.0
     sync_s: NonNegativeFloat = 1.0
     max_spool_bytes: PositiveInt = 2**30
     when_full: Literal["answer", "refuse"] = "answer"

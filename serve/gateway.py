@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from itertools import pairwise
 from time import perf_counter
@@ -264,7 +263,8 @@ class Gateway:
         ends.append(perf_counter())
         candidates = without_excluded(retrieved, states)
         ends.append(perf_counter())
-        budget = min((each.budget for each in asked), key=lambda budget: budget.ends_at)
+        # Who has less time left gives up alone.
+        budget = max((each.budget for each in asked), key=lambda budget: budget.ends_at)
         scores, degraded = (candidates.scores, False) if choose else await self._ranked(arm, states, candidates, budget)
         ends.append(perf_counter())
         selections = await stages.select(states, candidates, scores, request.n, arm.policy)
@@ -287,16 +287,19 @@ class Gateway:
     ) -> tuple[NDArray[np.float64], bool]:
         """Scores of the candidates, (B, M), and whether they are those of retrieval, for want of the ranker's."""
         stages, clock = arm.stages, asyncio.get_running_loop()
-        breaker = self._breakers.setdefault(arm.name, Breaker())
-        if not breaker.asks(clock.time()):
+        if states.nothing_known.all():  # what is popular has no other order
+            return await stages.unranked(candidates), False
+        breaker, now = self._breakers.setdefault(arm.name, Breaker()), clock.time()
+        if not breaker.asks(now):
             return await stages.unranked(candidates), True
         try:
-            async with asyncio.timeout_at(budget.rank_until(clock.time())):
+            async with asyncio.timeout_at(budget.rank_until(now)):
                 scores = await ranked(stages, states, candidates)
             breaker.succeeded()
             return scores, False
         except Exception as error:
-            breaker.failed(clock.time())
+            if not isinstance(error, TimeoutError) or budget.rank_until(now) >= now + budget.rank_s:
+                breaker.failed(clock.time())
             before, self._n_unranked = self._n_unranked, self._n_unranked + len(states)
             if self._n_unranked.bit_length() > before.bit_length():  # ever more seldom
                 _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
@@ -334,13 +337,18 @@ class Gateway:
         """
         unranked = []
 
-        async def rank(arm: Arm, _stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
-            scores, degraded = await self._ranked(arm, states, candidates, budget)
-            unranked.append(degraded)
+        async def rank(stages: Stages, states: UserStates, candidates: Candidates) -> NDArray[np.float64]:
+            try:
+                async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
+                    scores = await ranked(stages, states, candidates)
+                unranked.append(False)
+            except Exception:
+                unranked.append(True)
+                scores = await stages.unranked(candidates)
             return scores
 
         for arm in self._arms.all():
-            await check(arm.stages, arm.policy, partial(rank, arm))
+            await check(arm.stages, arm.policy, rank)
         logged = self._log is None or await self._log.check()
         followed = self._log is None or await asyncio.to_thread(self._log.is_followed)
         remembered = self._sessions is None or await self._sessions.check()

@@ -41,7 +41,7 @@ def _plain(feature: Feature, column: "pd.Series[Any]") -> NDArray:
     if feature.kind == "numeric":
         try:
             numbers = pd.to_numeric(column, errors="raise").to_numpy(dtype=np.float64, na_value=np.nan)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"a numeric feature has to hold numbers: {error}", column=feature.name) from error
         if np.isinf(numbers).any():
             row = int(np.flatnonzero(np.isinf(numbers))[0])
@@ -54,7 +54,17 @@ def _plain(feature: Feature, column: "pd.Series[Any]") -> NDArray:
     lists = [_list(feature, row, value) for row, value in enumerate(column)]
     if feature.kind == "multi_hot":
         return _column([label for value in values if (label := _label(value)) is not None] for values in lists)
-    return _column(np.asarray(values, dtype=np.float32) for values in lists)
+    return _column(_vector(feature, row, values) for row, values in enumerate(lists))
+
+
+def _vector(feature: Feature, row: int, values: Sequence[Any]) -> NDArray[np.float32]:
+    try:
+        vector = np.asarray(values, dtype=np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"a vector feature has to hold numbers: {error}", row=row, column=feature.name) from error
+    if vector.ndim != 1:
+        raise DataError("a vector feature has to hold numbers, not lists of them", row=row, column=feature.name)
+    return vector
 
 
 def _label(value: Any) -> str | None:

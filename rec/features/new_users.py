@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rec.errors import DataError
@@ -30,7 +31,11 @@ def described_states(
             if name not in names:
                 raise DataError(f"no feature of the users; there are {', '.join(names) or 'none'}", column=str(name))
     table = pd.DataFrame([{"user_id": user_ids[row], **features[row]} for row in rows], dtype=object)
-    encoded = snapshot.encoders.encode("user", table.reindex(columns=["user_id", *names]))
+    with np.errstate(over="ignore"):  # looked at below
+        encoded = snapshot.encoders.encode("user", table.reindex(columns=["user_id", *names]))
+    for name, values in encoded.items():
+        if not np.isfinite(values).all():
+            raise DataError("a feature has to be finite, and of a size that single precision holds", column=name)
     together = {name: values.copy() for name, values in states.features.items()}
     for name, values in encoded.items():
         together[name][rows] = values

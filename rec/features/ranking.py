@@ -126,6 +126,6 @@ def _percentiles(snapshot: Snapshot) -> dict[str, NDArray[np.float32]]:
         counts = snapshot.item_as_of[name]
         ordered = np.sort(counts[was_there])
         below, up_to = np.searchsorted(ordered, counts, "left"), np.searchsorted(ordered, counts, "right")
-        percentile = (below + up_to) / (2 * len(ordered))
+        percentile = (below + up_to) / (2 * max(len(ordered), 1))
         columns[name.replace("item_count", "item_percentile")] = percentile.astype(np.float32)
     return columns

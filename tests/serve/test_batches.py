@@ -1,9 +1,11 @@
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
 from serve.batches import Batches
+from serve.problems import ProblemError
 
 
 class Doubling:
@@ -68,3 +70,46 @@ def test_who_gives_up_changes_nothing_for_the_others(turns: int):
 
     assert asyncio.run(ask()) == 12
     assert 6 in doubling.batches[-1] and len(doubling.batches) == 1
+
+
+def test_a_batch_is_in_nobodys_context_and_ends_with_the_last_who_waits():
+    """As Serve ends the calls of the request in whose context they are made, when its client hangs up."""
+    whose: ContextVar[str] = ContextVar("whose", default="nobody")
+    seen, ended = [], asyncio.Event()
+
+    async def answer(asked: Sequence[int]) -> list[int]:
+        seen.append(whose.get())
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+        return list(asked)
+
+    async def ask() -> None:
+        whose.set("the first")
+        batches = Batches(answer, 4)
+        waiting = [asyncio.ensure_future(batches.of("one", number)) for number in range(3)]
+        while not seen:
+            await asyncio.sleep(0)
+        for each in waiting[:2]:
+            each.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not ended.is_set() and not waiting[2].done()
+        waiting[2].cancel()
+        await asyncio.wait_for(ended.wait(), 30)
+
+    asyncio.run(ask())
+    assert seen == ["nobody"]
+
+
+def test_a_call_that_another_ends_is_no_cancellation_of_who_waits():
+    async def answer(asked: Sequence[int]) -> list[int]:
+        raise asyncio.CancelledError
+
+    async def ask() -> list[int | BaseException]:
+        batches = Batches(answer, 4)
+        return await asyncio.gather(*(batches.of("one", number) for number in range(2)), return_exceptions=True)
+
+    found = asyncio.run(ask())
+    assert all(isinstance(each, ProblemError) and each.retry_after_s for each in found) and len(found) == 2

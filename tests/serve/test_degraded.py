@@ -81,8 +81,9 @@ RANKERS = pytest.mark.parametrize("rank", [fails, never_ends, no_numbers])
 
 
 def test_a_ranker_that_is_gone_is_not_waited_for_by_everybody(
-    recommender: Recommender, home: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    recommender: Recommender, home: str, ask: Ask, user_id: str, monkeypatch: pytest.MonkeyPatch
 ):
+    """Strangers, who get what is popular with a ranker or without, neither wait for it nor say that it is back."""
     monkeypatch.setattr("serve.budget.REST_S", 3_600.0)
     asked: list[int] = []
 
@@ -91,8 +92,10 @@ def test_a_ranker_that_is_gone_is_not_waited_for_by_everybody(
         await asyncio.Event().wait()
 
     api = api_of(recommender, ServeConfig(home=home, policy=IN_ORDER, log=LogConfig(enabled=False)), rank=counted)
-    answers = [ask(api, "POST", "/v1/recommend", json={"user_id": "a"}).json() for _ in range(FAILURES + 5)]
-    assert all(answer["degraded"] for answer in answers) and len(asked) == FAILURES
+    users = [user for _ in range(FAILURES + 5) for user in (user_id, "a stranger")]
+    answers = [ask(api, "POST", "/v1/recommend", json={"user_id": user}).json() for user in users]
+    assert [answer["degraded"] for answer in answers] == [True, False] * (FAILURES + 5)
+    assert len(asked) == FAILURES
 
 
 def api_of(recommender: Recommender, config: ServeConfig, log: RequestLog | None = None, **changed: Any) -> Api:

@@ -1,9 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from rec.errors import DataError
+from rec.features.columns import normalise
 from rec.features.new_users import described_states
 from rec.features.recent import recent_states
+from rec.schema import Feature, FeatureSchema
 from rec.state import DESCRIBED, NEVER_SEEN
 
 
@@ -46,3 +49,19 @@ def test_what_users_do_not_have_is_refused(snapshot):
         described_states(snapshot, nobody, ["a"], [{"height": 1.8}])
     with pytest.raises(DataError, match=r"has to hold numbers.*'age'"):
         described_states(snapshot, nobody, ["a"], [{"age": "old"}])
+
+
+@pytest.mark.parametrize("age", [1e300, 10**400, float("inf"), "old", [1, 2], {"years": 3}])
+def test_numbers_that_are_none_or_too_large_are_refused_by_name(snapshot, age):
+    with pytest.raises(DataError) as raised:
+        described_states(snapshot, snapshot.user_states([-1]), ["a"], [{"age": age}])
+    assert raised.value.column == "age"
+
+
+@pytest.mark.parametrize("cover", [["a"], [[1.0], [1.0, 2.0]], [[1.0, 2.0]], [10**400]])
+def test_vectors_that_hold_no_numbers_are_refused_by_name(cover):
+    schema = FeatureSchema(features=(Feature(name="cover", kind="vector", side="user"),))
+    table = pd.DataFrame({"user_id": ["a"], "cover": pd.Series([cover], dtype=object)})
+    with pytest.raises(DataError) as raised:
+        normalise(schema, "user", table)
+    assert raised.value.column == "cover"
