@@ -1,8 +1,9 @@
 """Candidates for many users: users a second of a core's time, of `tandem candidates` and of a plain loop.
 
 Run: python benchmarks/speed/candidates.py [--users 40000] [--workers 2] [--k 50] [--ranked] [--home .tandem]
-Expect: a ratio near 1, our users a second of processor time over those of the loop, and as many times its users a
-second as there are cores for the workers; peak memory of the largest worker with a quarter of the users and with all.
+Expect: a ratio below 1, our users a second of processor time over those of the loop, which has all rows of users in
+memory before its time begins and the machine for itself; half a minute a repeat; peak memory of the largest worker with
+a quarter of the users and with all, alike.
 Kept in benchmarks/results/candidates.json (candidates_ranked.json).
 
 The bundle of --home (by default one that is trained here for a moment on a generated world) is given --users users, its
