@@ -17,6 +17,7 @@ from serve.ranker import RankerStage
 from serve.retriever import RetrieverStage, without_excluded
 from serve.schemas import ItemShown, RecommendRequest, RecommendResponse
 from serve.select import SelectStage
+from serve.sessions import Session
 
 
 def plain_fastapi() -> FastAPI:
@@ -28,7 +29,7 @@ def plain_fastapi() -> FastAPI:
 
     @app.post("/v1/recommend")
     async def recommend(request: RecommendRequest) -> RecommendResponse:
-        states = hydrate([request.user_id], [request.exclude])
+        states = hydrate([request.user_id], [request.exclude], [Session()], [request.user_features])
         candidates = without_excluded(retrieve(states, request.n), states)
         (selection,) = select(states, candidates, rank(states, candidates), request.n, PolicyConfig())
         return RecommendResponse(
