@@ -2,8 +2,8 @@
 
     model = MatrixFactorisation.fit(known, PMFConfig())
     vectors = RatingVectors.of(model)
-    for played, agent in training(world, vectors, DRRTrainConfig(network=DRRNetworkConfig(state="ave"))):
-        ...  # agent.actor: to judge or keep
+    for played, module in training(world, vectors, DRRTrainConfig(network=DRRNetworkConfig(state="ave"))):
+        ...  # agent_of(module): to judge or keep
 
 Source: Liu et al. (2018), arXiv:1810.12027, algorithm 1.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from gymnasium import VectorizeMode
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune.registry import register_env
@@ -129,20 +130,26 @@ def drr_config(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfi
     return made
 
 
-def training(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig) -> Iterator[tuple[int, DRRAgent]]:
-    """Trains an agent, and yields steps played and a copy of it, untrained at first and then with each report.
+def training(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig) -> Iterator[tuple[int, DRRModule]]:
+    """Trains, and yields steps played and a copy of all networks, untrained at first and then with each report.
 
     Args: world: where it learns. vectors: of users and items. config: of networks and training.
     """
     algorithm = drr_config(world, vectors, config).build_algo()
     try:
         played = 0
-        yield played, agent_of(algorithm.get_module())
+        yield played, _networks(algorithm)
         while played < config.total_steps:
             played = int(algorithm.train()[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
-            yield played, agent_of(algorithm.get_module())
+            yield played, _networks(algorithm)
     finally:
         algorithm.stop()
+
+
+def _networks(algorithm: Any) -> DRRModule:
+    """A copy of the learner's, as the module that plays has no critic."""
+    learnt = algorithm.learner_group.foreach_learner(lambda learner: learner.module[DEFAULT_MODULE_ID])
+    return copy.deepcopy(next(iter(learnt)).get())
 
 
 def agent_of(module: Any) -> DRRAgent:

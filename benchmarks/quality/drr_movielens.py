@@ -7,22 +7,27 @@ Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% 
         order, test ratings of items without a training rating left out. Everything, vectors and histories included,
         comes from the training ratings. Offline, each user's own session is reranked without updates; relevant are
         ratings of 4 and more; means over users with a relevant item; P@k divides by min(k, items of the session).
-        Online, sessions of ten items in the simulator of the training ratings, the same users and seeds for all, each
-        by the networks as training left them.
+        Online, sessions of ten items in the simulator of the training ratings, the same users and seeds for all:
+        `online_reward` by the networks as training left them, `online_reward_learning` by networks that go on learning
+        within a session and are set back before the next one (algorithm 3), the first of the same sessions.
 Seeds:  of matrix factorisation, and of the agent that reads its vectors. Choices are made with `--validate`, which
         takes the latest 20% of each user's training ratings in place of the test, and never sees that.
 Variants: `paper`; `item`: the critic reads the vector of the item that was recommended, and looks at the next reward
         alone; `user`: that, and actor and critic start from matrix factorisation's vector of the user.
 Beside: `best linear correction` of matrix factorisation by the history, fitted to the training ratings: how much there
         is to gain from what DRR sees.
-Expect: two minutes a seed for the factorisations and one or two for each agent, on one core.
+Expect: one minute a seed for the factorisations and one or two for each agent, on one core. Each row is kept as it
+        comes: the same command, or one for fewer or more rows, goes on at the same commit where it was cut off.
 Writes: benchmarks/results/drr_movielens.json (not with --validate)
 """
 
 import argparse
+import logging
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 import ray
@@ -32,6 +37,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results import data_folder, quality_result, write_result
+from unfinished import Unfinished
 
 from rec.config.drr import DRRNetworkConfig
 from rec.data.dataset import Interactions
@@ -40,14 +46,21 @@ from rec.data.splits import per_user_temporal
 from rec.metrics import paired_difference
 from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig
 from rl.drr import RatingVectors, training
+from rl.drr_module import DRRModule
 from rl.pmf import MatrixFactorisation, latest_of_each_user
 from rl.pmf_env import RatingRound, RatingWorld, latest_liked
 from rl.rating_evaluation import Scorer, by_actor, judge, scorers
+from rl.session_learning import play_learning
 
 TRAIN_FRACTION: Final = 0.8
 N_ONLINE: Final = 2000
+N_LEARNING: Final = 200
 RELEVANT_RATING: Final = 4
 MODEL: Final = "matrix factorisation"
+CORRECTED: Final = "best linear correction"
+POLICIES: Final = ("random", "popularity", "item mean", MODEL, "oracle", CORRECTED)
+ONLINE: Final = "online_reward"
+LEARNING: Final = "online_reward_learning"
 PUBLISHED: Final = {
     ("popularity", "precision@5"): 0.675,
     ("popularity", "ndcg@10"): 0.751,
@@ -65,6 +78,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 }
 
 Metrics = dict[str, NDArray[np.float64]]
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -82,51 +96,122 @@ def main() -> None:
     if options.validate:
         latest = latest_of_each_user(split.train, 1 - TRAIN_FRACTION)
         known, later = split.train.take(~latest), split.train.take(latest)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    per_user: dict[tuple[str, int], Metrics] = {}
-    for seed in range(options.seeds):
-        for model, found in seed_results(known, later, seed, options):
-            per_user[model, seed] = found
-            means = "  ".join(f"{name} {values.mean():.4f}" for name, values in found.items())
-            print(f"seed {seed}  {model:<22} {means}", flush=True)
-    models = list(dict.fromkeys(model for model, _ in per_user))
-    summary = [line for model in models for line in summaries(model, per_user)]
-    show(models, summary)
     protocol = {
         "train_fraction": TRAIN_FRACTION,
         "n_train": len(known),
         "n_test": len(later),
         "online_sessions": N_ONLINE,
+        "learning_sessions": N_LEARNING,
         "steps": options.steps,
         "variants": VARIANTS,
-        "by_user_seed_0": [by_user(model, per_user) for model in models if model != MODEL],
     }
-    rows = [
-        {"model": model, "seed": seed, "log": None, "metrics": {name: float(v.mean()) for name, v in found.items()}}
-        for (model, seed), found in per_user.items()
-    ]
+    name = "drr_movielens" + ("_validation" if options.validate else "")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    agents = {f"DRR-{state}, {variant}": (state, variant) for variant in options.variants for state in options.states}
+    unfinished = Unfinished(name, protocol)
+    rows = finished(unfinished, range(options.seeds), agents, lambda seed: Trial(known, later, seed, options.steps))
+    summary = [line for model in (*POLICIES, *agents) for line in summaries(model, rows)]
+    show(summary)
     if not options.validate:
-        write_result(quality_result("drr_movielens", protocol=protocol, rows=rows, summary=summary))
+        write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
+    unfinished.end()
 
 
-def seed_results(known: Interactions, later: Interactions, seed: int, options: Any) -> Any:
-    """Each model with its metrics by user."""
-    model = MatrixFactorisation.fit(known, PMFConfig(seed=seed))
-    offline = RatingWorld.logged(known, later, model, RatingEnvConfig())
-    online = RatingWorld.of(known, model, RatingEnvConfig())
-    users = np.random.default_rng(seed).choice(online.users, N_ONLINE)
+def finished(
+    unfinished: Unfinished,
+    seeds: Sequence[int],
+    agents: Mapping[str, tuple[Any, str]],
+    trial_of: "Callable[[int], Trial]",
+) -> list[Row]:
+    """A row for each policy and agent, of each seed: those kept, and the others made, kept and printed.
 
-    for name, scorer in scorers(known, model, seed).items():
-        yield name, judge(scorer, offline, online, users, seed)
-    yield "best linear correction", judge(corrected(known, model, seed), offline, online, users, seed)
-    vectors = RatingVectors.of(model)
-    for variant in options.variants:
-        for state in options.states:
-            settings = VARIANTS[variant]
-            network = DRRNetworkConfig(state=state, **settings.get("network", {}))
-            asked = {"network": network, "seed": seed, "total_steps": options.steps, "steps_per_report": options.steps}
-            *_, (_, agent) = training(online, vectors, DRRTrainConfig(**settings | asked))
-            yield f"DRR-{state}, {variant}", judge(by_actor(agent.actor), offline, online, users, seed)
+    One model after the other, so that a run that is short of time can end with fewer of them.
+    """
+    trials = {seed: trial_of(seed) for seed in seeds}
+    rows = []
+    for model in (*POLICIES, *agents):
+        for seed, trial in trials.items():
+            row = unfinished.row(model, seed)
+            if row is None:
+                found = trial.of_agent(*agents[model]) if model in agents else trial.of_policy(model)
+                row = row_of(model, seed, found, trial.reference)
+                unfinished.keep(row)
+            rows.append(row)
+            means = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
+            print(f"{model:<24}seed {seed}  {means}", flush=True)
+    return rows
+
+
+def row_of(model: str, seed: int, found: Metrics, reference: Metrics) -> Row:
+    """Means, and differences from matrix factorisation's with Student's interval over users, or over sessions online.
+
+    Args: found, reference: by user or session; what is of the first sessions only is compared with those.
+    """
+    theirs = {name: reference[ONLINE if name == LEARNING else name][: len(values)] for name, values in found.items()}
+    return {
+        "model": model,
+        "seed": seed,
+        "log": None,
+        "metrics": {name: float(values.mean()) for name, values in found.items()},
+        "above_matrix_factorisation": {
+            name: paired_difference(values, theirs[name]).to_json() for name, values in found.items()
+        },
+    }
+
+
+@final
+class Trial:
+    """A seed's factorisation, worlds and online sessions, made when they are first asked for.
+
+    Args: known: ratings to learn from. later: of the sessions to rerank. steps: that each agent plays.
+    """
+
+    def __init__(self, known: Interactions, later: Interactions, seed: int, steps: int) -> None:
+        self._known, self._later, self._seed, self._steps = known, later, seed, steps
+        self._users = np.random.default_rng(seed).choice(np.unique(known.user).astype(np.int64), N_ONLINE)
+
+    @cached_property
+    def reference(self) -> Metrics:
+        """Matrix factorisation's metrics."""
+        return self._judge(self._scorers[MODEL])
+
+    def of_policy(self, name: str) -> Metrics:
+        """Metrics of what agents stand beside."""
+        if name == MODEL:
+            return self.reference
+        if name == CORRECTED:
+            return self._judge(corrected(self._known, self._model, self._seed))
+        return self._judge(self._scorers[name])
+
+    def of_agent(self, state: Any, variant: str) -> Metrics:
+        """Metrics of an agent trained in the simulator."""
+        settings = VARIANTS[variant]
+        network = DRRNetworkConfig(state=state, **settings.get("network", {}))
+        asked = {"network": network, "seed": self._seed, "total_steps": self._steps, "steps_per_report": self._steps}
+        vectors = RatingVectors.of(self._model)
+        trained: DRRModule
+        *_, (_, trained) = training(self._online, vectors, DRRTrainConfig(**settings | asked))
+        learning = play_learning(self._online, trained, self._users[:N_LEARNING], self._seed)
+        return self._judge(by_actor(trained.actor)) | {LEARNING: learning.reward_per_step}
+
+    @cached_property
+    def _model(self) -> MatrixFactorisation:
+        return MatrixFactorisation.fit(self._known, PMFConfig(seed=self._seed))
+
+    @cached_property
+    def _scorers(self) -> dict[str, Scorer]:
+        return scorers(self._known, self._model, self._seed)
+
+    @cached_property
+    def _online(self) -> RatingWorld:
+        return RatingWorld.of(self._known, self._model, RatingEnvConfig())
+
+    @cached_property
+    def _offline(self) -> RatingWorld:
+        return RatingWorld.logged(self._known, self._later, self._model, RatingEnvConfig())
+
+    def _judge(self, scorer: Scorer) -> Metrics:
+        return judge(scorer, self._offline, self._online, self._users, self._seed)
 
 
 def corrected(known: Interactions, model: MatrixFactorisation, seed: int) -> Scorer:
@@ -166,13 +251,13 @@ def mean_factors(model: MatrixFactorisation, histories: NDArray[np.int64]) -> ND
     return np.concatenate([model.item_factors, none])[histories].mean(axis=1)
 
 
-def summaries(model: str, per_user: dict[tuple[str, int], Metrics]) -> list[dict[str, Any]]:
+def summaries(model: str, rows: list[Row]) -> list[dict[str, Any]]:
     """Mean and standard error over seeds of each metric, and of its difference from matrix factorisation's."""
-    seeds = [seed for name, seed in per_user if name == model]
+    ours = [row for row in rows if row["model"] == model]
     lines = []
-    for metric in per_user[model, seeds[0]]:
-        values = np.array([per_user[model, seed][metric].mean() for seed in seeds])
-        above = values - [per_user[MODEL, seed][metric].mean() for seed in seeds]
+    for metric in ours[0]["metrics"]:
+        values = np.array([row["metrics"][metric] for row in ours])
+        above = np.array([row["above_matrix_factorisation"][metric]["difference"] for row in ours])
         difference, error = float(above.mean()), standard_error(above)
         reached = None
         if model.startswith("DRR"):
@@ -194,28 +279,22 @@ def summaries(model: str, per_user: dict[tuple[str, int], Metrics]) -> list[dict
     return lines
 
 
-def by_user(model: str, per_user: dict[tuple[str, int], Metrics]) -> dict[str, Any]:
-    """Differences from matrix factorisation's by user, with Student's interval, for the first seed."""
-    ours, theirs = per_user[model, 0], per_user[MODEL, 0]
-    return {"model": model} | {name: paired_difference(ours[name], theirs[name]).to_json() for name in ours}
-
-
 def standard_error(values: NDArray[np.float64]) -> float | None:
     """Of the mean over seeds."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def show(models: list[str], summary: list[dict[str, Any]]) -> None:
+def show(summary: list[dict[str, Any]]) -> None:
     """The table: means, and in brackets what they are above matrix factorisation in standard errors over the seeds."""
     metrics = list(dict.fromkeys(line["metric"] for line in summary))
-    print(f"{'':<22}" + "".join(f"{metric:>22}" for metric in metrics))
-    for model in models:
+    print(f"{'':<24}" + "".join(f"{metric:>24}" for metric in metrics))
+    for model in dict.fromkeys(line["model"] for line in summary):
         cells = []
         for line in (line for line in summary if line["model"] == model):
             error = line["std_error_of_difference"]
             times = f" ({line['above_matrix_factorisation'] / error:+.1f})" if error else ""
             cells.append(f"{line['mean']:.4f}{times}")
-        print(f"{model:<22}" + "".join(f"{cell:>22}" for cell in cells))
+        print(f"{model:<24}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":

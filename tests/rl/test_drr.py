@@ -135,8 +135,8 @@ def test_a_small_task_is_solved(world, vectors, state, critic_reads, discount, s
         total_steps=6000,
         steps_per_report=6000,
     )
-    *_, (_, agent) = training(world, vectors, config)
-    reward = play(world, by_actor(agent.actor), users, seed=0).reward_per_step.mean()
+    *_, (_, module) = training(world, vectors, config)
+    reward = play(world, by_actor(module.actor), users, seed=0).reward_per_step.mean()
     assert reward > random + share * (oracle - random)
 
 

@@ -1,0 +1,115 @@
+"""A benchmark that was cut off goes on from the rows it kept, and from no others."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import drr_movielens
+from benchmarks.quality.drr_movielens import LEARNING, MODEL, ONLINE, POLICIES, Trial, Unfinished, finished, row_of
+from rec.data.dataset import Interactions
+
+N_USERS, N_ITEMS = 12, 40
+PROTOCOL = {"steps": 200, "variants": {"paper": {}}}
+AGENT = {"DRR-ave, user": ("ave", "user")}
+
+
+@pytest.fixture(scope="module")
+def ratings() -> tuple[Interactions, Interactions]:
+    """Thirty of each user, the latest ten of them to rerank."""
+    rng = np.random.default_rng(0)
+    whole = Interactions(
+        user_ids=np.array([f"u{i}" for i in range(N_USERS)], dtype=object),
+        item_ids=np.array([f"i{i}" for i in range(N_ITEMS)], dtype=object),
+        user=np.repeat(np.arange(N_USERS), 30).astype(np.int32),
+        item=np.concatenate([rng.permutation(N_ITEMS)[:30] for _ in range(N_USERS)]).astype(np.int32),
+        timestamp=np.arange(30 * N_USERS),
+        rating=rng.integers(1, 6, 30 * N_USERS).astype(np.float32),
+    )
+    late = np.tile(np.arange(30) >= 20, N_USERS)
+    return whole.take(~late), whole.take(late)
+
+
+@pytest.fixture(autouse=True)
+def sha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Sets the commit that the code is of."""
+    module = Unfinished.__init__.__globals__
+    monkeypatch.setitem(module, "FOLDER", tmp_path)
+
+    def be(commit: str | None) -> None:
+        monkeypatch.setitem(module, "git_sha", lambda: commit)
+
+    be("abc")
+    yield be
+
+
+def test_a_run_that_was_cut_off_makes_only_the_rows_that_are_missing(ratings: Any, tmp_path: Path):
+    known, later = ratings
+    trials: dict[int, Trial] = {}
+
+    def trial_of(seed: int) -> Trial:
+        return trials.setdefault(seed, Trial(known, later, seed, steps=200))
+
+    at_once = finished(Unfinished("whole", PROTOCOL), range(2), {}, trial_of)
+    assert [(row["model"], row["seed"]) for row in at_once] == [(name, seed) for name in POLICIES for seed in (0, 1)]
+    cut_off = Unfinished("cut", PROTOCOL)
+    kept = [row for row in at_once if row["seed"] == 0 or row["model"] == "random"]
+    for row in kept:
+        cut_off.keep(row)
+    trials.clear()
+    going_on = Unfinished("cut", PROTOCOL)
+    assert finished(going_on, range(2), {}, trial_of) == at_once
+    assert "_model" not in vars(trials[0]) and "_model" in vars(trials[1])
+    there = json.loads((tmp_path / "cut.unfinished.json").read_text())["rows"]
+    assert there == kept + [row for row in at_once if row not in kept]
+    going_on.end()
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.unfinished.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_an_agent_is_trained_again_to_the_same_row(ratings: Any, monkeypatch: pytest.MonkeyPatch):
+    known, later = ratings
+    monkeypatch.setattr(drr_movielens, "N_ONLINE", 20)
+    monkeypatch.setattr(drr_movielens, "N_LEARNING", 3)
+    first, second = (
+        finished(Unfinished(name, PROTOCOL), range(1), AGENT, lambda seed: Trial(known, later, seed, steps=1200))
+        for name in ("first", "second")
+    )
+    assert first == second and first[-1]["model"] == "DRR-ave, user" and LEARNING in first[-1]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("commit", "protocol", "said"),
+    [
+        ("abc", PROTOCOL | {"steps": 20}, "steps 200 there, 20 here"),
+        ("abd", PROTOCOL, "git_sha 'abc' there, 'abd' here"),
+        ("abc-dirty", PROTOCOL, "not that of a commit"),
+        (None, PROTOCOL, "not that of a commit"),
+    ],
+)
+def test_rows_of_another_run_are_refused(sha: Any, commit: str | None, protocol: dict[str, Any], said: str):
+    Unfinished("x", PROTOCOL).keep({"model": MODEL, "seed": 0})
+    sha(commit)
+    with pytest.raises(SystemExit, match=said):
+        Unfinished("x", protocol)
+
+
+def test_rows_of_code_with_changes_are_never_gone_on_from(sha: Any):
+    sha("abc-dirty")
+    Unfinished("x", PROTOCOL).keep({"model": MODEL, "seed": 0})
+    with pytest.raises(SystemExit, match="not that of a commit"):
+        Unfinished("x", PROTOCOL)
+
+
+def test_a_row_has_means_and_differences_and_learning_is_compared_with_the_same_sessions():
+    reference = {"ndcg@10": np.array([0.5, 0.25]), ONLINE: np.array([1.0, 0.5, 0.0])}
+    found = {"ndcg@10": np.array([0.5, 0.75]), ONLINE: np.array([1.0, 0.5, 0.3]), LEARNING: np.array([0.5, 0.0])}
+    row = json.loads(json.dumps(row_of("a", 1, found, reference)))
+    assert row["metrics"] == pytest.approx({"ndcg@10": 0.625, ONLINE: 0.6, LEARNING: 0.25})
+    above = {name: told["difference"] for name, told in row["above_matrix_factorisation"].items()}
+    assert above == pytest.approx({"ndcg@10": 0.25, ONLINE: 0.1, LEARNING: -0.5})
+    assert drr_movielens.summaries("a", [row])[0]["above_matrix_factorisation"] == pytest.approx(0.25)
