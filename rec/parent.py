@@ -86,23 +86,28 @@ class Parent:
 
 
 def with_version(config: TrainConfig, home: Home, resume: str | None) -> TrainConfig:
-    """The config with the version that its `incremental.parent` names; of a resumed run the one it began with.
+    """The config with the version that its `incremental` names as CURRENT; of a resumed run the one it began with.
 
-    So a run is of the same parent whatever is promoted meanwhile.
+    So a run is of the same parent, or catalogue, whatever is promoted meanwhile.
 
-    Raises: BundleError: when CURRENT is to be gone on from, and nothing was promoted yet.
+    Raises: BundleError: when CURRENT is named, and nothing was promoted yet.
     """
-    if config.incremental.parent != CURRENT:
+    named = [field for field in ("parent", "catalogue") if getattr(config.incremental, field) == CURRENT]
+    if not named:
         return config
     if resume is not None:
-        version = recorded_config(home, resume).incremental.parent
+        begun = recorded_config(home, resume).incremental
+        versions = {field: getattr(begun, field) for field in named}
     else:
-        version = Registry(home).open().version
-    return config.model_copy(update={"incremental": config.incremental.model_copy(update={"parent": version})})
+        versions = dict.fromkeys(named, Registry(home).open().version)
+    return config.model_copy(update={"incremental": config.incremental.model_copy(update=versions)})
 
 
-def came_back(home: Home, snapshot: Snapshot) -> list[str]:
-    """A warning where a model has items that are withdrawn from the one that serves, and not from it."""
+def came_back(home: Home, snapshot: Snapshot, *, version: str | None = None) -> list[str]:
+    """A warning where a model has items that are withdrawn from the one that serves, and not from it.
+
+    Args: version: of the model, where it was published.
+    """
     try:
         bundle = Registry(home).open()
     except BundleError:
@@ -112,14 +117,15 @@ def came_back(home: Home, snapshot: Snapshot) -> list[str]:
     back = sorted(withdrawn.intersection(snapshot.item_ids[~snapshot.withdrawn]))
     if not back:
         return []
+    which, how = ("this model", "") if version is None else (version, f"--version {version} --no-promote ")
     return [
-        f"{len(back)} items that are withdrawn in CURRENT, {bundle.version}, are not in this model: withdraw them "
-        f"again (tandem models update --withdraw {_first(back)})"
+        f"{len(back)} items that are withdrawn in CURRENT, {bundle.version}, are not in {which}: withdraw them "
+        f"again (tandem models update {how}--withdraw {_first(back)})"
     ]
 
 
 def not_there(parent: Recommender, dataset: Dataset) -> list[str]:
-    """A warning where items of the model that training goes on from, which may be shown, are not in the data."""
+    """A warning where items of the model whose catalogue is taken over, which may be shown, are not in the data."""
     snapshot = parent.snapshot
     gone = sorted(set(snapshot.item_ids[~snapshot.withdrawn]).difference(dataset.items["item_id"]))
     if not gone:

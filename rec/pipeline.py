@@ -72,15 +72,20 @@ def train(
     Args: location: of the home, a folder or an object-store URL. resume: name of a run that was cut off; what it
         finished is not done again. name: of a new run, by default one of its own. promote: False leaves what serves.
     Raises: ConfigError: when the run to resume is not there, or was of another config or other data; or the parent is
-        of other shapes or features. BundleError: when the parent is not there. NothingNewError: when nothing was liked
-        since the parent's training ended.
+        of other shapes or features. BundleError: when a version that is named is not there. NothingNewError: when
+        nothing was liked since the parent's training ended.
     """
     started = time.perf_counter()
     home = Home(location)
     config = with_version(config, home, resume)
-    parent = None if config.incremental.parent is None else Parent.open(home, config, dataset)
-    ready = prepare(dataset, config) if parent is None else prepare_new(dataset, config, parent.recommender.snapshot)
     registry = Registry(home)
+    parent = None if config.incremental.parent is None else Parent.open(home, config, dataset)
+    catalogue = parent.recommender if parent is not None else _catalogue_of(registry, config.incremental.catalogue)
+    known = None if catalogue is None else catalogue.snapshot
+    if parent is None:
+        ready = prepare(dataset, config, catalogue=known)
+    else:
+        ready = prepare_new(dataset, config, parent.recommender.snapshot)
     starts = ready.period_starts
     if max(config.training.workers, config.sources.tasks - 1):
         ensure_ray(max(config.training.workers, config.sources.tasks))
@@ -89,10 +94,12 @@ def train(
     runs = Runs.resume(home, resume, config, dataset) if resume is not None else Runs.begin(home, config, dataset, name)
     say(f"run {runs.folder.name} in {runs.folder}")
 
-    for text in [] if parent is None else not_there(parent.recommender, dataset):
-        runs.doubt(text)
-    if n_withdrawn := int(snapshots[-1].withdrawn.sum()):
-        say(f"{n_withdrawn} items stay withdrawn, as in {config.incremental.parent}")
+    n_withdrawn = int(snapshots[-1].withdrawn.sum())
+    if catalogue is not None:
+        for text in not_there(catalogue, dataset):
+            runs.doubt(text)
+        if n_withdrawn:
+            say(f"{n_withdrawn} items stay withdrawn, as in {catalogue.version}")
     if parent is None:
         trained = train_anew(runs, ready, snapshots, counted)
     else:
@@ -160,7 +167,13 @@ def train(
             "withdrawn": n_withdrawn,
             **changes,
         }
+    elif catalogue is not None:
+        answer["catalogue"] = {"version": catalogue.version, "withdrawn": n_withdrawn}
     return answer
+
+
+def _catalogue_of(registry: Registry, version: str | None) -> Recommender | None:
+    return None if version is None else Recommender.from_bundle(registry.open(version))
 
 
 def known_at_starts(

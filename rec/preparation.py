@@ -26,6 +26,8 @@ class Prepared:
         period_starts: where the ranker's periods begin, then where training ends; UTC milliseconds. Of a model
             that goes on from another: where that one's training ended, then where its own does.
         before: what the model knew that this one goes on from; None where it begins anew.
+        catalogue: of a model, what was withdrawn from it and since when it has had its items, to be taken over where
+            training begins anew; None where it knows of none.
     """
 
     dataset: Dataset
@@ -34,15 +36,17 @@ class Prepared:
     encoders: Encoders
     period_starts: tuple[int, ...]
     before: Snapshot | None = None
+    catalogue: Snapshot | None = None
 
 
 class NothingNewError(DataError):
     """Nothing was liked since the end of the training that is to go on."""
 
 
-def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
+def prepare(dataset: Dataset, config: TrainConfig, *, catalogue: Snapshot | None = None) -> Prepared:
     """Keeps what was liked, divides it, fits the encoders on the training period.
 
+    Args: catalogue: of `incremental.catalogue`.
     Raises: DataError: when nothing is left to train on.
     """
     divided, log, end_ms = _divided(dataset, config)
@@ -54,7 +58,7 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
             f"one after the other; found {len(times)} rows between {times[0]} and {times[-1]} ms"
         )
     encoders = Encoders.fit(dataset, divided.train, config.encoders)
-    return Prepared(dataset, log, divided, encoders, (*starts, end_ms))
+    return Prepared(dataset, log, divided, encoders, (*starts, end_ms), catalogue=catalogue)
 
 
 def prepare_new(dataset: Dataset, config: TrainConfig, before: Snapshot) -> Prepared:
@@ -102,9 +106,11 @@ def _divided(dataset: Dataset, config: TrainConfig) -> tuple[Split, Interactions
 
 
 def snapshot_at(ready: Prepared, config: TrainConfig, at_ms: int) -> Snapshot:
-    """Everything known at a time from the training rows before it, and to the model that this one goes on from."""
+    """Everything known at a time from the training rows before it, and to the model whose catalogue is taken over."""
     snapshot = Snapshot.build(ready.dataset, ready.encoders, ready.split.train, at_ms, history_length(config))
-    return snapshot if ready.before is None else snapshot.going_on_from(ready.before)
+    if ready.before is not None:
+        return snapshot.going_on_from(ready.before)
+    return snapshot if ready.catalogue is None else snapshot.in_catalogue_of(ready.catalogue)
 
 
 def history_length(config: TrainConfig) -> int:

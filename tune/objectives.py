@@ -65,6 +65,8 @@ def refuse_unjudged(config: TrainConfig, judge: Judge, *, asha: bool) -> None:
         )
     if config.incremental.parent is not None:
         raise ConfigError("a search trains anew; leave the parent out", field="incremental.parent")
+    if config.incremental.catalogue is not None:
+        raise ConfigError("a search has nothing withdrawn; leave the catalogue out", field="incremental.catalogue")
 
 
 def judge_retriever(dataset: Dataset, config: TrainConfig, runs: Runs) -> Measured:

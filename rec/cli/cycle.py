@@ -68,6 +68,8 @@ def _told(journal: "Journal") -> Answer:
         around = estimate["interval"]
         interval = "" if around is None else f" [{around['low']:+.4f}, {around['high']:+.4f}]"
         print(f"  {name:<12} {estimate['value']:+.4f}{interval}  ess {estimate['ess']:,.0f} of {estimate['n']:,}")
+    for text in steps.get("train", {}).get("warnings", []):
+        print(f"  warning: {text}")
     if "report" in steps:
         print(f"  report: {steps['report']['html']}")
     return {

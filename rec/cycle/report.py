@@ -65,6 +65,8 @@ def _tables(journal: Journal) -> list[_Table]:
         *((f"version of {table}", str(version)) for table, version in read["versions"].items()),
     ]
     tables.append(_Table("Log", ("", ""), period))
+    if warnings := journal.steps["train"].get("warnings"):
+        tables.append(_Table("Doubts about the training", ("",), [(text,) for text in warnings]))
     seconds = [(name, f"{step['seconds']:.1f}") for name, step in journal.steps.items()]
     return [*tables, _Table("Steps", ("step", "seconds"), seconds)]
 

@@ -13,6 +13,7 @@ from rec.data.source import read_dataset
 from rec.errors import BundleError, ConfigError, DataError, SupportError
 from rec.features.as_of import DAY_MS
 from rec.gate import Comparison, Health, Verdict, decide, guard, judge
+from rec.parent import came_back
 from rec.pipeline import train
 from rec.preparation import NothingNewError
 from rec.recommender import Recommender
@@ -24,7 +25,8 @@ from rec.storage import Home
 def read_log(cycle: Cycle) -> dict[str, Any]:
     """Which versions of the tables there are, who is champion, and which requests judge: those at or after `since_ms`.
 
-    Raises: ConfigError: without rewards. BundleError: when no model serves yet. DataError: without a log.
+    Raises: ConfigError: without rewards, or for a challenger that has items which are withdrawn from the champion.
+        BundleError: when no model serves yet. DataError: without a log.
     """
     config, home = cycle.config, cycle.home
     if not config.rewards:
@@ -41,6 +43,8 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
     knows_ms = champion.snapshot.at_ms
     if config.challenger is not None:
         given = Recommender.from_bundle(Registry(home).open(config.challenger))
+        for text in came_back(home, given.snapshot, version=given.version):
+            raise ConfigError(text, field="challenger")
         since_ms = max(since_ms, knows_ms, given.snapshot.at_ms)
     times = events.read("requests", version=versions["requests"], columns=["timestamp"])["timestamp"].to_numpy()
     n_new = int(((times >= knows_ms) & (times < since_ms)).sum())
@@ -88,13 +92,17 @@ def train_challenger(cycle: Cycle) -> dict[str, Any]:
         answer = train(dataset, config, cycle.location, resume=resume, name=name, promote=False)
     except NothingNewError as nothing:
         return {WAITING: nothing.message}
-    return {"challenger": answer["version"], "run": name, "data": answer["data"], "valid": answer["valid"]}
+    told = {key: answer[key] for key in ("data", "valid", "warnings")}
+    return {"challenger": answer["version"], "run": name, **told}
 
 
 def challenger_config(
     champion: TrainConfig, config: CycleConfig, *, path: str, parent: str, since_ms: int
 ) -> TrainConfig:
-    """How the challenger is trained: as the champion was, on from it or anew, on all that was known before a time."""
+    """How the challenger is trained: as the champion was, on from it or anew, on all that was known before a time.
+
+    Both ways it has the champion's catalogue: what is withdrawn from that stays withdrawn.
+    """
     data = {
         "name": "events",
         "path": path,
@@ -105,7 +113,9 @@ def challenger_config(
     more: dict[str, Any] = {
         "data": champion.data.model_copy(update=data),
         "split": SplitConfig(kind="none"),
-        "incremental": config.incremental.model_copy(update={"parent": None if config.anew else parent}),
+        "incremental": config.incremental.model_copy(
+            update={"parent": None, "catalogue": parent} if config.anew else {"parent": parent, "catalogue": None}
+        ),
     }
     if config.workers is not None:
         more["training"] = champion.training.model_copy(update={"workers": config.workers})
@@ -185,7 +195,8 @@ def _versions_before(home: Home, cycle: str) -> dict[str, int | None] | None:
 def _published(registry: Registry, config: TrainConfig) -> str | None:
     """The version of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
     wanted = config.model_dump(mode="json")
-    later = [version for version in registry.versions() if version > (config.incremental.parent or "")]
+    champion = config.incremental.parent or config.incremental.catalogue or ""
+    later = [version for version in registry.versions() if version > champion]
     return next((version for version in later if registry.show(version).config == wanted), None)
 
 

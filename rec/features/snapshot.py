@@ -32,7 +32,7 @@ class Snapshot:
         history: last H items of each user, oldest first, padded on the left with -1, int32, (U, H).
         seen_indptr, seen: all items of each user, ascending, (U + 1,) and (nnz,).
         added_ms: when each item came into the catalogue: at_ms, later where the catalogue was updated, and as before
-            where training went on from a model that knew the item, int64, (N,).
+            where training took over a catalogue that had the item, int64, (N,).
         withdrawn: items that must not be shown to anybody any more; histories still hold them, bool, (N,).
     """
 
@@ -88,6 +88,15 @@ class Snapshot:
             added_ms=np.where(there, before.added_ms[position], self.added_ms),
             withdrawn=there & before.withdrawn[position],
         )
+
+    def in_catalogue_of(self, other: "Snapshot") -> "Snapshot":
+        """The same, where another catalogue says what is withdrawn, and since when the items of both are there.
+
+        Unlike the one that training goes on from, it may be of a later time: what it has had for less long is taken
+        to have come at at_ms, as all else.
+        """
+        found = self.going_on_from(other)
+        return replace(found, added_ms=np.minimum(found.added_ms, self.at_ms))
 
     @cached_property
     def user_ids(self) -> NDArray[np.object_]:

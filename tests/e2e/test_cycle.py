@@ -143,3 +143,29 @@ def test_a_given_challenger_that_the_log_does_not_vouch_for_is_not_promoted(tand
     assert (found["status"], found["challenger"], found["current"]) == ("refused", other, champion)
     assert any(reason.startswith("effective sample size") for reason in found["reasons"])
     assert Recommender.load(home).version == champion
+
+
+@pytest.mark.slow
+def test_what_is_withdrawn_from_the_champion_does_not_come_back(tandem: Any, home: str) -> None:
+    """Neither by a challenger that is trained anew, nor by one that was published before."""
+    before = Recommender.load(home)
+    gone = str(before.item_ids[0])
+    added = Path(home).parent / "added.csv"
+    added.write_text("item_id,title\nvideo-of-no-table,A video\n", encoding="utf-8")
+    done = tandem("models", "update", "--home", home, "--withdraw", gone, "--items", str(added))
+    assert done.returncode == 0, done.stderr
+    champion = Recommender.load(home).version
+
+    done = tandem("cycle", "--home", home, *REWARDS, "--challenger", before.version, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and error["field"] == "challenger"
+    assert f"tandem models update --version {before.version} --no-promote --withdraw {gone}" in error["message"]
+
+    found = cycle(tandem, home, 2, "--anew", "--gate.min-ess", "300")
+    challenger = Recommender.load(home, found["challenger"])
+    assert challenger.config.incremental.parent is None and challenger.config.incremental.catalogue == champion
+    assert challenger.item_ids[challenger.snapshot.withdrawn].tolist() == [gone]
+    warnings = " ".join(found["steps"]["train"]["warnings"])
+    assert f"1 items of {champion} are not in the data, and so not in this model: video-of-no-table" in warnings
+    for kind in ("html", "markdown"):
+        assert "video-of-no-table" in Path(found["steps"]["report"][kind]).read_text(encoding="utf-8")

@@ -176,15 +176,27 @@ def test_training_goes_on_from_the_sums_and_the_catalogue_of_its_parent(
     assert snapshot.item_age_days[new] == pytest.approx((snapshot.at_ms - added_ms) / 86_400_000)
     assert not second["warnings"]
 
+    anew = CONFIG.model_copy(update={"incremental": IncrementalConfig(catalogue="CURRENT")})
+    third = train(dataset, anew, str(tmp_path), promote=False)
+    assert third["catalogue"] == {"version": second["version"], "withdrawn": 1} and not third["warnings"]
+    again = Recommender.load(tmp_path, third["version"])
+    assert again.config.incremental.catalogue == second["version"]
+    assert_array_equal(again.snapshot.withdrawn, snapshot.withdrawn)
+    assert_array_equal(again.snapshot.added_ms, snapshot.added_ms)
+    forgetful = train(dataset, CONFIG, str(tmp_path), promote=False)
+    assert "1 items that are withdrawn in CURRENT" in forgetful["warnings"][0] and "catalogue" not in forgetful
+
     monkeypatch.setattr("rec.cli.training.read", lambda data: dataset)
     nothing = run_train(TrainOptions.model_validate({**later.model_dump(), "home": str(tmp_path)}))
     assert (nothing["trained"], nothing["version"]) == (False, second["version"]) and "nothing new" in nothing["reason"]
     registry = Registry(Home(tmp_path))
-    assert registry.current() == registry.versions()[-1] == second["version"]
+    assert registry.current() == second["version"] and registry.versions()[-1] == forgetful["version"]
 
     assert not came_back(Home(tmp_path), snapshot)
     (text,) = came_back(Home(tmp_path), replace(snapshot, withdrawn=np.zeros(len(ids), np.bool_)))
     assert f"1 items that are withdrawn in CURRENT, {second['version']}" in text and f"--withdraw {ids[0]})" in text
+    (text,) = came_back(Home(tmp_path), replace(snapshot, withdrawn=np.zeros(len(ids), np.bool_)), version="other")
+    assert f"(tandem models update --version other --no-promote --withdraw {ids[0]})" in text
     (text,) = not_there(Recommender.load(tmp_path), yesterday)
     assert f"1 items of {second['version']} are not in the data" in text and ids[new] in text
     for name, counted in second["counted"].items():

@@ -87,3 +87,9 @@ def test_a_resumed_run_goes_on_from_the_parent_it_began_with(tmp_path: Path) -> 
     run = Runs.begin(home, began, anything)
     current = TrainConfig(incremental=IncrementalConfig(parent="CURRENT"))
     assert with_version(current, home, run.folder.name) == began
+
+
+def test_a_catalogue_is_of_training_anew() -> None:
+    assert IncrementalConfig(catalogue="CURRENT").parent is None
+    with pytest.raises(ValueError, match="a parent is given, whose catalogue is taken over"):
+        IncrementalConfig(parent="a", catalogue="b")

@@ -73,6 +73,7 @@ def test_the_best_epoch_is_what_the_retriever_is_judged_by(dataset: Dataset, tmp
         ({}, "policy", False, "data events; found instatok"),
         ({}, "both", True, "take judge retriever"),
         ({"incremental": {"parent": "current"}}, "both", False, "leave the parent out"),
+        ({"incremental": {"catalogue": "current"}}, "both", False, "leave the catalogue out"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(changed, judge, asha, told):

@@ -22,8 +22,10 @@ def test_a_challenger_goes_on_from_the_champion_and_knows_what_was_before_the_he
     assert (found.ranker, found.training, found.seed) == (CHAMPION.ranker, CHAMPION.training, CHAMPION.seed)
 
 
-def test_a_challenger_that_is_trained_anew_differs_in_its_parent_alone() -> None:
-    assert challenger(anew=True) == challenger().model_copy(update={"incremental": IncrementalConfig()})
+def test_a_challenger_that_is_trained_anew_has_the_champion_for_its_catalogue_in_place_of_its_parent() -> None:
+    anew = IncrementalConfig(catalogue="version")
+    assert challenger(anew=True) == challenger().model_copy(update={"incremental": anew})
+    assert challenger(anew=True, incremental=IncrementalConfig(catalogue="other")) == challenger(anew=True)
 
 
 def test_a_cycle_may_have_other_workers_than_the_champion_had() -> None:

@@ -25,6 +25,18 @@ def assert_same(found: Snapshot, expected: Snapshot) -> None:
         assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+def test_another_catalogue_says_what_is_withdrawn_and_since_when_items_are_there(snapshot):
+    """Of other ids, in another order; one of its items came later than this snapshot is, one is not in this one."""
+    table = snapshot.item_table.iloc[[2, 1, 0]].assign(item_id=["i2", "i1", "new"])
+    added_ms, withdrawn = np.array([5, AT_MS + 5, 5]), np.array([True, False, True])
+    other = replace(snapshot, item_table=table.reset_index(drop=True), added_ms=added_ms, withdrawn=withdrawn)
+    found = snapshot.in_catalogue_of(other)
+    assert_array_equal(np.flatnonzero(found.withdrawn), snapshot.item_positions(["i2"]))
+    expected = np.full(len(snapshot.item_ids), AT_MS)
+    expected[snapshot.item_positions(["i2"])] = 5
+    assert_array_equal(found.added_ms, expected)
+
+
 def test_it_is_the_same_with_another_future(world, snapshot):
     log, rng = world.interactions, np.random.default_rng(1)
     later = log.timestamp >= AT_MS
