@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 import rec
 from rec.data.dataset import Dataset
+from rec.data.events import EventTables, open_events
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
@@ -66,6 +68,12 @@ def gateway(home: str, recommender: Recommender) -> Gateway:
     config = ServeConfig(home=home, seed=0)
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
     return Gateway(arms, Registry(Home(home)))
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> EventTables:
+    """Tables with nothing in them yet."""
+    return open_events(str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,115 @@
+"""What is known of requests: from the spool and from the tables, whatever is read when."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rec.data.events import EventTables
+from rec.errors import DataError
+from serve.event_log import Accepted, NotShownError, UnknownRequestError
+from serve.known import MISSED_S, STALE_S, KnownRequests
+from serve.spool import segments
+from tests.serve.logs import answer, committer, event, open_log
+
+
+def test_old_requests_and_events_are_known_from_the_tables(tmp_path: Path):
+    first = open_log(tmp_path)
+    first.answered(*answer("r1"))
+    first.accept([event("r1", "e1")])
+    first.close()
+    committer(tmp_path).commit()
+    for segment in segments(tmp_path / "spool"):
+        segment.path.unlink()
+    log = open_log(tmp_path)
+    assert log.accept([event("r1", "e1"), event("r1", "e2")]) == Accepted(1, 1)
+    with pytest.raises(NotShownError):
+        log.accept([event("r1", "e3", "c")])
+    with pytest.raises(UnknownRequestError):
+        log.accept([event("r2", "e1")])
+
+
+def test_whoever_was_away_asks_the_tables_for_what_it_missed(tmp_path: Path, events: EventTables):
+    """An event accepted elsewhere, whose segment came and went while this process stood still."""
+    clock = [0.0]
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0])
+    here, elsewhere = open_log(tmp_path), open_log(tmp_path)
+    assert known.find(["r1"]) == {}
+    here.answered(*answer("r1"))
+    assert set(known.find(["r1"])["r1"].events) == set()
+    elsewhere.accept([event("r1", "e1")])
+    elsewhere.close()
+    moving = committer(tmp_path)
+    moving.commit()
+    (segment,) = [each for each in segments(tmp_path / "spool") if b"e1" in each.path.read_bytes()]
+    segment.path.unlink()
+    clock[0] += STALE_S + 1
+    assert known.in_memory(["r1"]) == {}
+    assert set(known.find(["r1"])["r1"].events) == {"e1"}
+
+
+@pytest.mark.parametrize("slow", ["impressions", "feedback"])
+def test_slow_tables_give_an_answer_or_an_error_but_never_an_unknown_request(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, slow: str
+):
+    """What others accepted while the events were read may be in the spool no more; while the rest was, it still is."""
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    log.accept([event("r1", "e1")])
+    log.close()
+    committer(tmp_path).commit()
+    clock, read = [0.0], EventTables.read
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0])
+
+    def read_slowly(self: EventTables, table: Any, **options: Any) -> Any:
+        clock[0] += STALE_S + 1 if table == slow else 0
+        return read(self, table, **options)
+
+    monkeypatch.setattr(EventTables, "read", read_slowly)
+    if slow == "feedback":
+        with pytest.raises(DataError, match="tables took more than"):
+            known.find(["r1"])
+    else:
+        assert set(known.find(["r1"])["r1"].events) == {"e1"}
+
+
+def test_who_asks_again_for_a_request_that_never_was_costs_the_tables_nothing(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    read, clock = EventTables.read, [0.0]
+
+    def counted(self: EventTables, table: Any, **options: Any) -> Any:
+        asked.append(table)
+        return read(self, table, **options)
+
+    monkeypatch.setattr(EventTables, "read", counted)
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0], capacity=5)
+    for _ in range(3):
+        assert known.find(["r1", "r2"]) == {}
+    assert len(asked) == 3
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    assert set(known.find(["r1", "r2"])) == {"r1"}, "answered since"
+    assert len(asked) == 3
+    clock[0] += MISSED_S + 1
+    assert known.unknown(["r2"]) == ["r2"]
+    for number in range(20):
+        known.find([f"x{number}"])
+    assert len(known.unknown([f"x{number}" for number in range(20)])) == 15, "it remembers the latest alone"
+
+
+def test_memory_is_bounded_but_for_what_is_in_the_spool_alone(tmp_path: Path, events: EventTables):
+    log = open_log(tmp_path)
+    ids = [f"r{number}" for number in range(30)]
+    for request_id in ids:
+        log.answered(*answer(request_id))
+    known = KnownRequests(tmp_path / "spool", events, capacity=10)
+    assert set(known.find(ids)) == set(ids)
+    log.close()
+    committer(tmp_path).commit()
+    for segment in segments(tmp_path / "spool"):
+        segment.path.unlink()
+    known.find([])
+    assert len(known._known) <= 10
+    assert all(set(known.find([each])) == {each} for each in ids)
