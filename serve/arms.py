@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, final
 from serve.config import CHAMPION, ArmConfig, PolicyConfig, ServeConfig
 
 if TYPE_CHECKING:
-    from serve.gateway import Stages
+    from serve.stages import Stages
 
 
 @final

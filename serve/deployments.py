@@ -23,7 +23,7 @@ from serve.claims import Claims
 from serve.commit_loop import CommitLoop
 from serve.committer import Committer
 from serve.config import ServeConfig, SessionsConfig
-from serve.gateway import Gateway, Stages, check
+from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.hydrate import HydrateStage
 from serve.json_log import log_as_json
@@ -35,6 +35,7 @@ from serve.request_log import RequestLog, spool_folder
 from serve.retriever import RetrieverStage
 from serve.select import SelectStage
 from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions
+from serve.stages import Stages, check
 
 STAGES: Final = ("hydrate", "retriever", "ranker", "select")
 # What runs takes milliseconds, so a stopping replica need not wait long for it.

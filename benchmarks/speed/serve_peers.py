@@ -11,13 +11,14 @@ from rec.storage import Home
 from serve.api import Api
 from serve.arms import Arms
 from serve.config import LogConfig, PolicyConfig, ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.hydrate import HydrateStage
 from serve.ranker import RankerStage
 from serve.retriever import RetrieverStage, without_excluded
 from serve.schemas import ItemShown, RecommendRequest, RecommendResponse
 from serve.select import SelectStage
 from serve.sessions import Session
+from serve.stages import Stages
 
 
 def plain_fastapi() -> FastAPI:

@@ -20,7 +20,8 @@ from rec.storage import Home
 from serve.api import Api
 from serve.arms import Arms
 from serve.config import ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
+from serve.stages import Stages
 
 Ask = Callable[..., httpx.Response]
 Deploy = Callable[[str, ServeConfig], str]

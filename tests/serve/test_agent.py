@@ -26,7 +26,8 @@ from rl.streams import uniforms
 from serve.api import Api
 from serve.arms import Arms
 from serve.config import LogConfig, PolicyConfig, ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
+from serve.stages import Stages
 
 N_SESSIONS = 12
 Ask = Callable[..., httpx.Response]

@@ -19,9 +19,10 @@ from serve.claims import Claims
 from serve.committer import Committer
 from serve.config import CHAMPION, ArmConfig, PolicyConfig, ServeConfig
 from serve.event_log import EventLog
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.request_log import RequestLog
 from serve.schemas import RecommendRequest
+from serve.stages import Stages
 
 USERS = [f"user {number}" for number in range(20_000)]
 

@@ -24,8 +24,9 @@ from rec.storage import Home
 from serve.api import Api
 from serve.arms import Arms
 from serve.config import PolicyConfig, ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.select import EXPLORE, Selection, SelectStage
+from serve.stages import Stages
 
 QUOTAS: dict[OtherSource, int] = {
     "ease": 12,

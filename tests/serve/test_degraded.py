@@ -32,9 +32,10 @@ from serve.budget import FAILURES, REST_S, Breaker, Budget
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import now_ms
-from serve.gateway import Gateway, Stages, check
+from serve.gateway import Gateway
 from serve.metrics import SharedMetrics
 from serve.request_log import RequestLog, spool_folder
+from serve.stages import Stages, check
 
 Ask = Callable[..., httpx.Response]
 Rank = Callable[..., Any]

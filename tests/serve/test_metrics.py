@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rec.recommender import Recommender
 from serve.api import Api
 from serve.config import ServeConfig
-from serve.gateway import STAGES, Gateway
+from serve.gateway import Gateway
 from serve.json_log import REQUEST_ID, JsonFormatter
 from serve.metrics import FAMILIES, STALE_S, Metrics, SharedMetrics, exposition
+from serve.stages import STAGES
 
 Request = Callable[..., httpx.Response]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -22,10 +22,11 @@ from serve.arms import Arms
 from serve.claims import Claims
 from serve.config import ServeConfig
 from serve.event_log import EventLog
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.keys import KeyStore
 from serve.request_log import RequestLog
+from serve.stages import Stages
 
 WITHOUT_PARAMETERS = ("GET /v1/models", "GET /metrics", "GET /health/live", "GET /health/ready")
 OPERATIONS = ("POST /v1/recommend", "POST /v1/feedback", "GET /v1/items/{item_id}", *WITHOUT_PARAMETERS)

@@ -22,13 +22,14 @@ from serve.api import Api
 from serve.arms import Arms
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.keys import KeyStore
 from serve.metrics import SharedMetrics
 from serve.page import FOLDER, HEADERS
 from serve.request_log import RequestLog, spool_folder
 from serve.sessions import MemorySessions, Sessions
+from serve.stages import Stages
 
 CHROMIUM = shutil.which("chromium")
 # As root its sandbox does not start; without the rest it asks its makers for news all the time.

@@ -32,7 +32,7 @@ from serve.claims import Claims
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.event_log import EventLog, now_ms
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.hands import N_AT_A_TIME
 from serve.keys import KeyStore
@@ -40,6 +40,7 @@ from serve.problems import ProblemError
 from serve.request_log import AHEAD_MS, RequestLog, spool_folder
 from serve.schemas import MAX_EVENTS, RecommendRequest
 from serve.spool import opened_locked
+from serve.stages import Stages
 
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}
 Request = Callable[..., httpx.Response]

@@ -26,12 +26,13 @@ from serve.claims import Claims
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import EventLog
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.logged import rows_of
 from serve.request_log import RequestLog
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions, SessionStore
 from serve.spool import read_frames, segments
+from serve.stages import Stages
 
 Store = Callable[..., SessionStore]
 REWARDS = {"watched": 1.0, "skipped": -2.0, "liked": 2.0}

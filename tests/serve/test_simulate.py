@@ -33,9 +33,10 @@ from serve.arms import Arms
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import now_ms
-from serve.gateway import Gateway, Stages
+from serve.gateway import Gateway
 from serve.request_log import RequestLog, spool_folder
 from serve.sessions import MemorySessions, Sessions
+from serve.stages import Stages
 
 REWARDS: dict[str, float] = dict(zip(ACTIONS, REWARD_OF.tolist(), strict=True))
 # Sessions end at the end of a slate, so that every slate is worth the same to its user.
