@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Final, ParamSpec, TypeVar, final
 
 from serve.problems import busy
@@ -31,14 +32,17 @@ class Hands:
     def begin(self, do: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
         """Lets a thread do something.
 
+        What is cancelled before it is begun keeps its place until a thread comes to it. So where all threads hang, what
+        is held for them is bounded however many give up, and who comes then is refused at once.
+
         Raises: ProblemError: 503, when too much waits.
         """
         with self._counting:
             if self._n >= self._n_at_a_time:
-                raise busy(f"too many requests wait for the {self._work}; try again later")
+                raise busy(f"the {self._work} has too many requests to see to; try again later")
             self._n += 1
-        future = self._threads.submit(do, *args, **kwargs)
-        future.add_done_callback(self._ended)
+        future: Future[Result] = Future()
+        self._threads.submit(self._see_to, future, partial(do, *args, **kwargs))
         return future
 
     async def do(self, do: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
@@ -48,6 +52,14 @@ class Hands:
         """
         return await asyncio.wrap_future(self.begin(do, *args, **kwargs))
 
-    def _ended(self, _future: object) -> None:
-        with self._counting:
-            self._n -= 1
+    def _see_to(self, future: Future[Result], do: Callable[[], Result]) -> None:
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            tell = partial(future.set_result, do())
+        except BaseException as error:
+            tell = partial(future.set_exception, error)
+        finally:
+            with self._counting:
+                self._n -= 1
+        tell()
