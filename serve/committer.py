@@ -57,7 +57,7 @@ class Committer:
         self._lock = os.open(folder / COMMITTER_LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         self._done: dict[str, int] = {}
         self._again: dict[tuple[str, str], dict[str, Any]] = {}
-        # When each file was first seen without its writer.
+        # When each file was first seen without its writer, after the tables last took in something of it.
         self._left_at: dict[Path, float] = {}
 
     def leads(self) -> bool:
@@ -85,7 +85,12 @@ class Committer:
         return total
 
     def sweep(self) -> None:
-        """Deletes segments that nobody needs any more: in the tables, and seen without their writer for `KEPT_S`."""
+        """Deletes segments that nobody needs any more.
+
+        Those are in the tables, all of them, and have been for `KEPT_S`, and as long without their writer. Whoever
+        began to ask the tables before they took in the last record has until then to find it in the spool: however long
+        the tables failed before, what is taken in and swept in one turn would be in neither for a look-up under way.
+        """
         if not self.leads() or self._again:
             return
         with self._working():
@@ -126,6 +131,8 @@ class Committer:
             self._append(table, batches[table])
             self.working_since = self._clock()
         self._done |= reached
+        for name in reached:  # their time begins anew
+            self._left_at.pop(self._folder / name, None)
         self.n_records += n_records
         return n_records
 
@@ -186,7 +193,7 @@ class Committer:
             self.working_since = None
 
     def _old(self, paths: Sequence[Path]) -> set[Path]:
-        """Those of the files that have been without their writer for `KEPT_S`, as far as this one has seen."""
+        """Those of the files that for `KEPT_S`, as far as this one saw, had no writer and gave nothing to take in."""
         now = self._clock()
         self._left_at = {path: self._left_at.get(path, now) for path in paths if is_left(path)}
         return {path for path, left_at in self._left_at.items() if now - left_at > KEPT_S}

@@ -19,9 +19,9 @@ from rec.data.event_rows import SLOW_MS
 from rec.data.events import EventTables
 from serve.claims import FOLDER as KEYS
 from serve.committer import is_followed
-from serve.known import Known, KnownRequests, act_of
+from serve.known import Given, Known, KnownRequests
 from serve.logged import Row, answer_record, feedback_record
-from serve.sessions import Act, UserAct
+from serve.sessions import UserAct
 from serve.spool import SpoolWriter, bytes_below, locked, new_id, spool_bytes
 
 FEEDBACK_LOCK: Final = "feedback.lock"
@@ -251,14 +251,14 @@ def _without_known(
     events: Sequence[Row], known: Mapping[str, Known]
 ) -> tuple[list[dict[str, Any]], tuple[UserAct, ...]]:
     """The events that were not accepted before, each once and with an id; and of each of all who did what."""
-    taken: dict[tuple[str, str], Act] = {}
+    taken: dict[tuple[str, str], Given] = {}
     new, acts = [], []
     for event in events:
         request, event_id = known[event["request_id"]], event.get("event_id") or new_id()
         key = event["request_id"], event_id
-        act = request.events.get(event_id) or taken.get(key)
-        if act is None:
-            act = taken[key] = act_of(event)
+        given = request.events.get(event_id) or taken.get(key)
+        if given is None:
+            given = taken[key] = Given.of(event)
             new.append({**event, "event_id": event_id})
-        acts.append((request.user_id or "", act))
+        acts.append((request.user_id or "", given.act))
     return new, tuple(acts)

@@ -1,8 +1,10 @@
 """Which requests were answered, with which items, and which of their events were accepted.
 
 The spool says so of the last minute, for every process that writes to it; the tables say it of what is older. Whoever
-reads the spool at least every `STALE_S` misses nothing, as the committer keeps each segment for `KEPT_S` after its last
-record; whoever did not, or is told that requests were removed, forgets what it knew and asks the tables again.
+reads the spool at least every `STALE_S` misses nothing, as the committer keeps each segment for `KEPT_S` after the
+tables took in its last record; whoever did not, or is told that requests were removed, forgets what it knew and asks
+the tables again. What these took in after they were asked is in the spool as long, so that whoever asks them and then
+reads the spool within `KEPT_S` misses nothing either.
 """
 
 import threading
@@ -11,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Final, final
+from typing import Final, NamedTuple, Self, final
 
 from rec.data.events import EventTables
 from rec.errors import DataError
@@ -26,7 +28,28 @@ MISSED_S: Final = 10.0
 # The file of a spool that changes when requests were removed from the tables.
 FORGOTTEN: Final = "forgotten"
 _REQUEST: Final = ("request_id", "user_id", "timestamp")
-_EVENT: Final = ("request_id", "event_id", "item_id", "action", "timestamp")
+_EVENT: Final = ("request_id", "event_id", "item_id", "action", "value", "timestamp", "received_at")
+
+
+@final
+class Given(NamedTuple):
+    """An event as it was first accepted, whatever it said when it came again."""
+
+    item_id: str
+    action: str
+    value: float | None
+    timestamp: int
+    received_at: int
+
+    @classmethod
+    def of(cls, event: Row) -> Self:
+        """What an event says."""
+        return cls(event["item_id"], event["action"], event.get("value"), event["timestamp"], event["received_at"])
+
+    @property
+    def act(self) -> Act:
+        """What was done."""
+        return Act(self.item_id, self.action, self.timestamp)
 
 
 @final
@@ -43,7 +66,7 @@ class Known:
     user_id: str | None = None
     answered_at: int | None = None
     items: frozenset[str] | None = None
-    events: dict[str, Act] = field(default_factory=dict)
+    events: dict[str, Given] = field(default_factory=dict)
     safe: set[str] = field(default_factory=set)
     complete: bool = False
 
@@ -111,13 +134,13 @@ class KnownRequests:
     def look_up(self, request_ids: Sequence[str]) -> dict[str, Known]:
         """Those of the requests that were answered, as the tables have them with what the spool adds.
 
-        Raises: DataError: when the tables cannot be read, or take so long that events may be neither in what was read
-            nor in the spool any more; when requests were removed meanwhile.
+        Raises: DataError: when the tables cannot be read, or take so long that what they took in since they were asked
+            may be neither in what was read nor in the spool any more; when requests were removed meanwhile.
         """
-        told = _changed_ns(self._folder / FORGOTTEN)
+        began, told = self._clock(), _changed_ns(self._folder / FORGOTTEN)
         shown = self._events.read("impressions", columns=["request_id", "item_id"], request_ids=request_ids)
         asked = self._events.read("requests", columns=_REQUEST, request_ids=request_ids)
-        began = self._clock()
+        events_began = self._clock()
         given = self._events.read("feedback", columns=_EVENT, request_ids=request_ids)
         users = {row["request_id"]: (row["user_id"], row["timestamp"]) for row in asked.to_pylist()}
         items: dict[str, set[str]] = {request_id: set() for request_id in users}
@@ -128,15 +151,18 @@ class KnownRequests:
             self._read_spool()
             if told != self._told:
                 raise DataError("requests were removed from the tables while these were read; ask again")
-            if self._clock() - began > STALE_S:
+            now = self._clock()
+            if now - events_began > STALE_S:
                 raise DataError(f"the tables took more than {STALE_S:g} s to say which events they have")
+            if now - began > KEPT_S:
+                raise DataError(f"the tables took more than {KEPT_S:g} s to say which requests they have")
             for request_id, theirs in items.items():
                 known = self._entry(request_id, "")
                 known.items = frozenset(theirs) if known.items is None else known.items
                 known.user_id, known.answered_at = users[request_id]
             for row in given.to_pylist():
                 known = self._entry(row["request_id"], "")
-                known.events.setdefault(row["event_id"], act_of(row))
+                known.events.setdefault(row["event_id"], Given.of(row))
                 known.safe.add(row["event_id"])
             for request_id in request_ids:
                 if request_id in self._known:
@@ -189,7 +215,7 @@ class KnownRequests:
             known.items = frozenset(row["item_id"] for row in rows["impressions"])
             known.complete |= followed
         for event in (*rows.get("feedback", ()), *rows.get(AGAIN, ())):
-            self._entry(event["request_id"], segment).events.setdefault(event["event_id"], act_of(event))
+            self._entry(event["request_id"], segment).events.setdefault(event["event_id"], Given.of(event))
 
     def _entry(self, request_id: str, segment: str) -> Known:
         """What is known of a request, which is kept while the segment that last told of it is there."""
@@ -212,8 +238,3 @@ def _changed_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def act_of(event: Row) -> Act:
-    """What an event says was done."""
-    return Act(event["item_id"], event["action"], event["timestamp"])

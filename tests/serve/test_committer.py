@@ -84,6 +84,23 @@ def test_segments_go_when_they_are_old_left_and_in_the_tables(tmp_path: Path, ev
     assert swept_at(1_000 + KEPT_S + 1) == [active.path]
 
 
+def test_what_the_tables_took_in_late_stays_for_those_who_asked_them_before(tmp_path: Path, events: EventTables):
+    """The tables failed for longer than a segment is kept, and the first turn that succeeds sweeps, too."""
+    clock = [0.0]
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    log.close()
+    (left,) = segments(tmp_path / "spool")
+    moving = Committer(tmp_path / "spool", events, clock=lambda: clock[0])
+    moving.sweep()
+    clock[0] += KEPT_S + 1
+    for seconds, there in ((0, [left]), (KEPT_S - 1, [left]), (2, [])):
+        clock[0] += seconds
+        moving.commit()
+        moving.sweep()
+        assert segments(tmp_path / "spool") == there
+
+
 def test_what_is_no_whole_record_is_passed_over_and_its_segment_kept(tmp_path: Path, events: EventTables):
     """Cut off, changed, of a changed length, which hides whatever is after it; and never written at all."""
     for number in range(4):

@@ -16,7 +16,7 @@ import pytest
 from rec.data.events import EventTables
 from serve.event_log import Accepted, EventLog, NotShownError, SpoolFullError, UnknownRequestError
 from serve.spool import SyncError, segments
-from tests.serve.logs import answer, column, committer, event, open_log
+from tests.serve.logs import NOW_MS, answer, column, committer, event, open_log
 
 # Answers requests and accepts an event on each, and says so, for ever.
 SERVER = """
@@ -100,6 +100,8 @@ def test_what_is_acknowledged_after_a_disk_refused_it_is_handed_to_the_disk_agai
     logs = [open_log(tmp_path, sync_s=60) for _ in range(2)]
     logs[0].answered(*answer("r1"))
     logs[1].accept([event("r1", "e0")])
+    first_said = event("r1", "e1") | {"value": 0.5}
+    then_said = event("r1", "e1", "b", "liked") | {"value": 2.0, "timestamp": NOW_MS + 7, "received_at": NOW_MS + 8}
     before = set(segments(tmp_path / "spool"))
 
     def failing(_file: int) -> None:
@@ -108,7 +110,7 @@ def test_what_is_acknowledged_after_a_disk_refused_it_is_handed_to_the_disk_agai
     with monkeypatch.context() as patch:
         patch.setattr("serve.spool.os.fsync", failing)
         with pytest.raises(SyncError):
-            logs[0].accept([event("r1", "e1")])
+            logs[0].accept([first_said])
     synced: list[int] = []
     fsync = os.fsync
 
@@ -118,12 +120,12 @@ def test_what_is_acknowledged_after_a_disk_refused_it_is_handed_to_the_disk_agai
 
     monkeypatch.setattr("serve.spool.os.fsync", counted)
     asked = logs[0] if same_process else logs[1]
-    assert asked.accept([event("r1", "e1"), event("r1", "e2")]) == Accepted(1, 1)
+    assert asked.accept([then_said, event("r1", "e2")]) == Accepted(1, 1)
     holding = [each.path for each in segments(tmp_path / "spool") if b'"e1"' in each.path.read_bytes()]
     (first,) = [path for path in holding if path.stat().st_ino not in synced]
     assert len(holding) == 2 and len(before) == 2
     n_synced = len(synced)
-    assert asked.accept([event("r1", "e1")]) == Accepted(0, 1)
+    assert asked.accept([then_said]) == Accepted(0, 1)
     assert len(synced) == n_synced, "it knows that the disk has it"
     if first_is_lost:
         content = first.read_bytes()
@@ -135,6 +137,8 @@ def test_what_is_acknowledged_after_a_disk_refused_it_is_handed_to_the_disk_agai
     moving.close()
     committer(tmp_path).commit()
     assert Counter(column(events, "feedback", "event_id")) == {"e0": 1, "e1": 1, "e2": 1}
+    (row,) = [row for row in events.read("feedback").to_pylist() if row["event_id"] == "e1"]
+    assert row == first_said, "all that it said when it was accepted"
 
 
 def test_an_event_that_many_send_at_once_is_accepted_once(tmp_path: Path):

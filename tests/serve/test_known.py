@@ -7,8 +7,9 @@ import pytest
 
 from rec.data.events import EventTables
 from rec.errors import DataError
+from serve.committer import Committer
 from serve.event_log import Accepted, NotShownError, UnknownRequestError
-from serve.known import MISSED_S, STALE_S, KnownRequests
+from serve.known import KEPT_S, MISSED_S, STALE_S, KnownRequests
 from serve.spool import segments
 from tests.serve.logs import answer, committer, event, open_log
 
@@ -48,9 +49,16 @@ def test_whoever_was_away_asks_the_tables_for_what_it_missed(tmp_path: Path, eve
     assert set(known.find(["r1"])["r1"].events) == {"e1"}
 
 
-@pytest.mark.parametrize("slow", ["impressions", "feedback"])
+@pytest.mark.parametrize(
+    ("slow", "seconds", "says"),
+    [
+        ("impressions", STALE_S + 1, None),
+        ("impressions", KEPT_S + 1, "which requests"),
+        ("feedback", STALE_S + 1, "which events"),
+    ],
+)
 def test_slow_tables_give_an_answer_or_an_error_but_never_an_unknown_request(
-    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, slow: str
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, slow: str, seconds: float, says: str | None
 ):
     """What others accepted while the events were read may be in the spool no more; while the rest was, it still is."""
     log = open_log(tmp_path)
@@ -62,15 +70,42 @@ def test_slow_tables_give_an_answer_or_an_error_but_never_an_unknown_request(
     known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0])
 
     def read_slowly(self: EventTables, table: Any, **options: Any) -> Any:
-        clock[0] += STALE_S + 1 if table == slow else 0
+        clock[0] += seconds if table == slow else 0
         return read(self, table, **options)
 
     monkeypatch.setattr(EventTables, "read", read_slowly)
-    if slow == "feedback":
-        with pytest.raises(DataError, match="tables took more than"):
-            known.find(["r1"])
-    else:
+    if says is None:
         assert set(known.find(["r1"])["r1"].events) == {"e1"}
+    else:
+        with pytest.raises(DataError, match=f"tables took more than .* {says}"):
+            known.find(["r1"])
+
+
+def test_what_is_taken_in_and_swept_while_the_tables_are_read_is_found(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+):
+    """After a time in which the tables failed, in one turn, and so slowly read that the spool has to be read anew."""
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+    log.accept([event("r1", "e1")])
+    log.close()
+    clock, read = [0.0], EventTables.read
+    moving = Committer(tmp_path / "spool", events, clock=lambda: clock[0])
+    moving.sweep()
+    clock[0] += KEPT_S + 1
+    known = KnownRequests(tmp_path / "spool", events, clock=lambda: clock[0])
+
+    def read_slowly(self: EventTables, table: Any, **options: Any) -> Any:
+        found = read(self, table, **options)
+        if table == "impressions":
+            clock[0] += STALE_S + 1
+        if table == "feedback":
+            moving.commit()
+            moving.sweep()
+        return found
+
+    monkeypatch.setattr(EventTables, "read", read_slowly)
+    assert set(known.find(["r1"])["r1"].events) == {"e1"}
 
 
 def test_who_asks_again_for_a_request_that_never_was_costs_the_tables_nothing(
