@@ -1,7 +1,8 @@
 """What is asked at the same time is answered together, as stages take less time for each of several users."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, final
@@ -10,6 +11,8 @@ from serve.problems import busy
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+# The places of some of those who asked, and how their answers are found, in the same order.
+Part = tuple[Sequence[int], Awaitable[Sequence[Answer]]]
 
 
 @final
@@ -19,11 +22,12 @@ class Batches(Generic[Asked, Answer]):
     Nobody waits for others to come: what is asked while the loop is busy is what its next turn finds. A batch belongs
     to none of those who ask: it goes on without who gives up, in no one's context, and ends when the last one has.
 
-    Args: answer: of several, in their order. most: how many together.
+    Args: divide: what several ask into parts that are answered beside each other, each as soon as it is, or fails, by
+        itself. most: how many together.
     """
 
-    def __init__(self, answer: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]], most: int) -> None:
-        self._answer = answer
+    def __init__(self, divide: Callable[[Sequence[Asked]], Awaitable[Sequence[Part[Answer]]]], most: int) -> None:
+        self._divide = divide
         self._most = most
         self._waiting: dict[Hashable, list[tuple[Asked, asyncio.Future[Answer]]]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -31,7 +35,7 @@ class Batches(Generic[Asked, Answer]):
     async def of(self, kind: Hashable, asked: Asked) -> Answer:
         """The answer to one, found with others of its kind.
 
-        Raises: whatever answering them raises, for each of them.
+        Raises: whatever dividing them raises, or answering its part, for each in it.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
@@ -52,26 +56,42 @@ class Batches(Generic[Asked, Answer]):
                 future.add_done_callback(partial(_end_unless_awaited, task, batch))
 
     async def _run(self, waiting: Sequence[tuple[Asked, asyncio.Future[Answer]]]) -> None:
-        try:
-            answers = await self._answer([asked for asked, _ in waiting])
-        except Exception as error:
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                for _, future in waiting:
-                    future.cancel()
-                raise
-            # A call that somebody else has ended, as Serve does: they did not give up.
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(busy("the answer was cut off; send the request again"))
-        else:
-            for (_, future), answer in zip(waiting, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+        futures = [future for _, future in waiting]
+        with _failing(futures):
+            parts = await self._divide([asked for asked, _ in waiting])
+            answering = [_tell([futures[place] for place in places], answers) for places, answers in parts]
+            if len(answering) == 1:
+                await answering[0]
+            else:
+                await asyncio.gather(*answering)
+
+
+async def _tell(futures: Sequence[asyncio.Future[Answer]], answers: Awaitable[Sequence[Answer]]) -> None:
+    with _failing(futures):
+        for future, answer in zip(futures, await answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+
+@contextmanager
+def _failing(futures: Sequence[asyncio.Future[Any]]) -> Iterator[None]:
+    """Lets futures fail with what is raised inside."""
+    try:
+        yield
+    except Exception as error:
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            for future in futures:
+                future.cancel()
+            raise
+        # A call that somebody else has ended, as Serve does: they did not give up.
+        for future in futures:
+            if not future.done():
+                future.set_exception(busy("the answer was cut off; send the request again"))
 
 
 def _end_unless_awaited(

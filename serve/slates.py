@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rec.errors import DataError
 from rec.state import Candidates, UserStates
 from serve.arms import Arm
-from serve.batches import Batches
+from serve.batches import Batches, Part
 from serve.budget import Breaker, Budget
 from serve.problems import ProblemError
 from serve.retriever import without_excluded
@@ -44,7 +44,8 @@ class Asked:
 class Drawn:
     """What they made of it: `retrieved`, `candidates` and `scores` are of this user alone, and so is the slate.
 
-    `seconds` is how long each of `STAGES` took for all who were answered together, of this user whatever came before.
+    `seconds` is how long each of `STAGES` took for those who were answered together, the first from when the request
+    began.
     """
 
     user_known: bool
@@ -62,7 +63,7 @@ class Slates:
 
     def __init__(self, batch_size: int) -> None:
         """Args: batch_size: requests that go through the stages together, at most."""
-        self._batches = Batches(self._draw, batch_size)
+        self._batches = Batches(self._hydrated, batch_size)
         self._breakers: dict[str, Breaker] = {}
         self._n_unranked = 0
 
@@ -74,13 +75,15 @@ class Slates:
         Raises: ProblemError: for features of a user that the model does not read. What stages raise.
         """
         request, arm = asked.request, asked.arm
-        if arm.stages.choose is not None or request.user_features:  # may be refused, and nobody else with it
-            (drawn,) = await self._draw([asked])
-            return drawn
-        return await self._batches.of((arm.name, arm.version, request.n), asked)
+        alone = arm.stages.choose is not None or request.user_features  # may be refused, and nobody else with it
+        return await self._batches.of(object() if alone else (arm.name, arm.version, request.n), asked)
 
-    async def _draw(self, asked: Sequence[Asked]) -> list[Drawn]:
-        """The slates of requests for as many items, by the same arm; asked alone, where there are user features."""
+    async def _hydrated(self, asked: Sequence[Asked]) -> list[Part[Drawn]]:
+        """Requests for as many items, by the same arm, divided by where their items come from; and their slates.
+
+        Those of whom nothing is known are answered from another source, and so beside the others: neither waits for the
+        other where the stages are remote, and what one part fails with, or how long it took, is not said of the other.
+        """
         requests, stages = [each.request for each in asked], asked[0].arm.stages
         try:
             states = await stages.hydrate(
@@ -91,20 +94,18 @@ class Slates:
             )
         except DataError as error:
             raise _no_features(error) from error
-        hydrated = perf_counter()
-        drawn: dict[int, Drawn] = {}
-        # Those of whom nothing is known are answered from another source, and so apart.
-        for rows in (np.flatnonzero(~states.nothing_known), np.flatnonzero(states.nothing_known)):
-            if len(rows):
-                own = states if len(rows) == len(states) else states.taken(rows)
-                slates = await self._slates([asked[row] for row in rows.tolist()], own, hydrated)
-                drawn.update(zip(rows.tolist(), slates, strict=True))
-        return [drawn[row] for row in range(len(asked))]
+        hydrated, unknown = perf_counter(), states.nothing_known
+        if unknown.all() or not unknown.any():
+            return [(range(len(asked)), self._slates(asked, states, hydrated))]
+        return [
+            (rows.tolist(), self._slates([asked[row] for row in rows.tolist()], states.taken(rows), hydrated))
+            for rows in (np.flatnonzero(~unknown), np.flatnonzero(unknown))
+        ]
 
     async def _slates(self, asked: Sequence[Asked], states: UserStates, hydrated: float) -> list[Drawn]:
         request, arm = asked[0].request, asked[0].arm
         stages, choose = arm.stages, arm.stages.choose
-        clock = [hydrated]
+        clock = [perf_counter()]
         retrieved = await (stages.retrieve(states, request.n) if choose is None else choose(request.context))
         clock.append(perf_counter())
         candidates = without_excluded(retrieved, states)

@@ -1,11 +1,21 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
-from serve.batches import Batches
+from serve.batches import Batches, Part
 from serve.problems import ProblemError
+
+
+def in_one_part(answer: Callable[[Sequence[int]], Awaitable[Sequence[int]]]) -> Any:
+    """All that is asked together, answered together."""
+
+    async def divided(asked: Sequence[int]) -> list[Part[int]]:
+        return [(range(len(asked)), answer(asked))]
+
+    return divided
 
 
 class Doubling:
@@ -26,7 +36,7 @@ def test_what_waits_together_is_answered_together_by_kind_and_size():
     doubling = Doubling()
 
     async def ask() -> list[int]:
-        batches = Batches(doubling, 4)
+        batches = Batches(in_one_part(doubling), 4)
         return await asyncio.gather(*(batches.of(number % 2, number) for number in range(12)))
 
     assert asyncio.run(ask()) == [2 * number for number in range(12)]
@@ -37,7 +47,7 @@ def test_one_alone_waits_for_nobody():
     doubling = Doubling()
 
     async def ask() -> list[int]:
-        batches = Batches(doubling, 4)
+        batches = Batches(in_one_part(doubling), 4)
         return [await batches.of("one", number) for number in range(3)]
 
     assert asyncio.run(ask()) == [0, 2, 4]
@@ -46,7 +56,7 @@ def test_one_alone_waits_for_nobody():
 
 def test_what_a_batch_fails_with_is_said_to_each_in_it_and_to_no_other():
     async def ask() -> list[int | BaseException]:
-        batches = Batches(Doubling(), 2)
+        batches = Batches(in_one_part(Doubling()), 2)
         return await asyncio.gather(*(batches.of("one", number) for number in (13, 1, 2)), return_exceptions=True)
 
     first, second, third = asyncio.run(ask())
@@ -59,7 +69,7 @@ def test_who_gives_up_changes_nothing_for_the_others(turns: int):
     doubling = Doubling()
 
     async def ask() -> int:
-        batches = Batches(doubling, 4)
+        batches = Batches(in_one_part(doubling), 4)
         gone, stays = (asyncio.ensure_future(batches.of("one", number)) for number in (5, 6))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -87,7 +97,7 @@ def test_a_batch_is_in_nobodys_context_and_ends_with_the_last_who_waits():
 
     async def ask() -> None:
         whose.set("the first")
-        batches = Batches(answer, 4)
+        batches = Batches(in_one_part(answer), 4)
         waiting = [asyncio.ensure_future(batches.of("one", number)) for number in range(3)]
         while not seen:
             await asyncio.sleep(0)
@@ -108,8 +118,64 @@ def test_a_call_that_another_ends_is_no_cancellation_of_who_waits():
         raise asyncio.CancelledError
 
     async def ask() -> list[int | BaseException]:
-        batches = Batches(answer, 4)
+        batches = Batches(in_one_part(answer), 4)
         return await asyncio.gather(*(batches.of("one", number) for number in range(2)), return_exceptions=True)
 
     found = asyncio.run(ask())
     assert all(isinstance(each, ProblemError) and each.retry_after_s for each in found) and len(found) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError("unlucky"), asyncio.CancelledError()])
+def test_parts_of_a_batch_are_answered_and_fail_each_by_itself(error: BaseException):
+    """The odd ones are told at once, while the even ones still wait for what then fails them."""
+    go_on = asyncio.Event()
+
+    async def fails() -> list[int]:
+        await go_on.wait()
+        raise error
+
+    async def doubled(asked: Sequence[int]) -> list[int]:
+        return [2 * number for number in asked]
+
+    async def divided(asked: Sequence[int]) -> list[Part[int]]:
+        even, odd = ([place for place, number in enumerate(asked) if number % 2 == rest] for rest in (0, 1))
+        return [(even, fails()), (odd, doubled([asked[place] for place in odd]))]
+
+    async def ask() -> list[BaseException | int]:
+        batches = Batches(divided, 8)
+        waiting = [asyncio.ensure_future(batches.of("one", number)) for number in range(5)]
+        assert await asyncio.wait_for(asyncio.gather(waiting[1], waiting[3]), 30) == [2, 6]
+        assert not any(each.done() for each in waiting[::2])
+        go_on.set()
+        return await asyncio.gather(*waiting[::2], return_exceptions=True)
+
+    expected = ProblemError if isinstance(error, asyncio.CancelledError) else ValueError
+    found = asyncio.run(ask())
+    assert len(found) == 3 and all(isinstance(each, expected) for each in found)
+
+
+def test_parts_end_with_the_last_who_waits():
+    ended: list[int] = []
+
+    async def never(number: int) -> list[int]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+        return []
+
+    async def divided(asked: Sequence[int]) -> list[Part[int]]:
+        return [([place], never(number)) for place, number in enumerate(asked)]
+
+    async def ask() -> None:
+        batches = Batches(divided, 8)
+        waiting = [asyncio.ensure_future(batches.of("one", number)) for number in range(2)]
+        await asyncio.sleep(0.01)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        while len(ended) < 2:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(ask(), 30))
+    assert sorted(ended) == [0, 1]
