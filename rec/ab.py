@@ -11,6 +11,7 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 from rec.data.rounds import Rounds
 from rec.errors import ConfigError, DataError
 from rec.ope.estimate import Interval, Terms, cluster_codes, std_error
+from rec.ope.intervals import student_t_interval
 
 # Below it the users were hardly divided as the shares say (Fabijan et al., 2019, doi:10.1145/3292500.3330722).
 MISMATCH_P: Final = 0.001
@@ -179,7 +180,7 @@ class _Arm:
 def _estimate(terms: Terms, arm: _Arm, level: float) -> ArmEstimate:
     codes, n_users = cluster_codes(arm.codes)
     error = std_error(terms, codes, n_users)
-    interval = None if error is None else _around(terms.value, error, n_users - 1, level)
+    interval = None if error is None else student_t_interval(terms.value, error, n_users, level=level)
     return ArmEstimate(terms.value, error, interval, len(terms), n_users)
 
 
@@ -190,17 +191,13 @@ def _difference(name: str, baseline: str, metric: str, arms: Mapping[str, _Arm],
         return ArmDifference(name, baseline, metric, value, None, None, None)
     covariance = float(arms[name].influence_of_users(metric) @ arms[baseline].influence_of_users(metric))
     error = max(ours.std_error**2 + theirs.std_error**2 - 2 * covariance, 0.0) ** 0.5
-    freedom = min(ours.n_clusters, theirs.n_clusters) - 1
+    n_users = min(ours.n_clusters, theirs.n_clusters)
     if error == 0.0:
         p_value = 1.0 if value == 0.0 else 0.0
     else:
-        p_value = 2 * float(stats.t.sf(abs(value) / error, freedom))  # pyright: ignore[reportUnknownMemberType]
-    return ArmDifference(name, baseline, metric, value, error, _around(value, error, freedom, level), p_value)
-
-
-def _around(value: float, error: float, freedom: int, level: float) -> Interval:
-    quantile = float(stats.t.ppf(0.5 + level / 2, freedom))  # pyright: ignore[reportUnknownMemberType]
-    return Interval(value - quantile * error, value + quantile * error, level, "normal")
+        p_value = 2 * float(stats.t.sf(abs(value) / error, n_users - 1))  # pyright: ignore[reportUnknownMemberType]
+    interval = student_t_interval(value, error, n_users, level=level)
+    return ArmDifference(name, baseline, metric, value, error, interval, p_value)
 
 
 def _mismatch(arms: Mapping[str, _Arm], once: NDArray[np.bool_], shares: Mapping[str, float]) -> float:

@@ -10,7 +10,7 @@ Target: Thompson sampling's probabilities are logged only for what was shown, an
 Users:  the data have ids neither of users nor of visits, so every impression counts as its own, although a visit shows
         three positions, and intervals know nothing of what they share. Printed is how many impressions of a sample
         have time and user features of another one; who came again on another day nobody can tell.
-Ranges: 95%, by bootstrap for estimates, and normal for what a log itself earned.
+Ranges: 95%, by bootstrap for estimates, and by Student's t for what a log itself earned.
 Expect: half a minute.
 Writes: benchmarks/results/open_bandit.json and .png
 """
@@ -38,7 +38,7 @@ from rec.ope.reward_model import cross_fit_actions, logistic_per_action
 ESTIMATORS: Final = ("ips", "snips", "dm", "dr", "sndr", "dr_os")
 INTERVAL: Final = IntervalSettings(method="bootstrap")
 # A plain mean of some 10,000 rewards needs no bootstrap.
-OWN_INTERVAL: Final = IntervalSettings(method="normal")
+OWN_INTERVAL: Final = IntervalSettings(method="student_t")
 N_FOLDS: Final = 5
 READING: Final = """
 Reading: a log of 10,000 rows and some 40 clicks knows a rate of 0.4% to about a third of itself. Overlap does not show

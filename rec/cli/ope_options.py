@@ -56,7 +56,7 @@ def refuse_ignored(options: OpeConfig) -> None:
     if options.interval == "empirical_bernstein":
         if not of_table:
             raise ConfigError(
-                "a log of slates has no empirical Bernstein interval: take --interval normal or bootstrap",
+                "a log of slates has no empirical Bernstein interval: take --interval student_t or bootstrap",
                 field="interval",
             )
         return

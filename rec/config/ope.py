@@ -55,7 +55,7 @@ class OpeConfig(Config):
     position_weights: tuple[float, ...] = ()
     allow_no_feedback: bool = False
     estimators: tuple[str, ...] = ()
-    interval: Literal["normal", "bootstrap", "empirical_bernstein"] = "normal"
+    interval: Literal["student_t", "bootstrap", "empirical_bernstein"] = "student_t"
     level: Annotated[float, Field(gt=0, le=HIGHEST_LEVEL)] = 0.95
     reward_range: tuple[float, float] | None = None
     weight_bound: PositiveFloat | None = None

@@ -77,5 +77,5 @@ def refuse_bernstein(settings: IntervalSettings) -> None:
     """Refuses the empirical Bernstein interval, where there is none."""
     if settings.method == "empirical_bernstein":
         raise ConfigError(
-            "slates and differences have no empirical Bernstein interval; take normal or bootstrap", field="method"
+            "slates and differences have no empirical Bernstein interval; take student_t or bootstrap", field="method"
         )

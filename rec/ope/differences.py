@@ -46,7 +46,7 @@ def evaluate_difference(
         estimator: a name of ESTIMATORS or SHRINKING_ESTIMATORS.
         rng: of the bootstrap's resamples.
         parameter: of a shrinking estimator; None: chosen by cross-fitting over users.
-        interval: None: normal, 95%.
+        interval: None: Student's t, 95%.
         min_ess: effective sample size below which it warns.
 
     Raises: DataError: when rows, rewards, propensities or users are not the same on both sides.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
-Method = Literal["normal", "bootstrap", "empirical_bernstein"]
+Method = Literal["student_t", "bootstrap", "empirical_bernstein"]
 
 
 @final

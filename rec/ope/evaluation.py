@@ -46,7 +46,7 @@ def evaluate(
         estimators: names of ESTIMATORS and SHRINKING_ESTIMATORS. None: `possible_estimators`.
         rng: of the bootstrap's resamples.
         parameters: of shrinking estimators, by name; those not given are chosen by cross-fitting over users.
-        interval: None: normal, 95%.
+        interval: None: Student's t, 95%.
         min_ess: effective sample size below which it warns.
 
     Warns: OverlapWarning: where the log holds little about the target policy.

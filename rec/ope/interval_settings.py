@@ -9,7 +9,7 @@ import numpy as np
 from rec.errors import ConfigError
 from rec.ope.brackets import Bracket
 from rec.ope.estimate import Interval, Method, Terms, std_error
-from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval, resamples_for
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, resamples_for, student_t_interval
 from rec.ope.logged import LARGEST, is_real
 from rec.ope.overlap import Overlap
 
@@ -22,7 +22,7 @@ class IntervalSettings:
     """Which interval is put around estimates.
 
     Attributes:
-        method: `normal` is quick and right for many users; `bootstrap` follows a skewed distribution; the
+        method: `student_t` is quick and right for many users; `bootstrap` follows a skewed distribution; the
             `empirical_bernstein` interval is wide, and holds however few the users and heavy the weights. That of an
             estimator that shrinks weights allows for the bias of shrinking, too.
         level: of the two-sided interval.
@@ -32,7 +32,7 @@ class IntervalSettings:
             reward of the log where no range is given.
     """
 
-    method: Method = "normal"
+    method: Method = "student_t"
     level: float = 0.95
     n_resamples: int = N_RESAMPLES
     reward_range: tuple[float, float] | None = None
@@ -127,4 +127,4 @@ def _interval_of(
         return bootstrap_interval(terms, codes, n_clusters, level=level, n_resamples=n_resamples, rng=rng)
     error = std_error(terms, codes, n_clusters)
     assert error is not None
-    return normal_interval(terms.value, error, n_clusters, level=level)
+    return student_t_interval(terms.value, error, n_clusters, level=level)

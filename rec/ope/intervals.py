@@ -19,10 +19,15 @@ def resamples_for(level: float) -> int:
     return math.ceil(2 * _BEYOND / (1 - level) - 1e-6)
 
 
-def normal_interval(value: float, std_error: float, n_clusters: int, *, level: float) -> Interval:
-    """Value ± t * std_error, with Student's t of C - 1 degrees of freedom, which is the normal's for many users."""
+def student_t_interval(value: float, std_error: float, n_clusters: int, *, level: float) -> Interval:
+    """Value ± t * std_error, with the quantile t of Student's distribution of C - 1 degrees of freedom.
+
+    For many users it is the normal distribution's. Assumes: the estimate is as good as normal, as means of many are.
+
+    Args: n_clusters: C, users, at least 2.
+    """
     quantile = float(stats.t.ppf(0.5 + level / 2, n_clusters - 1))  # pyright: ignore[reportUnknownMemberType]
-    return Interval(value - quantile * std_error, value + quantile * std_error, level, "normal")
+    return Interval(value - quantile * std_error, value + quantile * std_error, level, "student_t")
 
 
 def bootstrap_interval(
@@ -45,7 +50,7 @@ def bootstrap_interval(
         if (denominator <= 0).any():
             raise ConfigError(
                 "a resample of users holds no positive weight: the target policy agrees with the log for too few of "
-                "them to resample; take a normal interval, or an estimator that is not self-normalised"
+                "them to resample; take a student_t interval, or an estimator that is not self-normalised"
             )
         values[start : start + rows] = (numerator / denominator).sum(axis=1)
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])

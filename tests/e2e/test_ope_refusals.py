@@ -266,7 +266,7 @@ def test_the_empirical_bernstein_interval_is_given_of_what_has_it(tandem: Any, t
     error = refused(tandem(*ask, "--estimators", "snips"))
     assert error["field"] == "method" and "dm, ips, dr have one" in error["message"]
     error = refused(tandem("ope", "--home", str(tmp_path), *WORTH, *ask[3:]))
-    assert error["field"] == "interval" and "normal or bootstrap" in error["message"]
+    assert error["field"] == "interval" and "student_t or bootstrap" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         requests = simulated(rng, lift=lift)
         interval = by_metric(compare(requests, baseline="a"))["reward_per_request"].interval
         covered += interval.low <= lift <= interval.high
+        assert interval.method == "student_t"
         in_b = requests.arm == "b"
         naive = np.sqrt(sum(part.var(ddof=1) / len(part) for part in (requests.reward[in_b], requests.reward[~in_b])))
         by_rows += abs(requests.reward[in_b].mean() - requests.reward[~in_b].mean() - lift) <= 1.96 * naive

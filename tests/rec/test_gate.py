@@ -24,7 +24,7 @@ CHAMPION = Health(coverage=0.4, latency_ms=2.0, calibration_error=0.03)
 
 
 def estimate(*, low: float = 0.1, ess: float = 5000.0, support: float | None = 1.0, level: float = LEVEL) -> Estimate:
-    interval = Interval(low, low + 0.2, level, "normal")
+    interval = Interval(low, low + 0.2, level, "student_t")
     return Estimate(low + 0.1, 0.05, interval, 6000, 900, ess, 3.0, support, "cascade_dr difference")
 
 

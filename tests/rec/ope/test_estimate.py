@@ -58,9 +58,9 @@ def test_clusters_may_be_named_anyhow():
 
 
 def test_json_has_the_fields_of_the_contract():
-    interval = Interval(0.1, 0.3, 0.95, "normal")
+    interval = Interval(0.1, 0.3, 0.95, "student_t")
     told = Estimate(0.2, 0.05, interval, 10, 5, 8.0, 2.0, None, "dr").to_json()
     assert list(told) == [
         "value", "std_error", "interval", "n", "n_clusters", "ess", "max_weight", "support", "estimator"
     ]  # fmt: skip
-    assert told["interval"] == {"low": 0.1, "high": 0.3, "level": 0.95, "method": "normal"}
+    assert told["interval"] == {"low": 0.1, "high": 0.3, "level": 0.95, "method": "student_t"}

@@ -86,7 +86,7 @@ def test_what_an_estimate_says_of_its_rows(world):
     assert found.max_weight == rounds.weights.max()
     assert found.ess == pytest.approx(rounds.weights.sum() ** 2 / (rounds.weights**2).sum())
     assert found.support is None
-    assert found.interval.method == "normal"
+    assert found.interval.method == "student_t"
 
 
 def test_the_difference_to_itself_is_nothing(world):
@@ -196,7 +196,7 @@ def test_differences_of_other_rows_are_refused(world):
         evaluate_slate_difference(*slates, "cascade", rng=rng)
 
 
-@pytest.mark.parametrize("method", ["normal", "bootstrap", "empirical_bernstein"])
+@pytest.mark.parametrize("method", ["student_t", "bootstrap", "empirical_bernstein"])
 def test_every_interval_around_the_estimators_that_have_it(world, method):
     rounds = world.sample(800, np.random.default_rng(0))
     settings = IntervalSettings(method, reward_range=(0, 1), weight_bound=20, n_resamples=300)
@@ -247,7 +247,7 @@ def test_the_empirical_bernstein_interval_is_refused_before_anything_is_chosen(w
 @pytest.mark.parametrize(
     ("given", "field", "told"),
     [
-        ({"method": "normale"}, "method", "there are normal, bootstrap, empirical_bernstein"),
+        ({"method": "normal"}, "method", "there are student_t, bootstrap, empirical_bernstein"),
         ({"level": float("nan")}, "level", "between 0 and 1"),
         ({"level": ".95"}, "level", "found '.95'"),
         ({"level": 1 - 1e-16}, "level", "between 0 and 1"),

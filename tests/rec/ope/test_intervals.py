@@ -7,7 +7,7 @@ import pytest
 
 from rec.errors import ConfigError
 from rec.ope.estimate import Terms, std_error
-from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, normal_interval
+from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, student_t_interval
 
 
 def clustered(rng, n_users=300):
@@ -17,32 +17,39 @@ def clustered(rng, n_users=300):
     return rng.normal(size=n_users)[codes] + 0.3 * rng.normal(size=len(codes)), codes
 
 
-def test_bootstrap_and_normal_agree_on_many_users():
+def test_few_users_have_the_wide_interval_of_students_t_and_it_says_so():
+    # Of four degrees of freedom 95% lie within 2.776 standard errors; of a normal distribution within 1.960.
+    found = student_t_interval(1.0, 0.5, 5, level=0.95)
+    assert (found.low, found.high) == pytest.approx((1 - 2.776 * 0.5, 1 + 2.776 * 0.5), abs=1e-3)
+    assert (found.level, found.method) == (0.95, "student_t")
+
+
+def test_bootstrap_and_students_t_agree_on_many_users():
     rng = np.random.default_rng(0)
     x, codes = clustered(rng, 2000)
     weights = rng.exponential(size=len(x))
     terms = Terms.ratios([(weights * x, weights)])
     error = std_error(terms, codes, 2000)
-    normal = normal_interval(terms.value, error, 2000, level=0.95)
+    by_error = student_t_interval(terms.value, error, 2000, level=0.95)
     bootstrap = bootstrap_interval(terms, codes, 2000, level=0.95, n_resamples=4000, rng=rng)
-    assert bootstrap.low == pytest.approx(normal.low, abs=0.15 * error)
-    assert bootstrap.high == pytest.approx(normal.high, abs=0.15 * error)
+    assert bootstrap.low == pytest.approx(by_error.low, abs=0.15 * error)
+    assert bootstrap.high == pytest.approx(by_error.high, abs=0.15 * error)
 
 
-@pytest.mark.parametrize("method", ["normal", "bootstrap"])
+@pytest.mark.parametrize("method", ["student_t", "bootstrap"])
 def test_intervals_clustered_by_user_hold_the_truth_in_95_of_100(method):
     rng = np.random.default_rng(1)
     hit = unclustered_hit = 0
     for _ in range(400):
         x, codes = clustered(rng, 100)
         terms = Terms.mean(x)
-        if method == "normal":
-            around = normal_interval(terms.value, std_error(terms, codes, 100), 100, level=0.95)
+        if method == "student_t":
+            around = student_t_interval(terms.value, std_error(terms, codes, 100), 100, level=0.95)
         else:
             around = bootstrap_interval(terms, codes, 100, level=0.95, n_resamples=400, rng=rng)
         hit += around.low <= 0 <= around.high
         rows = np.arange(len(x))
-        naive = normal_interval(terms.value, std_error(terms, rows, len(x)), len(x), level=0.95)
+        naive = student_t_interval(terms.value, std_error(terms, rows, len(x)), len(x), level=0.95)
         unclustered_hit += naive.low <= 0 <= naive.high
     assert 0.91 <= hit / 400 <= 0.98
     assert unclustered_hit / 400 < 0.85
@@ -84,9 +91,9 @@ def test_the_busiest_user_sets_how_much_one_user_can_move():
 
 
 @pytest.mark.parametrize(("n_clusters", "quantile"), [(2, 12.706), (3, 4.303), (11, 2.228)])
-def test_few_users_widen_the_normal_interval_as_students_t(n_clusters, quantile):
+def test_few_users_widen_the_student_t_interval_as_students_t(n_clusters, quantile):
     # The 97.5% quantiles of Student's t of 1, 2 and 10 degrees of freedom, from a printed table.
-    found = normal_interval(1.0, 2.0, n_clusters, level=0.95)
+    found = student_t_interval(1.0, 2.0, n_clusters, level=0.95)
     assert (found.low, found.high) == pytest.approx((1 - 2 * quantile, 1 + 2 * quantile), rel=1e-3)
 
 
@@ -99,19 +106,19 @@ def test_empirical_bernstein_moves_and_scales_with_the_contributions():
     assert (other.low, other.high) == pytest.approx((5 * one.low - 2, 5 * one.high - 2))
 
 
-def test_empirical_bernstein_holds_where_the_normal_interval_fails():
+def test_empirical_bernstein_holds_where_the_student_t_interval_fails():
     # A rare large weight: with .3 of them expected in 300 rows, most logs look as if the value were 0.
     rng = np.random.default_rng(4)
     truth, p, size = 1.0, 0.001, 1000.0
-    normal_hit = bernstein_hit = 0
+    by_error_hit = bernstein_hit = 0
     for _ in range(200):
         x = np.where(rng.random(300) < p, size, 0.0)
         rows, terms = np.arange(300), Terms.mean(x)
-        normal = normal_interval(terms.value, std_error(terms, rows, 300), 300, level=0.95)
+        by_error = student_t_interval(terms.value, std_error(terms, rows, 300), 300, level=0.95)
         sure = empirical_bernstein_interval(x, rows, 300, bounds=(0.0, size), level=0.95)
-        normal_hit += normal.low <= truth <= normal.high
+        by_error_hit += by_error.low <= truth <= by_error.high
         bernstein_hit += sure.low <= truth <= sure.high
-    assert normal_hit < 100
+    assert by_error_hit < 100
     assert bernstein_hit == 200
 
 
