@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.state import Candidates
+from serve.ids import new_id
 from serve.schemas import CandidateShown, ItemShown, RecommendResponse, SessionReport, StageReport
 from serve.slates import Asked, Drawn
-from serve.spool import new_id
 from serve.stages import STAGES, Stages
 
 

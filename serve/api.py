@@ -26,7 +26,8 @@ from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.hands import Hands
 from serve.hosts import Hosts
-from serve.json_log import CLIENT_ID, REQUEST_ID
+from serve.ids import request_id_of, with_request_id
+from serve.json_log import REQUEST_ID
 from serve.keys import Role
 from serve.metrics import SharedMetrics
 from serve.page import add_page
@@ -42,12 +43,10 @@ from serve.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
-from serve.spool import new_id
 
 RECOMMEND: Final = "/v1/recommend"
 # The route of a request that no route takes: what it asked for may be anything, and is no label.
 OTHER: Final = "other"
-REQUEST_HEADER: Final = "x-request-id"
 FAILED: Final = "the server failed; its log says why"
 _JSON: Final = b"application/json"
 # What only an explained answer has.
@@ -109,16 +108,14 @@ class Api:
             await self._documented(scope, receive, send)
             return
         started, status = perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR
-        given = _header(scope, REQUEST_HEADER) or ""
-        request_id = given if CLIENT_ID.fullmatch(given) else new_id()
+        request_id = request_id_of(scope)
         REQUEST_ID.set(request_id)
 
         async def send_safely(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = (REQUEST_HEADER.encode(), request_id.encode())
-                message = {**message, "headers": [*message["headers"], *_SAFETY, own]}
+                message = {**message, "headers": [*with_request_id(message["headers"], request_id), *_SAFETY]}
             await send(message)
 
         try:

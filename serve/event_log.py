@@ -19,10 +19,11 @@ from rec.data.event_rows import SLOW_MS
 from rec.data.events import EventTables
 from serve.claims import FOLDER as KEYS
 from serve.committer import is_followed
+from serve.ids import new_id
 from serve.known import Given, Known, KnownRequests
 from serve.logged import Row, answer_record, feedback_record
 from serve.sessions import UserAct
-from serve.spool import SpoolWriter, bytes_below, locked, new_id, spool_bytes
+from serve.spool import SpoolWriter, bytes_below, locked, spool_bytes
 
 FEEDBACK_LOCK: Final = "feedback.lock"
 LOCK_TIMEOUT_S: Final = 5.0

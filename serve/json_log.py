@@ -2,15 +2,12 @@
 
 import json
 import logging
-import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, final
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("tandem_request_id", default=None)
-# What a client may call its request; anything else could forge lines of a log that is read by eye.
-CLIENT_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PACKAGES: Final = ("serve", "rec")
 
 

@@ -8,7 +8,6 @@ others see by the lock when nothing more will come. The format is private: segme
 
 import fcntl
 import os
-import secrets
 import struct
 import threading
 import time
@@ -21,6 +20,7 @@ from time import monotonic
 from typing import Final, final
 
 from rec.storage import sync as sync_folder
+from serve.ids import new_id
 
 SUFFIX: Final = ".spool"
 SEGMENT_BYTES: Final = 8 * 2**20
@@ -181,11 +181,6 @@ class SpoolWriter:
 def framed(payload: bytes) -> bytes:
     """A record as it stands in a file."""
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def new_id() -> str:
-    """An id that no other has, 32 hexadecimal digits; ids of later milliseconds sort after it."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def segments(folder: Path) -> list[Segment]:

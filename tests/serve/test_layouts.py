@@ -16,7 +16,7 @@ import pytest
 
 from rec.policy import position_probabilities
 from rec.recommender import Recommender
-from serve.config import PolicyConfig, ServeConfig
+from serve.config import LogConfig, PolicyConfig, ServeConfig
 from serve.load import post_all
 
 IN_ORDER = PolicyConfig(epsilon=0, temperature=0)
@@ -36,6 +36,19 @@ def answers_by_replica() -> Counter[str]:
             {row["svname"]: int(row["hrsp_2xx"]) for row in rows if row["svname"].startswith("SERVE_REPLICA")}
         )
     return answered
+
+
+def test_an_answer_says_one_id_of_its_request(deploy: Callable[[str, ServeConfig], str], home: str):
+    """Through the front and Serve, which have ids of their own, and send back what the client wrote."""
+    address = deploy("ids", ServeConfig(home=home, log=LogConfig(enabled=False)))
+    for given in ("mine-1.2", "not mine", None):
+        headers = {} if given is None else {"X-Request-Id": given}
+        for response in (
+            httpx.post(f"{address}/v1/recommend", json={"user_id": "a", "n": 1}, headers=headers, timeout=30),
+            httpx.get(f"{address}/health/live", headers=headers, timeout=30),
+        ):
+            (told,) = response.headers.get_list("x-request-id")
+            assert response.status_code == 200 and told and (told == given) is (given == "mine-1.2")
 
 
 def test_all_layouts_agree_with_the_recommender(

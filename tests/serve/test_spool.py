@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.spool import SpoolWriter, SyncError, is_left, locked, new_id, read_frames, segments, spool_bytes
+from serve.spool import SpoolWriter, SyncError, is_left, locked, read_frames, segments, spool_bytes
 
 # Appends numbered records for ever; prints the number of each when it is safe.
 WRITER = """
@@ -194,12 +194,6 @@ def test_what_a_killed_writer_had_handed_over_is_there(tmp_path: Path, mode: str
         assert len(found) >= len(told)
         assert found == [str(number).encode() * 50 for number in range(len(found))]
         assert all(is_left(segment.path) for segment in segments(folder))
-
-
-def test_ids_are_distinct_and_sort_by_time():
-    ids = [new_id() for _ in range(1000)]
-    assert len(set(ids)) == 1000
-    assert [each[:12] for each in ids] == sorted(each[:12] for each in ids)
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path):
