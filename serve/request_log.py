@@ -228,12 +228,8 @@ class RequestLog:
             self._unkept(error)
 
     def _unkept(self, error: OSError) -> None:
-        """Raises: ProblemError: where no answer may go out whose key is not kept."""
         self.n_unkept_keys += 1
-        if self.n_unkept_keys & (self.n_unkept_keys - 1) == 0:  # ever more seldom
-            _LOG.error("%d idempotency keys could not be kept: %s", self.n_unkept_keys, error)
-        if self._config.log.when_full == "refuse":
-            raise busy(f"{KEY}: the key cannot be kept now; send the request again") from error
+        self._do_without(f"{KEY}: the key cannot be kept now", error, self.n_unkept_keys, "keys could not be kept")
 
     async def _again(self, request: RecommendRequest, claim: Claim, content: bytes) -> RecommendResponse:
         kept = json.loads(content)
@@ -255,12 +251,18 @@ class RequestLog:
             self._unlogged(error)
 
     def _unlogged(self, error: Exception) -> None:
-        """Raises: ProblemError: where no answer may go out that is not logged."""
         self.n_unlogged += 1
-        if self.n_unlogged & (self.n_unlogged - 1) == 0:  # ever more seldom
-            _LOG.error("%d answers could not be logged: %s", self.n_unlogged, error)
+        self._do_without("the answer cannot be logged now", error, self.n_unlogged, "answers could not be logged")
+
+    def _do_without(self, lacking: str, error: Exception, n: int, happened: str) -> None:
+        """Goes on without what an answer should have had, for the n-th time.
+
+        Raises: ProblemError: where no answer may go out without it.
+        """
+        if n & (n - 1) == 0:  # ever more seldom
+            _LOG.error("%d %s: %s", n, happened, error)
         if self._config.log.when_full == "refuse":
-            raise busy("the answer cannot be logged now; send the request again") from error
+            raise busy(f"{lacking}; send the request again") from error
 
     def _rows(self, request: RecommendRequest, answered: Answered) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The request and its impressions as the tables have them."""

@@ -22,6 +22,7 @@ from serve.arms import Arms
 from serve.config import ServeConfig
 from serve.gateway import Gateway
 from serve.stages import Stages
+from tests.serve.services import Service
 
 Ask = Callable[..., httpx.Response]
 Deploy = Callable[[str, ServeConfig], str]
@@ -75,6 +76,11 @@ def gateway(home: str, recommender: Recommender) -> Gateway:
 def events(tmp_path: Path) -> EventTables:
     """Tables with nothing in them yet."""
     return open_events(str(tmp_path))
+
+
+@pytest.fixture
+def service(recommender: Recommender, home: str, tmp_path: Path) -> Service:
+    return Service(recommender, home, tmp_path)
 
 
 @pytest.fixture(scope="session")

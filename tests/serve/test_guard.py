@@ -246,13 +246,13 @@ def test_too_late_is_503_and_so_is_too_much_at_once(ask: Request):
         api = Api(gateway, ServeConfig(home=".", deadline_s=60, max_ongoing_requests=2))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as http:
             first = [asyncio.create_task(http.post("/v1/recommend", json=BODY)) for _ in range(2)]
-            while api._n_ongoing < 2:
+            while api._admission.n_ongoing < 2:
                 await asyncio.sleep(0)
             beside = await http.post("/v1/recommend", json=BODY)
             live = await http.get("/health/live")
             gateway.go_on.set()
             await asyncio.gather(*first)
-            assert int(beside.headers["retry-after"]) > 0 and api._n_ongoing == 0
+            assert int(beside.headers["retry-after"]) > 0 and api._admission.n_ongoing == 0
             return [beside.status_code, live.status_code]
 
     gateway.go_on = asyncio.Event()

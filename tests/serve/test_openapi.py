@@ -58,7 +58,7 @@ def api(recommender: Recommender, home: str, folder: Path) -> Api:
 @pytest.fixture(scope="module")
 def admin(folder: Path, api: Api) -> dict[str, str]:
     _, text = KeyStore(Home(folder)).create("test", ("admin",), now_ms=1)
-    guard = api._guard
+    guard = api._admission.guard
     assert guard is not None
     guard.refresh()
     return {"Authorization": f"Bearer {text}"}
