@@ -7,13 +7,14 @@ import secrets
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, final
 
 import numpy as np
 import plotly.graph_objects as go
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from rec.cli.command import Answer
 from rec.config import Config, Seed
@@ -22,6 +23,7 @@ from rec.storage import replace_file
 from rl.config import InstaTokConfig
 from rl.instatok.people import People, Unserved, Visit, mean_reward, reward_curve
 from rl.instatok.world import InstaTok
+from serve.arrivals import Arrivals
 from serve.load import Client, Reply, post_request
 
 # What services are asked with where they want a key.
@@ -36,13 +38,16 @@ class SimulateOptions(Config):
     """People of a world of short videos who use the service at `url`, as many at once as there are `clients`.
 
     Everybody comes in turn, asks for slates of `n` videos and says what they did with each, until they have had enough.
-    The world has to be that of the data the model was trained on. A request that fails is sent once more, under the
-    same idempotency key. `points` of the reward curve are printed, and drawn as HTML where `plot` names a file.
+    With a `rate` they do not wait for each other: so many visits begin a second, at random times by the seed, while
+    there are clients for them, and how long a visit's first request takes is counted from when it was due. The world
+    has to be that of the data the model was trained on. A request that fails is sent once more, under the same
+    idempotency key. `points` of the reward curve are printed, and drawn as HTML where `plot` names a file.
     """
 
     url: str = "http://127.0.0.1:8000"
     visits: PositiveInt = 1_000
     clients: PositiveInt = 32
+    rate: PositiveFloat | None = None
     n: PositiveInt = 5
     points: PositiveInt = 10
     plot: Path | None = None
@@ -62,6 +67,8 @@ class HttpService:
         key = os.environ.get(API_KEY)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.versions: Counter[str] = Counter()
+        # Of the next request, where that was due before it could be sent; in seconds of `perf_counter`.
+        self.due: float | None = None
 
     async def recommend(self, user_id: str, n: int) -> tuple[str, Sequence[str]]:
         """See `rl.instatok.people.Service`."""
@@ -83,12 +90,13 @@ class HttpService:
 
     async def _post(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
         request = post_request(self._url, path, json.dumps(body).encode(), {**self._headers, **headers})
+        due, self.due = self.due, None
         try:
             reply = await self._client.send(request)
         except OSError as error:
             self._replies[path].append(None)
             raise Unserved(path) from error
-        self._replies[path].append(reply)
+        self._replies[path].append(reply if due is None else replace(reply, started=due))
         if reply.status >= 300:
             raise Unserved(path)
         return json.loads(reply.body)
@@ -104,9 +112,15 @@ def run_simulate(options: SimulateOptions) -> Answer:
     replies: dict[str, list[Reply | None]] = {RECOMMEND: [], FEEDBACK: []}
     services = [HttpService(options.url, replies) for _ in range(min(options.clients, options.visits))]
 
+    rng = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=(2,)))
+    arrivals = None if options.rate is None else Arrivals(options.rate, options.visits, rng)
+
+    async def arrive(service: HttpService, number: int) -> None:
+        service.due = None if arrivals is None else await arrivals.wait(number)
+
     async def visit_all() -> list[Visit]:
         try:
-            return await people.visit_all(services, options.visits, options.n)
+            return await people.visit_all(services, options.visits, options.n, arrive)
         finally:
             for service in services:
                 service.close()
@@ -125,6 +139,7 @@ def run_simulate(options: SimulateOptions) -> Answer:
         "requests": {path: _told(theirs) for path, theirs in replies.items()},
         "requests_per_s": sum(map(len, replies.values())) / seconds,
         "seconds": seconds,
+        "rate": None if arrivals is None else arrivals.to_json(),
     }
     _print(answer)
     if options.plot is not None:
@@ -180,6 +195,15 @@ def _print(answer: Mapping[str, Any]) -> None:
         took = "" if theirs["p50_ms"] is None else f", median {theirs['p50_ms']:.1f} ms, 99% {theirs['p99_ms']:.1f} ms"
         print(f"{path}: {theirs['n']:,} requests, failed: {failed}, sent twice: {theirs['sent_twice']}{took}")
     print(f"{answer['requests_per_s']:,.0f} requests a second for {answer['seconds']:.1f} s")
+    rate = answer["rate"]
+    if rate is not None and rate["kept"]:
+        print(f"{rate['asked_per_s']:g} visits a second, as asked")
+    elif rate is not None:
+        print(
+            f"the rate of {rate['asked_per_s']:g} visits a second was not kept: {rate['late']:,} of "
+            f"{answer['visits']:,} began late, up to {rate['latest_s']:.2f} s; that counts in how long requests took. "
+            "Take more --clients; where that changes nothing, it is more than the service or this process can do"
+        )
 
 
 def _require_ready(url: str) -> None:

@@ -1,11 +1,11 @@
 """InstaTok's people as the users of a service: they ask for slates, watch, say what they did, and leave."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol, final
+from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ class Service(Protocol):
     async def feedback(self, request_id: str, acts: Sequence[tuple[str, str]]) -> None:
         """Takes what a user did with items of a slate, as (item, action)."""
         ...
+
+
+Served = TypeVar("Served", bound=Service)
 
 
 class Unserved(Exception):
@@ -52,16 +55,25 @@ class People:
         self._world = world
         self._seed = seed
 
-    async def visit_all(self, services: Sequence[Service], n_visits: int, n: int) -> list[Visit]:
+    async def visit_all(
+        self,
+        services: Sequence[Served],
+        n_visits: int,
+        n: int,
+        awaited: Callable[[Served, int], Awaitable[None]] | None = None,
+    ) -> list[Visit]:
         """So many visits, as many at once as there are services, each with slates of n items.
 
+        Args: awaited: before a visit, with its service and number; None: it begins as soon as there is a service.
         Returns: in the order in which they began. What a person does depends on the seed, the visit, and what is shown.
         """
         visits: dict[int, Visit] = {}
         coming = iter(enumerate(self._order(n_visits)))
 
-        async def receive(service: Service) -> None:
+        async def receive(service: Served) -> None:
             for number, user in coming:
+                if awaited is not None:
+                    await awaited(service, number)
                 visits[number] = await self._visit(number, user, service, n)
 
         tasks = [asyncio.create_task(receive(service)) for service in services]

@@ -30,6 +30,7 @@ from rl.instatok.world import ACTIONS, InstaTok
 from serve.api import Api
 from serve.app import wait_until_ready
 from serve.arms import Arms
+from serve.arrivals import Arrivals
 from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import now_ms
@@ -128,6 +129,21 @@ def test_people_visit_and_what_they_did_is_logged(
     assert anew.candidates.shape == log.logging.candidates.shape
     same = (anew.candidates == log.logging.candidates) & np.isclose(anew.scores, log.logging.scores, rtol=1e-5)
     assert same.all(axis=1).mean() >= 0.95
+
+
+def test_at_a_rate_waiting_counts_and_people_come_by_the_clock(
+    recommender: Recommender, own_home: str, capsys: pytest.CaptureFixture[str]
+):
+    """All but at once with one client, each waits for all before; with gaps that the seed says, nobody comes early."""
+    with served(recommender, own_home, sessions=False) as address:
+        rushed = simulate(capsys, address, 30, "--clients", "1", "--rate", "10000")
+        spread = simulate(capsys, address, 10, "--clients", "10", "--rate", "10")
+        closed = simulate(capsys, address, 30, "--clients", "1")
+    asked = rushed["requests"]["/v1/recommend"]
+    assert asked["p99_ms"] > 500 * rushed["seconds"] and not rushed["rate"]["kept"] and closed["rate"] is None
+    assert rushed["rate"]["late"] > 15 and rushed["rate"]["latest_s"] > rushed["seconds"] / 2
+    due = Arrivals(10, 10, np.random.default_rng(np.random.SeedSequence(0, spawn_key=(2,))))._due_s
+    assert spread["seconds"] > due[-1] and spread["rate"]["asked_per_s"] == 10 and spread["cut_off"] == 0
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nowhere"])
