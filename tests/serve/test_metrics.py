@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from rec.recommender import Recommender
@@ -20,6 +21,7 @@ from serve.json_log import REQUEST_ID, JsonFormatter
 from serve.metrics import FAMILIES, STALE_S, Metrics, SharedMetrics, exposition
 from serve.stages import STAGES
 
+DOCS = Path(__file__).parents[2] / "docs"
 Request = Callable[..., httpx.Response]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -169,7 +171,7 @@ def test_a_record_is_one_line_of_json():
 
 
 def test_the_dashboard_shows_metrics_and_labels_that_there_are():
-    board = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text())
+    board = json.loads((DOCS / "grafana.json").read_text())
     shown: set[str] = set()
     for panel in board["panels"]:
         assert panel["targets"], panel["title"]
@@ -189,6 +191,35 @@ def test_the_dashboard_shows_metrics_and_labels_that_there_are():
             assert not re.search(r"(rate|increase)\(tandem_score_sum", target["expr"])
             shown |= families
     assert shown == set(FAMILIES)
+
+
+def test_the_dashboard_shows_what_drifts_lags_or_is_slow():
+    board = json.loads((DOCS / "grafana.json").read_text())
+    exprs = {panel["title"]: " ".join(target["expr"] for target in panel["targets"]) for panel in board["panels"]}
+    for name, *parts in (
+        ("Propensity drift", "tandem_propensity_bucket[1h])", "tandem_propensity_bucket[1h] offset 1w)"),
+        ("Score drift", "tandem_score_sum[1h])", "tandem_score_sum[1h] offset 1w)", "tandem_score_squares_sum"),
+        ("Coverage", "tandem_distinct_items / tandem_eligible_items"),
+        ("Log lag", "time() - max(tandem_log_commit_timestamp_seconds)"),
+        ("Latency by stage", "by (le, stage) (rate(tandem_stage_seconds_bucket"),
+    ):
+        (expr,) = [expr for title, expr in exprs.items() if title.startswith(name)]
+        assert all(part in expr for part in parts), name
+        assert expr.count("(") == expr.count(")"), name
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_rules_to_be_warned_by_read_metrics_that_there_are_and_each_other():
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(groups:.*?)```", page, re.DOTALL)
+    (group,) = yaml.safe_load(block)["groups"]
+    records = {rule["record"] for rule in group["rules"] if "record" in rule}
+    assert len(records) == 3
+    for rule in group["rules"]:
+        names = set(re.findall(r"tandem_[a-z_]+", rule["expr"]))
+        assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in names} <= set(FAMILIES), rule
+        assert set(re.findall(r"tandem:[a-z:]+", rule["expr"])) <= records, rule
 
 
 def test_the_slowest_answers_in_time_are_told_from_those_that_are_late():
