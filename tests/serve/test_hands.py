@@ -2,12 +2,21 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
 
 from serve.hands import Hands
 from serve.problems import ProblemError
+
+
+@pytest.fixture
+def go_on() -> Iterator[threading.Event]:
+    """What hangs until it is set, at the end of the test if not before."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 def test_results_and_failures_are_told():
@@ -24,9 +33,9 @@ def test_results_and_failures_are_told():
     assert asyncio.run(ask()) == 7
 
 
-def test_what_is_given_up_while_all_hangs_is_not_held_without_end():
+def test_what_is_given_up_while_all_hangs_is_not_held_without_end(go_on: threading.Event):
     """As many as may wait, whether or not they still do; and none of them is begun once there is a thread again."""
-    hands, go_on, began = Hands("test", n_threads=1, n_at_a_time=3), threading.Event(), list[int]()
+    hands, began = Hands("test", n_threads=1, n_at_a_time=3), list[int]()
     hanging = hands.begin(go_on.wait, 600)
     waiting: list[Future[None]] = []
     for number in range(20):
@@ -51,8 +60,8 @@ def test_what_is_given_up_while_all_hangs_is_not_held_without_end():
     assert began == [99]
 
 
-def test_who_no_longer_waits_leaves_what_was_not_begun_undone():
-    hands, go_on, began = Hands("test", n_threads=1), threading.Event(), list[int]()
+def test_who_no_longer_waits_leaves_what_was_not_begun_undone(go_on: threading.Event):
+    hands, began = Hands("test", n_threads=1), list[int]()
     hanging = hands.begin(go_on.wait, 600)
 
     async def give_up() -> None:
