@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec.ope.estimate import Terms, std_error
-from rec.ope.intervals import normal_interval
+from rec.ope.intervals import student_t_interval
 from rec.policy_value import LEVEL, snips_with_bound
 
 
@@ -12,7 +12,7 @@ def test_where_all_rounds_weigh_alike_it_is_the_lower_end_of_students_interval()
     rewards = np.random.default_rng(0).random(40)
     value, _, low = snips_with_bound(np.full(40, 3.0), rewards, np.arange(40))
     error = rewards.std(ddof=1) / np.sqrt(40)
-    expected = normal_interval(rewards.mean(), error, 40, level=2 * LEVEL - 1)
+    expected = student_t_interval(rewards.mean(), error, 40, level=2 * LEVEL - 1)
     assert (value, low) == pytest.approx((rewards.mean(), expected.low))
 
 

@@ -9,7 +9,7 @@ from rec.ope.estimate import Terms
 from rec.ope.estimators import SHRINKAGES, SHRINKING_ESTIMATORS, dr
 from rec.ope.evaluation import evaluate
 from rec.ope.interval_settings import IntervalSettings
-from rec.ope.intervals import normal_interval
+from rec.ope.intervals import student_t_interval
 from rec.ope.logged import LoggedActions
 
 PARAMETERS = (0.3, 1.0, 4.0, 1e9)
@@ -107,7 +107,7 @@ def test_weights_that_are_too_large_on_average_do_not_close_the_interval_at_the_
     parameters = {name: 1e9}
     found = evaluate(halved, [name], parameters=parameters, interval=interval, rng=np.random.default_rng(0))[name]
     assert found.interval is not None and found.std_error is not None
-    reach = normal_interval(found.value, found.std_error, found.n_clusters, level=0.95)
+    reach = student_t_interval(found.value, found.std_error, found.n_clusters, level=0.95)
     assert found.interval.low <= reach.low and found.interval.high >= reach.high
 
 
