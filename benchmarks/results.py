@@ -46,6 +46,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
 def command() -> str:
     """How to run it again, from the root of the repository."""
     script = Path(sys.argv[0]).resolve().relative_to(FOLDER.parents[1])
@@ -60,7 +65,7 @@ def quality_result(
         "name": name,
         "command": command(),
         "git_sha": git_sha(),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": versions(),
         "machine": machine(),
         "protocol": protocol,
         "rows": rows,
