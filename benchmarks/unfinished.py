@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, final
 
 from results import FOLDER
@@ -12,7 +13,7 @@ from rec.storage import replace_file
 
 @final
 class Unfinished:
-    """benchmarks/results/NAME.unfinished.json: there from the first row until the result is written.
+    """benchmarks/results/NAME.unfinished.json: there from the first row until a result has all that it holds.
 
     Ends the benchmark, and says why, where the file holds rows of another protocol or commit, or of code with changes
     that no commit names.
@@ -52,6 +53,13 @@ class Unfinished:
         text = json.dumps({"run": self._run, "rows": self._rows}, indent=1, allow_nan=False)
         replace_file(self._file, (text + "\n").encode())
 
-    def end(self) -> None:
-        """Removes the file, as the result is written."""
-        self._file.unlink(missing_ok=True)
+    def end(self, written: Sequence[dict[str, Any]]) -> None:
+        """Removes the file where these rows, which are in the result, are all that it holds.
+
+        A run that asked for fewer leaves it as it is, so that one for more does not make them again.
+        """
+        there = {(row["model"], row["seed"]) for row in written}
+        if all((row["model"], row["seed"]) in there for row in self._rows):
+            self._file.unlink(missing_ok=True)
+        else:
+            print(f"{self._file} stays: it holds rows that were not asked for")

@@ -114,7 +114,7 @@ def main() -> None:
     show(summary)
     if not options.validate:
         write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
-    unfinished.end()
+    unfinished.end(rows)
 
 
 def finished(

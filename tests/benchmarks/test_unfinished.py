@@ -65,8 +65,22 @@ def test_a_run_that_was_cut_off_makes_only_the_rows_that_are_missing(ratings: An
     assert "_model" not in vars(trials[0]) and "_model" in vars(trials[1])
     there = json.loads((tmp_path / "cut.unfinished.json").read_text())["rows"]
     assert there == kept + [row for row in at_once if row not in kept]
-    going_on.end()
+    going_on.end(at_once)
     assert [file.name for file in tmp_path.iterdir()] == ["whole.unfinished.json"]
+
+
+def test_a_run_that_asked_for_fewer_rows_leaves_those_that_others_kept(tmp_path: Path):
+    whole = [{"model": name, "seed": seed} for name in (MODEL, "DRR-ave, paper", "DRR-ave, user") for seed in (0, 1)]
+    cut_off = Unfinished("x", PROTOCOL)
+    for row in whole[:-1]:
+        cut_off.keep(row)
+    fewer = Unfinished("x", PROTOCOL)
+    fewer.keep(whole[-1])
+    fewer.end([row for row in whole if row["model"] != "DRR-ave, paper"])
+    again = Unfinished("x", PROTOCOL)
+    assert [again.row(row["model"], row["seed"]) for row in whole] == whole
+    again.end(whole)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
