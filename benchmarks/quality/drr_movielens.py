@@ -1,7 +1,7 @@
 """DRR on MovieLens-1M: logged sessions reranked (algorithm 2) and online in the simulator; several seeds.
 
 Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/drr_movielens.py [--seeds 5] [--states p u ave]
-                [--variants paper item user] [--steps 96000]
+                [--variants paper item user logged] [--steps 96000] [--policies NAMES] [--name drr_movielens]
 Data:   $TANDEM_DATA/ml-1m in its original files.
 Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% are the user's session, ties in file
         order, test ratings of items without a training rating left out. Everything, vectors and histories included,
@@ -13,12 +13,14 @@ Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% 
 Seeds:  of matrix factorisation, and of the agent that reads its vectors. Choices are made with `--validate`, which
         takes the latest 20% of each user's training ratings in place of the test, and never sees that.
 Variants: `paper`; `item`: the critic reads the vector of the item that was recommended, and looks at the next reward
-        alone; `user`: that, and actor and critic start from matrix factorisation's vector of the user.
+        alone; `user`: that, and actor and critic start from matrix factorisation's vector of the user; `logged`, of the
+        state `ave`: no layers but weights of user, bias and average liked item, learned from logged sessions, not in
+        the simulator: each user's latest 20% of the training ratings, with vectors of those before and random items.
 Beside: `best linear correction` of matrix factorisation by the history, fitted to the training ratings: how much there
         is to gain from what DRR sees.
 Expect: one minute a seed for the factorisations and one or two for each agent, on one core. Each row is kept as it
         comes: the same command, or one for fewer or more rows, goes on at the same commit where it was cut off.
-Writes: benchmarks/results/drr_movielens.json (not with --validate)
+Writes: benchmarks/results/NAME.json (not with --validate)
 """
 
 import argparse
@@ -61,6 +63,7 @@ CORRECTED: Final = "best linear correction"
 POLICIES: Final = ("random", "popularity", "item mean", MODEL, "oracle", CORRECTED)
 ONLINE: Final = "online_reward"
 LEARNING: Final = "online_reward_learning"
+LOGGED: Final = "logged"
 PUBLISHED: Final = {
     ("popularity", "precision@5"): 0.675,
     ("popularity", "ndcg@10"): 0.751,
@@ -75,6 +78,13 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "paper": {},
     "item": {"critic_reads": "item", "discount": 0.0},
     "user": {"critic_reads": "item", "discount": 0.0, "network": {"start": "user"}},
+    LOGGED: {
+        "critic_reads": "item",
+        "discount": 0.0,
+        "actor_learning_rate": 1e-3,
+        "final_epsilon": 1.0,
+        "network": {"start": "user", "correction": "weights"},
+    },
 }
 
 Metrics = dict[str, NDArray[np.float64]]
@@ -88,6 +98,8 @@ def main() -> None:
     parser.add_argument("--states", nargs="*", default=["p", "u", "ave"], choices=["p", "u", "ave"])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=96_000)
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=POLICIES)
+    parser.add_argument("--name", default="drr_movielens")
     parser.add_argument("--validate", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,12 +117,23 @@ def main() -> None:
         "steps": options.steps,
         "variants": VARIANTS,
     }
-    name = "drr_movielens" + ("_validation" if options.validate else "")
+    name = options.name + ("_validation" if options.validate else "")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    agents = {f"DRR-{state}, {variant}": (state, variant) for variant in options.variants for state in options.states}
+    agents = {
+        f"DRR-{state}, {variant}": (state, variant)
+        for variant in options.variants
+        for state in options.states
+        if variant != LOGGED or state == "ave"
+    }
     unfinished = Unfinished(name, protocol)
-    rows = finished(unfinished, range(options.seeds), agents, lambda seed: Trial(known, later, seed, options.steps))
-    summary = [line for model in (*POLICIES, *agents) for line in summaries(model, rows)]
+    rows = finished(
+        unfinished,
+        range(options.seeds),
+        options.policies,
+        agents,
+        lambda seed: Trial(known, later, seed, options.steps),
+    )
+    summary = [line for model in (*options.policies, *agents) for line in summaries(model, rows)]
     show(summary)
     if not options.validate:
         write_result(quality_result(name, protocol=protocol, rows=rows, summary=summary))
@@ -120,6 +143,7 @@ def main() -> None:
 def finished(
     unfinished: Unfinished,
     seeds: Sequence[int],
+    policies: Sequence[str],
     agents: Mapping[str, tuple[Any, str]],
     trial_of: "Callable[[int], Trial]",
 ) -> list[Row]:
@@ -129,7 +153,7 @@ def finished(
     """
     trials = {seed: trial_of(seed) for seed in seeds}
     rows = []
-    for model in (*POLICIES, *agents):
+    for model in (*policies, *agents):
         for seed, trial in trials.items():
             row = unfinished.row(model, seed)
             if row is None:
@@ -180,7 +204,7 @@ class Trial:
         if name == MODEL:
             return self.reference
         if name == CORRECTED:
-            return self._judge(corrected(self._known, self._model, self._seed))
+            return self._judge(corrected(*self._halves, self._earlier, self._model))
         return self._judge(self._scorers[name])
 
     def of_agent(self, state: Any, variant: str) -> Metrics:
@@ -188,11 +212,25 @@ class Trial:
         settings = VARIANTS[variant]
         network = DRRNetworkConfig(state=state, **settings.get("network", {}))
         asked = {"network": network, "seed": self._seed, "total_steps": self._steps, "steps_per_report": self._steps}
-        vectors = RatingVectors.of(self._model)
+        config = DRRTrainConfig(**settings | asked)
         trained: DRRModule
-        *_, (_, trained) = training(self._online, vectors, DRRTrainConfig(**settings | asked))
+        if variant == LOGGED:
+            world = RatingWorld.logged(*self._halves, self._earlier, RatingEnvConfig())
+            *_, (_, trained) = training(world, RatingVectors.of(self._earlier), config)
+            trained = with_vectors(trained, RatingVectors.of(self._model))
+        else:
+            *_, (_, trained) = training(self._online, RatingVectors.of(self._model), config)
         learning = play_learning(self._online, trained, self._users[:N_LEARNING], self._seed)
         return self._judge(by_actor(trained.actor)) | {LEARNING: learning.reward_per_step}
+
+    @cached_property
+    def _halves(self) -> tuple[Interactions, Interactions]:
+        latest = latest_of_each_user(self._known, 1 - TRAIN_FRACTION)
+        return self._known.take(~latest), self._known.take(latest)
+
+    @cached_property
+    def _earlier(self) -> MatrixFactorisation:
+        return MatrixFactorisation.fit(self._halves[0], PMFConfig(seed=self._seed))
 
     @cached_property
     def _model(self) -> MatrixFactorisation:
@@ -214,16 +252,25 @@ class Trial:
         return judge(scorer, self._offline, self._online, self._users, self._seed)
 
 
-def corrected(known: Interactions, model: MatrixFactorisation, seed: int) -> Scorer:
+def with_vectors(trained: DRRModule, vectors: RatingVectors) -> DRRModule:
+    """The same weights over other vectors of the same users and items."""
+    given = trained.model_config | {"user_vectors": vectors.users, "item_vectors": vectors.items}
+    module = DRRModule(model_config=given)
+    module.make_target_networks()
+    module.load_state_dict(trained.state_dict())
+    return module
+
+
+def corrected(
+    before: Interactions, after: Interactions, earlier: MatrixFactorisation, model: MatrixFactorisation
+) -> Scorer:
     """What user and history can add to matrix factorisation's ranking, at best and linearly.
 
     Scores are w1 p.q + w2 b + w3 h.q with h the mean of the history's factors, which changes within a session. The
-    weights are those of least squares for relevance, centred by session, of the latest ratings of each user among the
-    known ones, with a model of those before.
+    weights are those of least squares for relevance, centred by session, of each user's latest known ratings.
+
+    Args: before, after: the known ratings, parted by time. earlier: fitted to the former. model: fitted to all.
     """
-    latest = latest_of_each_user(known, 1 - TRAIN_FRACTION)
-    before, after = known.take(~latest), known.take(latest)
-    earlier = MatrixFactorisation.fit(before, PMFConfig(seed=seed))
     assert after.rating is not None
     histories = latest_liked(before, RatingEnvConfig().history_length)
     x = np.column_stack(

@@ -88,20 +88,32 @@ class DRRState(nn.Module):
 class DRRActor(nn.Module):
     """pi(s): a state as the ranking vector, by two ReLU layers and tanh, (B, k).
 
+    With `correction="weights"` it is tanh of w1 atanh(u) + w2 b + w3 g, where b is the last dimension of atanh(u), the
+    items' bias, u the rest, and g the average liked item without it: at first (1, 1, 0), the user's vector.
+
     Args: user_vectors, item_vectors: (U, k) and (N, k), the users' within (-1, 1); see `balanced`. config: sizes.
     """
 
     def __init__(self, user_vectors: Tensor, item_vectors: Tensor, config: DRRNetworkConfig) -> None:
         super().__init__()
         self.state = DRRState(user_vectors, item_vectors, config)
-        self.layers = mlp([self.state.dim, config.hidden, config.hidden, user_vectors.shape[1]])
         self._from_user = config.start == "user"
+        self.part_weights = None
+        if config.correction == "weights":
+            self.part_weights = nn.Parameter(torch.tensor([1.0, 1.0, 0.0]))
+            return
+        self.layers = mlp([self.state.dim, config.hidden, config.hidden, user_vectors.shape[1]])
         if self._from_user:
             _silence(self.layers)
 
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """Positions of users and of liked items, (B,) and (B, n), to ranking vectors in (-1, 1), (B, k)."""
-        raw = self.layers(self.state(user, history))
+        state = self.state(user, history)
+        if self.part_weights is not None:
+            _, _, average = state.chunk(3, dim=1)
+            parts = _parts(torch.atanh(self.state.users[user]), average)
+            return torch.tanh((self.part_weights[:, None] * parts).sum(dim=1))
+        raw = self.layers(state)
         if self._from_user:
             raw = raw + torch.atanh(self.state.users[user])
         return torch.tanh(raw)
@@ -112,23 +124,42 @@ class DRRCritic(nn.Module):
     """Q(s, a): what a ranking vector is worth in a state, by two ReLU layers, (B,).
 
     Its state has weights of positions of its own, as the two losses are minimised apart. Where the actor starts from
-    the user's vector, the critic starts from a multiple of the user's product with the action, which is learned.
+    the user's vector, the critic starts from a multiple of the user's product with the action, which is learned. With
+    `correction="weights"` the layers read the state alone, and the action counts by its products with what the actor
+    weighs: Q = V(s) + s1 u . a + s2 b . a + s3 g . a.
     """
 
     def __init__(self, user_vectors: Tensor, item_vectors: Tensor, config: DRRNetworkConfig) -> None:
         super().__init__()
         self.state = DRRState(user_vectors, item_vectors, config)
-        self.layers = mlp([self.state.dim + user_vectors.shape[1], config.hidden, config.hidden, 1])
+        self.by_parts = config.correction == "weights"
+        reads = self.state.dim + (0 if self.by_parts else user_vectors.shape[1])
+        self.layers = mlp([reads, config.hidden, config.hidden, 1])
         self.slope = nn.Parameter(torch.tensor(FIRST_SLOPE)) if config.start == "user" else None
         if self.slope is not None:
             _silence(self.layers)
+        if self.by_parts:
+            self.slope = nn.Parameter(torch.tensor([FIRST_SLOPE, FIRST_SLOPE, 0.0]))
 
     def forward(self, user: Tensor, history: Tensor, action: Tensor) -> Tensor:
         """Positions of users and of liked items, (B,) and (B, n), and ranking vectors (B, k), to values (B,)."""
-        value = self.layers(torch.cat([self.state(user, history), action], dim=1)).squeeze(-1)
+        state = self.state(user, history)
+        if self.by_parts:
+            assert self.slope is not None
+            _, _, average = state.chunk(3, dim=1)
+            products = torch.einsum("bpk,bk->bp", _parts(self.state.users[user], average), action)
+            return self.layers(state).squeeze(-1) + products @ self.slope
+        value = self.layers(torch.cat([state, action], dim=1)).squeeze(-1)
         if self.slope is None:
             return value
         return value + self.slope * (self.state.users[user] * action).sum(dim=1)
+
+
+def _parts(user: Tensor, average: Tensor) -> Tensor:
+    """The user's factors, the last dimension, and the average's factors, each with zeros elsewhere, (B, 3, k)."""
+    factors = torch.ones_like(user)
+    factors[:, -1] = 0
+    return torch.stack([user * factors, user * (1 - factors), average * factors], dim=1)
 
 
 def _silence(layers: nn.Sequential) -> None:

@@ -14,7 +14,7 @@ from rec.data.dataset import Interactions
 
 N_USERS, N_ITEMS = 12, 40
 PROTOCOL = {"steps": 200, "variants": {"paper": {}}}
-AGENT = {"DRR-ave, user": ("ave", "user")}
+AGENTS = {"DRR-p, user": ("p", "user"), "DRR-ave, logged": ("ave", "logged")}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_run_that_was_cut_off_makes_only_the_rows_that_are_missing(ratings: An
     def trial_of(seed: int) -> Trial:
         return trials.setdefault(seed, Trial(known, later, seed, steps=200))
 
-    at_once = finished(Unfinished("whole", PROTOCOL), range(2), {}, trial_of)
+    at_once = finished(Unfinished("whole", PROTOCOL), range(2), POLICIES, {}, trial_of)
     assert [(row["model"], row["seed"]) for row in at_once] == [(name, seed) for name in POLICIES for seed in (0, 1)]
     cut_off = Unfinished("cut", PROTOCOL)
     kept = [row for row in at_once if row["seed"] == 0 or row["model"] == "random"]
@@ -61,7 +61,7 @@ def test_a_run_that_was_cut_off_makes_only_the_rows_that_are_missing(ratings: An
         cut_off.keep(row)
     trials.clear()
     going_on = Unfinished("cut", PROTOCOL)
-    assert finished(going_on, range(2), {}, trial_of) == at_once
+    assert finished(going_on, range(2), POLICIES, {}, trial_of) == at_once
     assert "_model" not in vars(trials[0]) and "_model" in vars(trials[1])
     there = json.loads((tmp_path / "cut.unfinished.json").read_text())["rows"]
     assert there == kept + [row for row in at_once if row not in kept]
@@ -85,15 +85,18 @@ def test_a_run_that_asked_for_fewer_rows_leaves_those_that_others_kept(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_an_agent_is_trained_again_to_the_same_row(ratings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_agents_are_trained_again_to_the_same_rows(ratings: Any, monkeypatch: pytest.MonkeyPatch):
     known, later = ratings
     monkeypatch.setattr(drr_movielens, "N_ONLINE", 20)
     monkeypatch.setattr(drr_movielens, "N_LEARNING", 3)
     first, second = (
-        finished(Unfinished(name, PROTOCOL), range(1), AGENT, lambda seed: Trial(known, later, seed, steps=1200))
+        finished(
+            Unfinished(name, PROTOCOL), range(1), [MODEL], AGENTS, lambda seed: Trial(known, later, seed, steps=1200)
+        )
         for name in ("first", "second")
     )
-    assert first == second and first[-1]["model"] == "DRR-ave, user" and LEARNING in first[-1]["metrics"]
+    assert first == second and [row["model"] for row in first] == [MODEL, *AGENTS]
+    assert all(LEARNING in row["metrics"] for row in first[1:])
 
 
 @pytest.mark.parametrize(

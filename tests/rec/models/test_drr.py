@@ -76,6 +76,29 @@ def test_an_untrained_actor_that_starts_from_users_ranks_by_their_vectors(kind):
     torch.testing.assert_close(actor(torch.arange(U), torch.zeros(U, HISTORY, dtype=torch.long)), users)
 
 
+def test_weights_of_the_user_the_bias_and_the_average_make_the_action_and_its_value():
+    """At first the user's vector; the value is linear in the action, along each part by its slope."""
+    users, items = vectors()
+    user, history = torch.arange(U), torch.arange(U * HISTORY).reshape(U, HISTORY) % (N + 1)
+    weighed = config(start="user", correction="weights")
+    actor, critic = DRRActor(users, items, weighed), DRRCritic(users, items, weighed)
+    torch.testing.assert_close(actor(user, history), users)
+    average = torch.cat([items, torch.zeros(1, K)])[history].mean(dim=1)
+    actor.part_weights.data = torch.tensor([0.0, 0.5, 2.0])
+    expected = torch.cat([2 * average[:, :-1], 0.5 * torch.atanh(users[:, -1:])], dim=1)
+    torch.testing.assert_close(torch.atanh(actor(user, history)), expected, rtol=1e-3, atol=1e-3)
+    critic.slope.data = torch.tensor([1.0, 3.0, -2.0])
+    gained = critic(user, history, items[:U]) - critic(user, history, torch.zeros(U, K))
+    wanted = torch.cat([users[:, :-1] - 2 * average[:, :-1], 3 * users[:, -1:]], dim=1)
+    torch.testing.assert_close(gained, (wanted * items[:U]).sum(dim=1))
+
+
+@pytest.mark.parametrize("options", [{"state": "p", "start": "user"}, {"start": "random"}])
+def test_weights_without_what_they_weigh_are_refused(options):
+    with pytest.raises(ValueError, match="needs state 'ave' and start 'user'"):
+        config(correction="weights", **options)
+
+
 def test_balancing_keeps_products_up_to_a_factor_and_users_within_bounds():
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(U, K)) * [1, 10, 0.1, 0], rng.normal(size=(N, K))
