@@ -59,6 +59,10 @@ class Arms:
         """The versions that answer, each once."""
         return list(dict.fromkeys(arm.version for arm in self._arms.values()))
 
+    def versions_with(self, current: str) -> list[str]:
+        """The versions that will answer once `switch` was called, each once."""
+        return list(dict.fromkeys(current if arm.follows else arm.version for arm in self._arms.values()))
+
     @property
     def champion(self) -> Arm:
         """The arm of all users that no other has."""

@@ -100,17 +100,15 @@ class GatewayDeployment:
                 return remote
             return await asyncio.to_thread(lambda: Stages.here(Recommender.load(config.home, wanted), config))
 
-        async def take_over(wanted: str) -> None:
-            self._arms.switch(wanted, await load(wanted))
-            if self._log is not None:
-                self._log.allow_actions_of(self._arms.versions)
+        async def load_and_switch(wanted: str) -> None:
+            await take_over(wanted, await load(wanted), self._arms, self._log)
 
         loaded = {wanted: await load(wanted) for wanted in config.versions(version)}
         self._arms = Arms.of_config(config, version, loaded)
         # The two meet in the spool alone, so that neither waits for the other.
         self._log = None if log is None else RequestLog.open(config, self._arms.versions)
         registry = Registry(Home(config.home))
-        watch = RegistryWatch(registry, version, take_over)
+        watch = RegistryWatch(registry, version, load_and_switch)
         shared = shared_metrics(config)
         own = _sessions(config, sessions)
         gateway = Gateway(self._arms, registry, self._log, watch, own, shared.own, config.batch_size)
@@ -126,6 +124,17 @@ class GatewayDeployment:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api
+
+
+async def take_over(version: str, stages: Stages, arms: Arms, log: RequestLog | None) -> None:
+    """Lets a version that is loaded answer, and its feedback be taken: both, or on an error neither.
+
+    Raises: BundleError: when the storage fails, which is asked before anything is switched.
+    """
+    actions = None if log is None else await asyncio.to_thread(log.actions_of, arms.versions_with(version))
+    arms.switch(version, stages)
+    if log is not None:
+        log.allow(actions)
 
 
 async def _give_out(gateway: Gateway, shared: SharedMetrics) -> None:

@@ -88,15 +88,22 @@ class RequestLog:
         home = Home(config.home)
         log = EventLog(folder, EventTables(home), sync_s=config.log.sync_s, max_bytes=config.log.max_spool_bytes)
         opened = cls(log, Claims(folder, config.log.idempotency_s), config)
-        opened.allow_actions_of(versions)
+        opened.allow(opened.actions_of(versions))
         return opened
 
-    def allow_actions_of(self, versions: Collection[str]) -> None:
-        """Takes feedback with the actions of the config, else with those that models were trained with."""
+    def actions_of(self, versions: Collection[str]) -> list[str] | None:
+        """The actions of the config, else those that models were trained with; None: any. Reads the registry.
+
+        Raises: BundleError: when the storage does not answer, or does not have a version.
+        """
         registry = Registry(Home(self._config.home))
         trained: list[Any] = [registry.show(version).config.get("data", {}) for version in versions]
         rewards = [self._config.rewards or data.get("rewards") for data in trained]
-        self._actions = list(dict.fromkeys(action for each in rewards for action in each)) if all(rewards) else None
+        return list(dict.fromkeys(action for each in rewards for action in each)) if all(rewards) else None
+
+    def allow(self, actions: Collection[str] | None) -> None:
+        """Takes feedback with these actions from now on; None: any."""
+        self._actions = actions
 
     @property
     def offered(self) -> list[str]:

@@ -14,13 +14,18 @@ from typing import Any
 import httpx
 import pytest
 
-from rec.bundle import BundleDetails
+from rec.bundle import MANIFEST, BundleDetails
 from rec.data.events import open_events
 from rec.recommender import ITEMS_FILE, Recommender
 from rec.registry import CURRENT, Registry
 from rec.storage import Home
+from serve.arms import Arms
 from serve.config import LogConfig, PolicyConfig, ServeConfig
+from serve.deployments import take_over
 from serve.load import post_all
+from serve.registry_watch import RETRY_S, RegistryWatch
+from serve.request_log import RequestLog
+from serve.stages import Stages
 
 Deploy = Callable[[str, ServeConfig], str]
 
@@ -95,6 +100,39 @@ def test_what_becomes_current_answers_and_what_is_damaged_does_not(
     registry.promote(first)
     wait_for("the good one answers", lambda: version_of(address, user_id) == first)
     assert "refused" not in httpx.get(ready, timeout=60).json()
+
+
+def test_a_storage_that_fails_once_a_version_is_loaded_switches_nothing(own_home: str, recommender: Recommender):
+    """Its manifest, which says what feedback it takes, cannot be read: the watch says what serves, and may go back."""
+    registry = Registry(Home(own_home))
+    first, second = registry.versions()
+    config = ServeConfig(home=own_home)
+    stages = Stages.here(recommender, config)
+    arms, log = Arms.of_config(config, first, {first: stages}), RequestLog.open(config, [first])
+    manifest, clock, fails = Path(own_home) / "models" / second / MANIFEST, [0.0], [True]
+    content = manifest.read_bytes()
+
+    async def load_and_switch(version: str) -> None:
+        registry.open(version)
+        if fails[0]:
+            manifest.unlink()
+        await take_over(version, stages, arms, log)
+
+    watch = RegistryWatch(registry, first, load_and_switch, clock=lambda: clock[0])
+
+    def answering() -> list[str]:
+        asyncio.run(watch.look())
+        return [watch.version, *arms.versions]
+
+    registry.promote(second)
+    assert answering() == [first, first] and watch.refused is not None and watch.refused.version == second
+    manifest.write_bytes(content)
+    fails[0] = False
+    clock[0] += RETRY_S
+    assert answering() == [second, second] and watch.refused is None
+    registry.rollback()
+    assert answering() == [first, first]
+    log.close()
 
 
 @pytest.mark.slow
