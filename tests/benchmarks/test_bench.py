@@ -1,0 +1,46 @@
+"""What `make bench` runs, one script after the other, asks for nothing that it is not given."""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines_of_make_bench() -> list[str]:
+    """Scripts with their arguments."""
+    recipe = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    assert "for file in benchmarks/quality/*.py; do $(BIN)/python $$file || exit 1; done" in recipe
+    quality = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "benchmarks/quality").glob("*.py"))
+    speed = re.findall(r"\$\(BIN\)/python (benchmarks/speed/.+)", recipe)
+    assert quality and speed
+    return quality + speed
+
+
+class Parsed(Exception):
+    """The script has read its options."""
+
+
+@pytest.mark.parametrize("line", lines_of_make_bench())
+def test_a_script_runs_with_the_arguments_it_is_given(line: str, monkeypatch: pytest.MonkeyPatch):
+    """As far as its options have been read, which is before anything is computed."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self: argparse.ArgumentParser) -> Any:
+        parse(self)
+        raise Parsed
+
+    file, *given = shlex.split(line)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", [file, *given])
+    monkeypatch.setattr(sys, "path", [str((ROOT / file).parent), *sys.path])
+    with patch.dict(os.environ), pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / file), run_name="__main__")
