@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, final
@@ -82,20 +82,20 @@ class Claims:
         Raises: TimeoutError: when another request of the key is still being answered. KeysFullError: for a new one.
             OSError: when the disk fails.
         """
-        path = self._path(hashlib.sha256(key.encode()).hexdigest())
-        if full and not path.exists():
+        before, now = self._paths(hashlib.sha256(key.encode()).hexdigest())
+        if full and not (before.exists() or now.exists()):
             raise KeysFullError("idempotency keys take all the room on the disk that they may")
         deadline = monotonic() + WAIT_S
-        while (file := opened_locked(path, os.O_CREAT | os.O_RDWR)) is None:
-            if monotonic() > deadline:
-                raise TimeoutError("the first request of this key is still being answered")
-            await asyncio.sleep(_STEP_S)
-        claim = Claim(path, file)
-        try:
-            claim.read()
+        async with AsyncExitStack() as held:
+            if before.exists():
+                claim = await held.enter_async_context(_held(before, deadline))
+                if claim.content is not None:
+                    yield claim
+                    return
+            # What failed in the last period has kept nothing, and what is kept there now would be forgotten too soon.
+            now.parent.mkdir(parents=True, exist_ok=True)
+            claim = await held.enter_async_context(_held(now, deadline))
             yield claim
-        finally:
-            claim.release()
 
     def sweep(self) -> None:
         """Forgets the keys whose time is over."""
@@ -106,11 +106,21 @@ class Claims:
     def _period(self) -> int:
         return int(self._clock() // self._seconds)
 
-    def _path(self, digest: str) -> Path:
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        """Where a key of the last period is, and one of this."""
         name, period = f"{digest[:2]}/{digest[2:]}", self._period()
-        before = self._folder / str(period - 1) / name
-        if before.exists():
-            return before
-        path = self._folder / str(period) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self._folder / str(period - 1) / name, self._folder / str(period) / name
+
+
+@asynccontextmanager
+async def _held(path: Path, deadline: float) -> AsyncIterator[Claim]:
+    while (file := opened_locked(path, os.O_CREAT | os.O_RDWR)) is None:
+        if monotonic() > deadline:
+            raise TimeoutError("the first request of this key is still being answered")
+        await asyncio.sleep(_STEP_S)
+    claim = Claim(path, file)
+    try:
+        claim.read()
+        yield claim
+    finally:
+        claim.release()

@@ -127,7 +127,8 @@ class SpoolWriter:
                     os.fsync(file)
                 sync_folder(self._folder)
             except OSError as error:
-                full.extend(self._give_up(current, upto))
+                broken, upto = self._give_up(current)
+                full.extend(broken)
                 raise SyncError(f"the disk refused records: {error}") from error
             finally:
                 self._synced = upto
@@ -159,15 +160,19 @@ class SpoolWriter:
             self._full.append(self._file)
         self._file, self._end, self._begun_at = file, 0, monotonic()
 
-    def _give_up(self, current: int, upto: int) -> list[int]:
-        """Goes on in another segment, and says which file is to be closed: its next sync might succeed for nothing."""
+    def _give_up(self, current: int) -> tuple[list[int], int]:
+        """Goes on in another segment; all that was appended so far counts as lost, what came during the sync too.
+
+        Returns: the file that is to be closed, as its next sync might succeed for nothing, and the last ticket lost.
+        """
         with self._appending:
+            upto = self._appended
             self._lost.append((self._synced, upto))
             if current == self._file:
                 self._file = -1
             elif current in self._full:
                 self._full.remove(current)
-        return [current] if current >= 0 else []
+            return [current] if current >= 0 else [], upto
 
     def _forget_rest(self) -> None:
         """Takes back part of a record; where that fails too, the segment ends here."""

@@ -203,3 +203,21 @@ def test_keys_are_forgotten_after_their_time(tmp_path: Path):
     assert asyncio.run(content()) is None
     claims.sweep()
     assert len(list((tmp_path / "keys").iterdir())) == 1
+
+
+def test_a_key_whose_first_try_failed_is_remembered_from_its_answer_on(tmp_path: Path):
+    clock = [1_000_000.0]
+    claims = Claims(tmp_path, 100, clock=lambda: clock[0])
+
+    async def content(keep: bytes | None = None) -> bytes | None:
+        async with claims.claim("k") as claim:
+            if keep is not None:
+                claim.keep(keep)
+            return claim.content
+
+    assert asyncio.run(content()) is None
+    clock[0] += 199
+    assert asyncio.run(content(b"answer")) is None
+    clock[0] += 100
+    claims.sweep()
+    assert asyncio.run(content()) == b"answer"

@@ -158,6 +158,28 @@ def test_what_a_disk_refused_is_never_said_to_be_safe(tmp_path: Path, monkeypatc
     writer.close()
 
 
+@pytest.mark.parametrize("segment_bytes", [1_000_000, 10])
+def test_what_came_while_a_disk_refused_is_never_said_to_be_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_bytes: int
+):
+    writer = SpoolWriter(tmp_path, segment_bytes=segment_bytes)
+    refused = writer.append(b"refused")
+    meanwhile: list[int] = []
+
+    def failing(_file: int) -> None:
+        meanwhile.append(writer.append(b"meanwhile"))
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(SyncError):
+            writer.sync(refused)
+    with pytest.raises(SyncError):
+        writer.sync(meanwhile[0])
+    writer.sync(writer.append(b"later"))
+    writer.close()
+
+
 def test_threads_share_a_writer(tmp_path: Path):
     writer = SpoolWriter(tmp_path, segment_bytes=500)
 
