@@ -65,8 +65,8 @@ def prepare_new(dataset: Dataset, config: TrainConfig, before: Snapshot) -> Prep
     """As `prepare`, for a model that goes on from another; what followed the end of that one's training is its period.
 
     Args: before: what that model knew; its encoders grow.
-    Raises: NothingNewError: when nothing was liked since, in the training period. ConfigError: for a split without a
-        time.
+    Raises: NothingNewError: when nothing was liked since, in the training period. DataError: when nothing was liked
+        before. ConfigError: for a split without a time.
     """
     divided, log, end_ms = _divided(dataset, config)
     if divided.cut_ms is None:
@@ -81,6 +81,13 @@ def prepare_new(dataset: Dataset, config: TrainConfig, before: Snapshot) -> Prep
         raise NothingNewError(
             f"nothing new to learn from: the training of {config.incremental.parent} ended at {before.at_ms} ms, and "
             f"the latest like in the training period is of {latest_ms} ms; wait for more data{held_back}",
+            column="timestamp",
+        )
+    if int(divided.train.timestamp.min()) >= before.at_ms:
+        raise DataError(
+            f"training goes on from {config.incremental.parent}, which knew what was liked before {before.at_ms} ms, "
+            "and the data hold nothing from before: histories and popularity would be lost. Write what it learned from "
+            "beside the log (tandem data import ... --out HOME/events), or train without --from",
             column="timestamp",
         )
     encoders = grown(before.encoders, dataset, divided.train, expire_before_ms=expires_before(config, end_ms))

@@ -12,12 +12,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
-from rec.cli.command import Command
 from rec.cli.commands import COMMANDS
 from rec.config import Config, config_error, load_config
 from rec.errors import ConfigError, DataError, ScoreError, TandemError
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-            answer = _run(COMMANDS[name], name, rest)
+            answer = COMMANDS[name].run(parse(name, rest))
     except TandemError as error:
         return _failed(name, error, as_json)
     except BrokenPipeError:
@@ -101,21 +100,24 @@ def _overview() -> str:
     )
 
 
-def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
+def parse(name: str, arguments: Sequence[str]) -> Config:
+    """The options of a command, from what stands after its name; nothing is run.
+
+    Raises: ConfigError: for options that are not the command's, or values that are not theirs.
+    """
     import tyro
 
-    config_file, rest = _take_option(rest, "--config")
-    kind = command.options()
-    default = load_config(kind, config_file) if config_file else None
+    config_file, rest = _take_option(list(arguments), "--config")
+    kind = COMMANDS[name].options()
     usage = io.StringIO()
     try:
         with contextlib.redirect_stderr(usage):
-            options = tyro.cli(
+            return tyro.cli(
                 kind,
                 prog=f"tandem {name}",
-                description="\n\n".join((command.summary, *_docs(kind), COMMON_OPTIONS)),
+                description="\n\n".join((COMMANDS[name].summary, *_docs(kind), COMMON_OPTIONS)),
                 args=[argument for argument in rest if argument != "--json"],
-                default=default,
+                default=_defaults(kind, config_file),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
@@ -126,7 +128,21 @@ def _run(command: Command, name: str, rest: list[str]) -> Mapping[str, Any]:
         raise ConfigError(_unboxed(usage.getvalue())) from None
     except ValidationError as error:
         raise config_error(error) from error
-    return command.run(options)
+
+
+def _defaults(kind: type[Config], config_file: str | None) -> Any:
+    """What a file gives, if there is one; what the command requires and the file lacks is left to the flags."""
+    from tyro import MISSING_NONPROP
+
+    if config_file is None:
+        return None
+    required: dict[str, Any] = {
+        name: (field.rebuild_annotation(), MISSING_NONPROP)
+        for name, field in kind.model_fields.items()
+        if field.is_required()
+    }
+    given = load_config(create_model(kind.__name__, __base__=kind, **required), config_file)
+    return kind.model_construct(**{name: getattr(given, name) for name in kind.model_fields})
 
 
 def _docs(kind: type[Config]) -> list[str]:

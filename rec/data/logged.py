@@ -1,7 +1,8 @@
 """A service's own log as a data set: what was shown with which probability, and what people did with it.
 
 `path` is a home that holds the tables of `rec.data.events`. users.parquet and items.parquet in its folder `events`, if
-there are such, describe users and items, as beside a Parquet log.
+there are such, describe users and items, as beside a Parquet log. interactions.parquet there holds what people did
+before the service logged: it counts as ever, but in off-policy learning, as nobody knows why it was shown.
 """
 
 import time
@@ -22,20 +23,23 @@ from rec.data.event_rows import refuse_other_units
 from rec.data.events import FOLDER, EventTables
 from rec.data.rounds import join_rounds
 from rec.data.side_tables import SideTable
-from rec.data.tabular import read_side_tables
+from rec.data.tabular import read_parquet, read_side_tables
 from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
 NO_FEEDBACK: Final = "no_feedback"
+EARLIER: Final = "interactions.parquet"
 
 
 def read_logged(config: DataConfig) -> Dataset:
     """The data set of a log: its rounds, and as interactions the latest feedback on each impression.
 
     An impression that got none in time is an interaction of action `no_feedback`, at the time when that was clear.
+    What people did before the service logged are interactions at no position (-1).
     What was logged after `config.now_ms` does not count, so the data of a time are the same whenever they are read.
 
-    Raises: DataError: naming table, row and column; also for a log without an impression that is old enough.
+    Raises: DataError: naming table, row and column; also for a log without an impression that is old enough, and for
+        earlier interactions that are ratings.
         ConfigError: for a `now_ms` in another unit, and where rewards are not given and no positive action occurs.
     """
     refuse_other_units("data.now_ms", config.now_ms)
@@ -60,14 +64,12 @@ def read_logged(config: DataConfig) -> Dataset:
             file=events.uri("impressions"),
         )
     users, items = _side_tables(home, config)
+    earlier = _earlier(home, now_ms)
     assert rounds.action is not None and rounds.answered_at is not None
     ignored = pd.isna(rounds.action)
     ranked = rounds.requests.candidates
     known = np.repeat(rounds.requests.timestamp <= now_ms, np.diff(ranked.indptr))
     shown = pd.unique(np.concatenate([rounds.item_id, ranked.values[known]])).astype(str)
-    user_ids = _vocabulary(users.ids, np.unique(rounds.user_id))
-    item_ids = _vocabulary(items.ids, shown)
-    actions = (*sorted({*rounds.action[~ignored]} - {NO_FEEDBACK}), NO_FEEDBACK)
     frame = pd.DataFrame(
         {
             "user_id": rounds.user_id,
@@ -76,7 +78,11 @@ def read_logged(config: DataConfig) -> Dataset:
             "action": np.where(ignored, NO_FEEDBACK, rounds.action),
             "position": rounds.position,
         }
-    ).sort_values("timestamp", kind="stable")
+    )
+    frame = pd.concat([*earlier, frame], ignore_index=True).sort_values("timestamp", kind="stable")
+    user_ids = _vocabulary(users.ids, frame["user_id"].unique())
+    item_ids = _vocabulary(items.ids, np.concatenate([shown, frame["item_id"].unique()]))
+    actions = (*sorted({*frame["action"].unique()} - {NO_FEEDBACK}), NO_FEEDBACK)
     interactions = Interactions(
         user_ids=user_ids,
         item_ids=item_ids,
@@ -110,6 +116,21 @@ def _vocabulary(known: NDArray[np.object_], found: NDArray) -> NDArray[np.object
     """The known ids, then the others of the log, sorted."""
     new = sorted(set(found.tolist()).difference(known.tolist()))
     return np.concatenate([known, np.array(new, dtype=object)])
+
+
+def _earlier(home: Home, now_ms: int) -> list[pd.DataFrame]:
+    """What people did before the service logged, by the ids of users and items, where there is a file of it."""
+    file = None if home.folder is None else Path(home.folder) / FOLDER / EARLIER
+    if file is None or not file.exists():
+        return []
+    done = read_parquet(DataConfig(name="parquet", path=str(file))).interactions
+    if done.action is None:
+        raise DataError(
+            "what people did before the service logged must be actions, as its log has; these are ratings: name the "
+            "actions that they stand for, or take the file away",
+            file=str(file),
+        )
+    return [done.before(now_ms + 1).to_frame().assign(position=-1)]
 
 
 def _side_tables(home: Home, config: DataConfig) -> tuple[SideTable, SideTable]:

@@ -1,13 +1,17 @@
 """A service's log as a data set."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from rec.config import DataConfig
 from rec.data.event_rows import validated
 from rec.data.events import open_events
 from rec.data.logged import NO_FEEDBACK, read_logged
-from rec.data.tabular import write_side_tables
+from rec.data.tabular import write_parquet, write_side_tables
 from rec.errors import ConfigError, DataError
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
@@ -95,6 +99,55 @@ def test_the_data_of_a_time_are_the_same_whenever_they_are_read(tmp_path):
     after = read_logged(config)
     assert after.sha256 == before.sha256
     assert read_logged(config.model_copy(update={"now_ms": now_ms + 86_400_000})).sha256 != before.sha256
+
+
+@pytest.fixture
+def with_earlier(home, tmp_path):
+    """The same log in a home that knows what people did in the two months before it."""
+    folder = tmp_path / "home"
+    shutil.copytree(home[0], folder)
+    start_ms = InstaTokConfig().start_ms - 60 * 86_400_000
+    before = InstaTok(InstaTokConfig(n_users=25, n_videos=60, seed=1, start_ms=start_ms)).dataset(n_sessions=40)
+    write_parquet(before, folder / "events")
+    return folder, before
+
+
+def test_what_people_did_before_the_service_logged_counts(home, with_earlier):
+    folder, before = with_earlier
+    alone = read_logged(DataConfig(name="events", path=str(home[0])))
+    both = read_logged(DataConfig(name="events", path=str(folder)))
+    first, second = before.interactions.to_frame(), alone.interactions.to_frame()
+    joined = both.interactions.to_frame()
+    assert len(joined) == len(first) + len(second)
+    pd.testing.assert_frame_equal(joined[: len(first)], first, check_dtype=False)
+    pd.testing.assert_frame_equal(joined[len(first) :].reset_index(drop=True), second, check_dtype=False)
+    assert both.interactions.position is not None and alone.interactions.position is not None
+    assert (both.interactions.position[: len(first)] == -1).all()
+    assert both.interactions.position[len(first) :].tolist() == alone.interactions.position.tolist()
+    # Nobody knows why it was shown: what is learned off-policy is the log alone.
+    assert both.rounds is not None and alone.rounds is not None
+    assert both.rounds.reward.tolist() == alone.rounds.reward.tolist()
+    assert both.interactions.n_users == 25 and both.sha256 != alone.sha256
+
+
+def test_earlier_interactions_after_now_do_not_count(with_earlier):
+    folder, before = with_earlier
+    end_ms = int(before.interactions.timestamp.max())
+    late = before.interactions
+    moved = replace(late, timestamp=late.timestamp + 3650 * 86_400_000)
+    write_parquet(replace(before, interactions=moved), folder / "events")
+    now_ms = end_ms + 120 * 86_400_000
+    dataset = read_logged(DataConfig(name="events", path=str(folder), now_ms=now_ms))
+    assert dataset.rounds is not None and len(dataset.interactions) == len(dataset.rounds)
+
+
+def test_earlier_ratings_are_refused_by_name(with_earlier):
+    folder, before = with_earlier
+    rated = replace(before.interactions, action=None, actions=(), rating=np.ones(len(before.interactions), np.float32))
+    write_parquet(replace(before, interactions=rated), folder / "events")
+    with pytest.raises(DataError, match="must be actions") as refused:
+        read_logged(DataConfig(name="events", path=str(folder)))
+    assert refused.value.file == str(folder / "events" / "interactions.parquet")
 
 
 def test_ids_with_nul_are_refused(home):
