@@ -55,7 +55,7 @@ class Size:
 
 
 BASE: Final = {
-    "train": Size(users=100, items=500, sessions=1600),
+    "train": Size(users=50, items=500, sessions=1600),
     "candidates": Size(users=1000, items=500, sessions=800),
     "ope": Size(users=100, items=500, sessions=800),
     "log": Size(users=100, items=500, sessions=800),

@@ -56,8 +56,8 @@ def test_the_commands_of_the_guide_run(tmp_path: Path) -> None:
     printed = shell("\n".join(blocks).replace("8000", str(free_port())), tmp_path)
     print(printed)
 
-    judged = re.findall(r"^\s*(two_stage|retriever|popularity|item_knn|ease) +\.?\d", printed, re.MULTILINE)
-    assert {"two_stage", "retriever", "popularity", "item_knn", "ease"} <= set(judged)
+    judged = re.findall(r"^(\w+) +ndcg@10 ", printed, re.MULTILINE)
+    assert judged == ["two_stage", "retriever", "popularity", "recent_popularity", "item_knn", "ease"]
     events = open_events(str(tmp_path / "home"))
     acts = Counter(events.read("feedback", columns=["event_id"])["event_id"].to_pylist())
     assert all(acts[f"act-{place}"] == 1 for place in range(3)), "what was said by curl is in the log once"
@@ -66,7 +66,8 @@ def test_the_commands_of_the_guide_run(tmp_path: Path) -> None:
 
     told = json.loads((tmp_path / "cycle.json").read_text(encoding="utf-8"))
     assert told["status"] in ("promoted", "refused") and bool(told["reasons"]) == (told["status"] == "refused")
-    assert told["steps"]["read"]["n_new"] > 500 and told["steps"]["estimate"]["reproduced"] > 0.99
+    assert told["steps"]["read"]["n_new"] > 500 and told["steps"]["read"]["n_held_out"] > 100
     versions = sorted(path.name for path in (tmp_path / "home" / "models").iterdir() if "-" in path.name)
     assert len(versions) >= 3 and told["challenger"] in versions
-    assert len(list((tmp_path / "home" / "cycles").iterdir())) >= 2, "the nightly script runs a cycle of its own"
+    journals = list((tmp_path / "home" / "cycles").glob("*/journal.json"))
+    assert len(journals) == 2, "the nightly script runs a cycle of its own"
