@@ -58,7 +58,8 @@ class DQNTrainConfig(Config):
         training_intensity: steps drawn from the replay for each step played.
         batch_size: of an update.
         warmup_steps: played before the first update.
-        learning_rate: of Adam at first; it falls to a tenth by the end, as rewards are noisy.
+        learning_rate: of Adam at first; it falls evenly, as rewards are noisy.
+        final_learning_rate: by the end, as a share of the first.
         discount: of what comes a step later. Sessions end, so 1 would make values what sessions earn; less is learnt
             from fewer steps, as what is far away is mostly luck.
         double: whether the network that learns chooses the next candidate which the target network values.
@@ -83,6 +84,7 @@ class DQNTrainConfig(Config):
     batch_size: PositiveInt = 1024
     warmup_steps: NonNegativeInt = 1_000
     learning_rate: PositiveFloat = 2e-3
+    final_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     discount: Annotated[float, Field(ge=0, le=1)] = 0.9
     double: bool = True
     loss: Literal["huber", "mse"] = "mse"

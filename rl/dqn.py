@@ -199,7 +199,7 @@ def dqn_config(rounds: Any, inputs: AgentInputs, config: DQNTrainConfig) -> DQNC
         )
         .rl_module(rl_module_spec=module)
         .training(
-            lr=[[0, config.learning_rate], [config.total_steps, config.learning_rate / 10]],
+            lr=[[0, config.learning_rate], [config.total_steps, config.learning_rate * config.final_learning_rate]],
             gamma=config.discount,
             train_batch_size_per_learner=config.batch_size,
             training_intensity=config.training_intensity,

@@ -81,9 +81,12 @@ class PrioritizedReplay:
 
     def sample(self, n: int, *, beta: float) -> tuple[Transitions, NDArray[np.int64], NDArray[np.float32]]:
         """Draws n with replacement; returns them, their rows for `update`, and the weights of their errors, (n,)."""
-        sums = self._weight[: self._size].cumsum()
-        rows = np.searchsorted(sums, self._rng.random(n) * sums[-1], side="right").clip(max=self._size - 1)
-        weights = (self._weight[rows] / sums[-1] * self._size) ** -beta
+        if self.alpha == 0:
+            rows, weights = (self._rng.random(n) * self._size).astype(np.int64), np.ones(n)
+        else:
+            sums = self._weight[: self._size].cumsum()
+            rows = np.searchsorted(sums, self._rng.random(n) * sums[-1], side="right").clip(max=self._size - 1)
+            weights = (self._weight[rows] / sums[-1] * self._size) ** -beta
         drawn = Transitions(
             {name: column[rows] for name, column in self._seen.items()},
             self._action[rows],

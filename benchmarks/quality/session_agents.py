@@ -1,6 +1,6 @@
 """DQN in InstaTok, beside what it has to beat, in the same sessions; several seeds.
 
-Run:    python benchmarks/quality/session_agents.py [memoryless|fatigue] [--seeds 5] [--sessions 2000]
+Run:    python benchmarks/quality/session_agents.py [memoryless|fatigue] [--seeds 5] [--sessions 2000|20000]
         (both dynamics where none are named)
 Data:   generated.
 Protocol: for each seed an agent is trained, and judged in sessions of that seed which no training has, over the
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results import quality_result, write_result
 
+from rec.config import CandidateQConfig
 from rec.ray_cluster import ensure_ray
 from rl.config import DQNTrainConfig, InstaTokConfig, InstaTokEnvConfig
 from rl.dqn import agent_of, dqn_config
@@ -38,6 +39,7 @@ from rl.instatok.agent_inputs import INPUTS
 from rl.instatok.arena import Arena, VideoRound
 from rl.instatok.planning import Plan
 from rl.instatok.slot_policies import baselines, by_agent
+from rl.instatok.world import CATEGORIES
 from rl.session_env import Observation
 from rl.session_evaluation import METRICS, Played, SlotPolicy, compare, evaluation_seeds
 from rl.training import train_agent
@@ -46,8 +48,32 @@ Dynamics = Literal["memoryless", "fatigue"]
 
 TRAINING: Final[dict[Dynamics, DQNTrainConfig]] = {
     "memoryless": DQNTrainConfig(total_steps=60_000),
-    "fatigue": DQNTrainConfig(),
+    "fatigue": DQNTrainConfig(
+        network=CandidateQConfig(matches=(("recent_categories", "candidate_categories"),)),
+        total_steps=400_000,
+        sessions=1024,
+        steps_between_updates=1,
+        training_intensity=4,
+        batch_size=256,
+        warmup_steps=10_000,
+        learning_rate=3e-3,
+        final_learning_rate=0.01,
+        discount=0.95,
+        double=False,
+        tau=0.02,
+        final_epsilon=0.3,
+        replay_capacity=400_000,
+        steps_per_report=50_000,
+    ),
 }
+# An agent values any number of candidates. With fatigue it learns from the best one of each category, which takes
+# less time for each step, and is judged over all 30.
+LEARNT_FROM: Final[dict[Dynamics, dict[str, int]]] = {
+    "memoryless": {},
+    "fatigue": {"n_candidates": len(CATEGORIES), "per_category": 1},
+}
+# With fatigue a session's luck is many times what policies differ by.
+SESSIONS: Final[dict[Dynamics, int]] = {"memoryless": 2_000, "fatigue": 20_000}
 FIRST_SEED: Final = 100
 SHARE_OF_ORACLE: Final = 0.95
 LEAST_REWARD: Final = 9.0
@@ -61,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dynamics", nargs="?", choices=list(TRAINING), help="both where none are named")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--sessions", type=int, default=2000, help="judged for each seed")
+    parser.add_argument("--sessions", type=int, help="judged for each seed")
     parser.add_argument("--steps", type=int, help="played while training")
     options = parser.parse_args()
     ensure_ray(1)
@@ -75,11 +101,14 @@ def measure(dynamics: Dynamics, options: argparse.Namespace) -> None:
     config = TRAINING[dynamics]
     if options.steps:
         config = config.model_copy(update={"total_steps": options.steps})
-    arena = Arena.of(InstaTokEnvConfig(world=InstaTokConfig(dynamics=dynamics)))
+    n_sessions = options.sessions or SESSIONS[dynamics]
+    environment = InstaTokEnvConfig(world=InstaTokConfig(dynamics=dynamics))
+    learnt_from = environment.model_copy(update=LEARNT_FROM[dynamics])
+    arena, learning = Arena.of(environment), Arena.of(learnt_from)
     seeds = [FIRST_SEED + i for i in range(options.seeds)]
     found: dict[int, Found] = {}
     for seed in seeds:
-        found[seed] = one_seed(arena, config.model_copy(update={"seed": seed}), options.sessions)
+        found[seed] = one_seed(arena, learning, config.model_copy(update={"seed": seed}), n_sessions)
         means = "  ".join(f"{name} {each['reward'].mean():.3f}" for name, each in found[seed].items())
         print(f"seed {seed}  {means}", flush=True)
     rows = [
@@ -100,9 +129,10 @@ def measure(dynamics: Dynamics, options: argparse.Namespace) -> None:
         print(f"{row['metric']:<46}{row['model']:<12}{row['mean']:8.3f} ± {row['std_error']:.3f}{goal}")
     protocol = {
         "world": arena.world.config.model_dump(mode="json"),
-        "candidates": InstaTokEnvConfig().model_dump(mode="json", exclude={"world"}),
+        "candidates": environment.model_dump(mode="json", exclude={"world"}),
+        "learnt_from": learnt_from.model_dump(mode="json", exclude={"world"}),
         "training": config.model_dump(mode="json", exclude={"seed"}),
-        "sessions": options.sessions,
+        "sessions": n_sessions,
         "seeds": seeds,
     }
     name = f"session_agents_{dynamics}"
@@ -125,12 +155,12 @@ class Weighed:
         return columns
 
 
-def one_seed(arena: Arena, config: DQNTrainConfig, n_sessions: int) -> Found:
-    """An agent trained from a seed, and every policy in the same sessions."""
+def one_seed(arena: Arena, learning: Arena, config: DQNTrainConfig, n_sessions: int) -> Found:
+    """An agent trained from a seed where it learns, and every policy in the same sessions."""
     seeds = evaluation_seeds(config.seed, n_sessions)
     with tempfile.TemporaryDirectory() as folder:
         trained = train_agent(
-            dqn_config(partial(VideoRound, arena), INPUTS, config),
+            dqn_config(partial(VideoRound, learning), INPUTS, config),
             agent_of,
             total_steps=config.total_steps,
             asked=config.model_dump(mode="json"),

@@ -152,6 +152,24 @@ def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
         again(total_steps=10, asked=ASKED | {"seed": 1})
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_the_learning_rate_falls_to_the_share_that_was_asked_for():
+    """What the optimizer goes by at the start, halfway, and at the end."""
+    from rl.dqn import dqn_config
+
+    asked = CONFIG.model_copy(update={"learning_rate": 0.01, "final_learning_rate": 0.02})
+    algorithm = dqn_config(Marshmallow, INPUTS, asked).build_algo()
+    group: Any = algorithm.learner_group
+    found = []
+    for steps in (0, asked.total_steps // 2, asked.total_steps):
+        played = {"num_env_steps_sampled_lifetime": steps}
+        group.foreach_learner(lambda learner, played=played: learner.after_gradient_based_update(timesteps=played))
+        rates = group.foreach_learner(lambda learner: learner.get_optimizer("default_policy").param_groups[0]["lr"])
+        found += [float(rate.get()) for rate in rates]
+    algorithm.stop()
+    assert found == pytest.approx([0.01, 0.0051, 0.0002])
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_runners_of_their_own_play_other_sessions_with_the_weights_that_are_learnt():
