@@ -66,5 +66,12 @@ def test_candidates_for_everybody_follow_from_their_rates() -> None:
         assert f"200 million / {rate:,} = {seconds:,.0f} s = {hours:.1f} hours, ${dollars:.2f}" in TEXT
 
 
+def test_training_over_the_catalogue_follows_from_its_slopes() -> None:
+    seconds, gib = slope("train", "items", "processor_s"), slope("train", "items", "peak_mib")
+    assert seconds is not None and gib is not None
+    hours = f"100 x {short(seconds)} s = {100 * seconds / 3600:.1f} hours"
+    assert f"{hours} and 100 x {short(gib)} GiB = {100 * gib:.0f} GiB" in TEXT
+
+
 def test_parts_of_all_kinds_were_measured() -> None:
-    assert {"log", "ope"} <= set(PARTS)
+    assert {"log", "ope", "train"} <= set(PARTS)
