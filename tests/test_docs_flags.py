@@ -10,11 +10,14 @@ import pytest
 
 from rec.cli import main
 from rec.cli.commands import COMMANDS
+from rl.instatok.slate_log import REWARD_OF
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 OF_ALL = {"--config", "--json", "--help"}
+# Of a command that stands on a line of its own.
+REWARDS_OF_A_COMMAND = re.compile(r"^    tandem .*--rewards((?: [a-z]\w* [-+.\d]+)+)", re.MULTILINE)
 # What pages say of programs that are not ours.
 FOREIGN = {"--index-url", "--address", "--working-dir", "--generate", "--build-arg"}
 
@@ -51,3 +54,11 @@ def test_pages_show_options_that_there_are(flags: Mapping[str, set[str]], page: 
     scripts = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/**/*.py"))
     anywhere = set().union(*flags.values(), FLAG.findall(scripts), FOREIGN)
     assert unknown(page.read_text(encoding="utf-8"), flags, anywhere) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_to_try_say_what_all_that_simulated_people_do_is_worth(page: Path) -> None:
+    """An action without a reward is refused, so a command that forgets one fails on the log of `tandem simulate`."""
+    for told in REWARDS_OF_A_COMMAND.findall(page.read_text(encoding="utf-8")):
+        words = told.split()
+        assert dict(zip(words[::2], map(float, words[1::2]), strict=True)) == REWARD_OF

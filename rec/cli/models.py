@@ -3,6 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
+import tyro
+
 from rec.cli.command import Answer
 from rec.config import Config, HomePath
 from rec.errors import ConfigError
@@ -20,13 +22,13 @@ class ModelsOptions(Config):
 class ShowOptions(ModelsOptions):
     """Which model: by default the one that serves."""
 
-    version: str | None = None
+    version: tyro.conf.Positional[str | None] = None
 
 
 class PromoteOptions(ModelsOptions):
     """Which model is to serve."""
 
-    version: str
+    version: tyro.conf.Positional[str]
 
 
 class UpdateOptions(ModelsOptions):
@@ -69,7 +71,7 @@ def run_show(options: ShowOptions) -> Answer:
     registry = _registry(options.home)
     version = options.version or registry.current()
     if version is None:
-        raise ConfigError("no model is CURRENT in this home; train one, or name a --version", field="version")
+        raise ConfigError("no model is CURRENT in this home; train one, or name a version", field="version")
     manifest = registry.show(version).model_dump(mode="json")
     print(json.dumps(manifest, indent=2))
     return {"model": manifest}

@@ -279,13 +279,11 @@ def test_a_flipped_byte_is_refused_by_name(trained: tuple[str, dict[str, Any]], 
 def test_models_lists_what_was_published(tandem: Any, trained: tuple[str, dict[str, Any]]) -> None:
     listed = json.loads(tandem("models", "list", "--home", trained[0], "--json").stdout)
     assert trained[1]["version"] in [model["version"] for model in listed["models"]]
-    shown = json.loads(
-        tandem("models", "show", "--version", trained[1]["version"], "--home", trained[0], "--json").stdout
-    )
+    shown = json.loads(tandem("models", "show", trained[1]["version"], "--home", trained[0], "--json").stdout)
     assert {"retriever.safetensors", "ranker.lgb.txt", "encoders.json", "items.parquet", "users.parquet"} <= set(
         shown["model"]["files"]
     )
-    missing = tandem("models", "promote", "--version", "20200101T000000Z-00000000", "--home", trained[0])
+    missing = tandem("models", "promote", "20200101T000000Z-00000000", "--home", trained[0])
     assert missing.returncode == 2
 
 

@@ -46,7 +46,7 @@ def _manifest(home: str, version: str) -> dict[str, Any]:
 def test_training_goes_on_from_the_model_that_serves(
     tandem: Any, home: str, logged: tuple[str, ...], parent: dict[str, Any], objective: str, workers: int
 ) -> None:
-    tandem("models", "promote", "--version", parent["version"], "--home", home)
+    assert tandem("models", "promote", parent["version"], "--home", home).returncode == 0
     more = (
         "--objective",
         objective,
