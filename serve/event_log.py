@@ -93,6 +93,7 @@ class EventLog:
         self._max_bytes = max_bytes
         self._writer = SpoolWriter(folder)
         self._known = KnownRequests(folder, events)
+        self._known.follow()
         self._bytes, self._key_bytes = spool_bytes(folder), bytes_below(folder / KEYS)
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync_at_times, name="tandem-log-sync", daemon=True)
@@ -193,9 +194,15 @@ class EventLog:
         return ticket
 
     def _measure_at_times(self) -> None:
-        """Keys may be many, so measuring them takes a fiftieth of the time at most."""
+        """Keys may be many, so measuring them takes a fiftieth of the time at most.
+
+        The spool is read as well, or whoever takes no feedback for a while would have to ask the tables about what it
+        has just answered.
+        """
         keys_at = 0.0
         while not self._closing.wait(_MEASURED_S):
+            with suppress(OSError):  # whoever looks for a request is told
+                self._known.follow()
             with suppress(OSError):  # whoever writes is told
                 self._bytes = spool_bytes(self._folder)
                 if (began := monotonic()) >= keys_at:

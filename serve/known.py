@@ -108,6 +108,14 @@ class KnownRequests:
             found, missing = self._complete(request_ids), self._unknown(request_ids)
         return found | self.look_up(missing) if missing else found
 
+    def follow(self) -> None:
+        """Reads what is new in the spool; whatever is answered afterwards is known without the tables for `STALE_S`.
+
+        Raises: OSError: when the disk fails.
+        """
+        with self._lock:
+            self._read_spool()
+
     def in_memory(self, request_ids: Collection[str]) -> dict[str, Known]:
         """Those of the requests that are known to be answered, without asking the tables."""
         with self._lock:
@@ -192,7 +200,7 @@ class KnownRequests:
             self._known.clear()
             self._missed.clear()
             self._read.clear()
-        self._read_at = now
+        self._read_at = None  # what fails before its end has not followed
         present = {segment.path.name: segment.path for segment in segments(self._folder)}
         self._read = {name: place for name, place in self._read.items() if name in present}
         for name, path in present.items():
@@ -206,9 +214,13 @@ class KnownRequests:
             if segment in present:
                 break
             del self._known[oldest]
+        self._read_at = now
 
     def _take_in(self, payload: bytes, segment: str, followed: bool) -> None:
-        rows = rows_of(payload)
+        try:
+            rows = rows_of(payload)
+        except ValueError:  # the committer refuses and keeps it, and says so
+            return
         for request in rows.get("requests", ()):
             known = self._entry(request["request_id"], segment)
             known.user_id, known.answered_at = request["user_id"], request["timestamp"]

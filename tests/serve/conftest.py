@@ -1,6 +1,7 @@
 """A small trained bundle, its interface in this process, and Ray Serve with one application a layout."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -76,6 +77,14 @@ def gateway(home: str, recommender: Recommender) -> Gateway:
 def events(tmp_path: Path) -> EventTables:
     """Tables with nothing in them yet."""
     return open_events(str(tmp_path))
+
+
+@pytest.fixture
+def go_on() -> Iterator[threading.Event]:
+    """What hangs until it is set, at the end of the test if not before: a test that fails does not wait for it."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture

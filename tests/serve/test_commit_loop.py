@@ -88,8 +88,10 @@ def test_who_does_not_lead_says_nothing_of_the_tables(service: Service):
     second.close()
 
 
-def test_a_commit_that_hangs_is_told_of_and_turns_health_red(service: Service, monkeypatch: pytest.MonkeyPatch):
-    began, go_on = threading.Event(), threading.Event()
+def test_a_commit_that_hangs_is_told_of_and_turns_health_red(
+    service: Service, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+):
+    began = threading.Event()
     append = EventTables.append_once
 
     def hangs(*args: object) -> int:

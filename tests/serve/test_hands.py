@@ -2,21 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
 
 from serve.hands import Hands
 from serve.problems import ProblemError
-
-
-@pytest.fixture
-def go_on() -> Iterator[threading.Event]:
-    """What hangs until it is set, at the end of the test if not before."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def test_results_and_failures_are_told():

@@ -121,11 +121,11 @@ def test_a_stage_that_is_late_is_no_fault_of_the_key(service: Service):
 
 
 def test_a_key_is_held_until_its_answer_is_recorded_though_nobody_waits_for_it(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ):
     """The client is gone, or its time is over, while a thread looks whether the answer is in the log."""
     first = asyncio.run(keyed(service, "k"))
-    began, go_on = threading.Event(), threading.Event()
+    began = threading.Event()
     answered_again = EventLog.answered_again
 
     def slow(*args: Any) -> None:

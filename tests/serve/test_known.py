@@ -1,6 +1,7 @@
 """What is known of requests: from the spool and from the tables, whatever is read when."""
 
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -12,6 +13,53 @@ from serve.event_log import Accepted, NotShownError, UnknownRequestError
 from serve.known import KEPT_S, MISSED_S, STALE_S, KnownRequests
 from serve.spool import segments
 from tests.serve.logs import answer, committer, event, open_log
+
+TIMEOUT_S = 600.0
+
+
+def test_who_took_no_feedback_for_long_knows_what_it_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tables hang, and nobody has asked for a request from the start, or for longer than is remembered."""
+    clock, read_at = [0.0], list[float]()
+    read_spool = KnownRequests._read_spool
+
+    def told(self: KnownRequests) -> None:
+        read_spool(self)
+        read_at.append(clock[0])
+
+    def fails(*_: object, **__: object) -> None:
+        raise DataError("as a test wants it")
+
+    monkeypatch.setattr(KnownRequests, "_read_spool", told)
+    monkeypatch.setattr(EventTables, "read", fails)
+    log = open_log(tmp_path)
+    log._known._clock = lambda: clock[0]
+    log.answered(*answer("r1"))
+    deadline = monotonic() + TIMEOUT_S
+    for _ in range(3):
+        clock[0] += STALE_S - 1
+        while clock[0] not in read_at:
+            assert monotonic() < deadline, "nobody reads the spool"
+            sleep(0.01)
+    assert log.accept([event("r1", "e1")]) == Accepted(1, 0)
+    log.close()
+
+
+def test_a_spool_that_could_not_be_read_to_its_end_was_not_followed(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+):
+    """What was there before is no news when it is read at last: events of it may have come and gone."""
+    log = open_log(tmp_path)
+    log.answered(*answer("r1"))
+
+    def fails(*_: object) -> None:
+        raise OSError("as a test wants it")
+
+    known = KnownRequests(tmp_path / "spool", events)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="as a test"):
+        patch.setattr("serve.known.read_frames", fails)
+        known.unknown([])
+    assert known.unknown(["r1"]) == ["r1"]
+    log.close()
 
 
 def test_old_requests_and_events_are_known_from_the_tables(tmp_path: Path):
