@@ -7,8 +7,6 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
-from serve.problems import busy
-
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 # The places of some of those who asked, and how their answers are found, in the same order.
@@ -83,15 +81,9 @@ def _failing(futures: Sequence[asyncio.Future[Any]]) -> Iterator[None]:
             if not future.done():
                 future.set_exception(error)
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            for future in futures:
-                future.cancel()
-            raise
-        # A call that somebody else has ended, as Serve does: they did not give up.
         for future in futures:
-            if not future.done():
-                future.set_exception(busy("the answer was cut off; send the request again"))
+            future.cancel()
+        raise
 
 
 def _end_unless_awaited(

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import numpy as np
@@ -29,6 +30,7 @@ from serve.hydrate import HydrateStage
 from serve.json_log import log_as_json
 from serve.loaded import LoadedModels
 from serve.metrics import WRITE_S, SharedMetrics
+from serve.problems import busy
 from serve.ranker import RankerStage
 from serve.registry_watch import RegistryWatch
 from serve.request_log import RequestLog, spool_folder
@@ -194,6 +196,21 @@ class SessionsDeployment:
         await self._sessions.add(user_id, acts)
 
 
+@contextmanager
+def cut_off_is_busy() -> Iterator[None]:
+    """Makes a failure of a call that Serve has ended, which raises CancelledError though who waits is not cancelled.
+
+    Raises: ProblemError: 503, for such a call.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise busy("the answer was cut off; send the request again") from error
+
+
 @final
 class _RemoteSessions:
     """The sessions of a deployment."""
@@ -203,11 +220,13 @@ class _RemoteSessions:
 
     async def session(self, user_id: str) -> Session:
         """See `SessionStore`."""
-        return await self._handle.session.remote(user_id)
+        with cut_off_is_busy():
+            return await self._handle.session.remote(user_id)
 
     async def add(self, user_id: str, acts: Sequence[Act]) -> None:
         """See `SessionStore`."""
-        await self._handle.add.remote(user_id, acts)
+        with cut_off_is_busy():
+            await self._handle.add.remote(user_id, acts)
 
 
 def _sessions(config: ServeConfig, handle: DeploymentHandle | None) -> Sessions | None:
@@ -262,7 +281,8 @@ def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
     """The stages of a version in deployments of their own, by name.
 
     Values go with the call: they are a few kilobytes, and a way through the object store costs two milliseconds. A call
-    whose replica dies is made once more: stages change nothing, and another replica may be there.
+    whose replica dies is made once more: stages change nothing, and another replica may be there. One that Serve ends
+    is a `ProblemError`.
     """
     called = {name: handle.options(_by_reference=False) for name, handle in handles.items()}
 
@@ -270,10 +290,11 @@ def remote_stages(handles: dict[str, DeploymentHandle], version: str) -> Stages:
         remote = called[stage].ask.remote if args else called[stage].remote
 
         async def call(*more: Any) -> Any:
-            try:
-                return await remote(version, *args, *more)
-            except RayActorError:
-                return await remote(version, *args, *more)
+            with cut_off_is_busy():
+                try:
+                    return await remote(version, *args, *more)
+                except RayActorError:
+                    return await remote(version, *args, *more)
 
         return call
 

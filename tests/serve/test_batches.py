@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from serve.batches import Batches, Part
-from serve.problems import ProblemError
 
 
 def in_one_part(answer: Callable[[Sequence[int]], Awaitable[Sequence[int]]]) -> Any:
@@ -113,26 +112,13 @@ def test_a_batch_is_in_nobodys_context_and_ends_with_the_last_who_waits():
     assert seen == ["nobody"]
 
 
-def test_a_call_that_another_ends_is_no_cancellation_of_who_waits():
-    async def answer(asked: Sequence[int]) -> list[int]:
-        raise asyncio.CancelledError
-
-    async def ask() -> list[int | BaseException]:
-        batches = Batches(in_one_part(answer), 4)
-        return await asyncio.gather(*(batches.of("one", number) for number in range(2)), return_exceptions=True)
-
-    found = asyncio.run(ask())
-    assert all(isinstance(each, ProblemError) and each.retry_after_s for each in found) and len(found) == 2
-
-
-@pytest.mark.parametrize("error", [ValueError("unlucky"), asyncio.CancelledError()])
-def test_parts_of_a_batch_are_answered_and_fail_each_by_itself(error: BaseException):
+def test_parts_of_a_batch_are_answered_and_fail_each_by_itself():
     """The odd ones are told at once, while the even ones still wait for what then fails them."""
     go_on = asyncio.Event()
 
     async def fails() -> list[int]:
         await go_on.wait()
-        raise error
+        raise ValueError("unlucky")
 
     async def doubled(asked: Sequence[int]) -> list[int]:
         return [2 * number for number in asked]
@@ -149,9 +135,8 @@ def test_parts_of_a_batch_are_answered_and_fail_each_by_itself(error: BaseExcept
         go_on.set()
         return await asyncio.gather(*waiting[::2], return_exceptions=True)
 
-    expected = ProblemError if isinstance(error, asyncio.CancelledError) else ValueError
     found = asyncio.run(ask())
-    assert len(found) == 3 and all(isinstance(each, expected) for each in found)
+    assert len(found) == 3 and all(isinstance(each, ValueError) for each in found)
 
 
 def test_parts_end_with_the_last_who_waits():

@@ -31,6 +31,7 @@ from serve.arms import Arms
 from serve.budget import FAILURES, REST_S, Breaker, Budget
 from serve.committer import Committer
 from serve.config import LogConfig, PolicyConfig, ServeConfig
+from serve.deployments import STAGES, remote_stages
 from serve.event_log import now_ms
 from serve.gateway import Gateway
 from serve.metrics import SharedMetrics
@@ -78,7 +79,24 @@ async def no_numbers(_states: object, candidates: Any) -> Any:
     return np.full(candidates.items.shape, np.nan)
 
 
-RANKERS = pytest.mark.parametrize("rank", [fails, never_ends, no_numbers])
+class CutOff:
+    """A deployment all of whose calls Serve ends, though nobody who waits for them has given up."""
+
+    @property
+    def ask(self) -> "CutOff":
+        return self
+
+    def options(self, **_: object) -> "CutOff":
+        return self
+
+    def remote(self, *_: object) -> asyncio.Future[Any]:
+        call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call.cancel()
+        return call
+
+
+ENDED = remote_stages({name: CutOff() for name in STAGES}, "v")  # pyright: ignore[reportArgumentType]
+RANKERS = pytest.mark.parametrize("rank", [fails, never_ends, no_numbers, ENDED.rank])
 
 
 def test_a_ranker_that_is_gone_is_not_waited_for_by_everybody(
@@ -186,6 +204,38 @@ def test_a_service_without_its_ranker_is_ready_and_says_so(recommender: Recommen
     config = ServeConfig(home=home, log=LogConfig(enabled=False))
     response = ask(api_of(recommender, config, rank=rank), "GET", "/health/ready")
     assert (response.status_code, response.json()["degraded"]) == (200, ["ranker"])
+
+
+def test_a_call_that_serve_ends_is_a_503_where_nothing_is_done_without_it(
+    recommender: Recommender, home: str, ask: Ask, user_id: str
+):
+    """And no cancellation of those who wait for it, whose connections would end without an answer."""
+    config = ServeConfig(home=home, log=LogConfig(enabled=False))
+    api = api_of(recommender, config, retrieve=ENDED.retrieve, item=ENDED.item, users=ENDED.users)
+    paths = "/v1/items/i", "/page/setup.json", "/health/ready"
+    asked = [ask(api, "GET", path) for path in paths]
+    for response in (*asked, ask(api, "POST", "/v1/recommend", json={"user_id": user_id})):
+        assert response.status_code == 503 and response.headers["content-type"] == "application/problem+json"
+
+
+def test_who_gives_up_a_remote_call_is_cancelled(recommender: Recommender):
+    class Hangs(CutOff):
+        def remote(self, *_: object) -> asyncio.Future[Any]:
+            return asyncio.get_running_loop().create_future()
+
+    stages = remote_stages({name: Hangs() for name in STAGES}, "v")  # pyright: ignore[reportArgumentType]
+
+    async def ask() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await stages.item("i")
+        asked = asyncio.ensure_future(stages.item("i"))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert asked.cancelled()
+
+    asyncio.run(ask())
 
 
 def test_where_an_agent_chooses_only_what_it_needs_is_asked(recommender: Recommender, home: str, ask: Ask):
