@@ -12,7 +12,7 @@ from typing import Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rec.errors import DataError
+from rec.errors import DataError, ScoreError
 from rec.state import Candidates, UserStates
 from serve.arms import Arm
 from serve.batches import Batches, Part
@@ -22,7 +22,7 @@ from serve.retriever import without_excluded
 from serve.schemas import RecommendRequest
 from serve.select import Selection
 from serve.sessions import Session
-from serve.stages import ranked
+from serve.stages import NOT_FINITE, scored
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -112,7 +112,10 @@ class Slates:
         clock.append(perf_counter())
         # Who has less time left gives up alone.
         budget = max((each.budget for each in asked), key=lambda budget: budget.ends_at)
-        scores, degraded = (candidates.scores, False) if choose else await self._ranked(arm, states, candidates, budget)
+        if choose is None:
+            scores, degraded = await self._ranked(arm, states, candidates, budget)
+        else:
+            scores, degraded = candidates.scores, np.zeros(len(states), bool)
         clock.append(perf_counter())
         selections = await stages.select(states, candidates, scores, request.n, arm.policy)
         clock.append(perf_counter())
@@ -123,7 +126,7 @@ class Slates:
                 retrieved=retrieved.of(row),
                 candidates=candidates.of(row),
                 scores=scores[row],
-                degraded=degraded,
+                degraded=bool(degraded[row]),
                 selection=selection,
                 seconds=(hydrated - asked[row].started, *took),
             )
@@ -132,25 +135,32 @@ class Slates:
 
     async def _ranked(
         self, arm: Arm, states: UserStates, candidates: Candidates, budget: Budget
-    ) -> tuple[NDArray[np.float64], bool]:
-        """Scores of the candidates, (B, M), and whether they are those of retrieval, for want of the ranker's."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Scores of the candidates, (B, M), and whose are those of retrieval for want of the ranker's, (B,)."""
         stages, clock = arm.stages, asyncio.get_running_loop()
+        nobody, everybody = np.zeros(len(states), bool), np.ones(len(states), bool)
         if states.nothing_known.all():  # what is popular has no other order
-            return await stages.unranked(candidates), False
+            return await stages.unranked(candidates), nobody
         breaker, now = self._breakers.setdefault(arm.name, Breaker()), clock.time()
         if not breaker.asks(now):
-            return await stages.unranked(candidates), True
+            return await stages.unranked(candidates), everybody
         try:
-            scores = await ranked(stages, states, candidates, budget)
-            breaker.succeeded()
-            return scores, False
+            scores, finite = await scored(stages, states, candidates, budget)
         except Exception as error:
             if not isinstance(error, TimeoutError) or budget.rank_until(now) >= now + budget.rank_s:
                 breaker.failed(clock.time())
-            before, self._n_unranked = self._n_unranked, self._n_unranked + len(states)
-            if self._n_unranked.bit_length() > before.bit_length():  # ever more seldom
-                _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
-        return await stages.unranked(candidates), True
+            self._without_ranker(len(states), error)
+            return await stages.unranked(candidates), everybody
+        breaker.succeeded()  # whatever its scores are, nobody waits for it in vain
+        if finite.all():
+            return scores, nobody
+        self._without_ranker(int((~finite).sum()), ScoreError(NOT_FINITE))
+        return np.where(finite[:, None], scores, await stages.unranked(candidates)), ~finite
+
+    def _without_ranker(self, n: int, error: Exception) -> None:
+        before, self._n_unranked = self._n_unranked, self._n_unranked + n
+        if self._n_unranked.bit_length() > before.bit_length():  # ever more seldom
+            _LOG.warning("%d requests are answered without the ranker: %r", self._n_unranked, error)
 
 
 def _no_features(error: DataError) -> ProblemError:

@@ -21,6 +21,7 @@ from serve.retriever import RetrieverStage
 from serve.select import Selection, SelectStage
 from serve.sessions import NOBODY, Session
 
+NOT_FINITE: Final = "the ranker's scores must be finite"
 STAGES: Final = ("hydrate", "retrieve", "filter", "rank", "select")
 
 Given = ParamSpec("Given")
@@ -68,18 +69,29 @@ class Stages:
 Rank = Callable[[Stages, UserStates, Candidates], Awaitable[NDArray[np.float64]]]
 
 
+async def scored(
+    stages: Stages, states: UserStates, candidates: Candidates, budget: Budget
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The ranker's scores of candidates, (B, M), and of which users they are all finite numbers, (B,).
+
+    Raises: TimeoutError: when it takes longer than the budget leaves it. Whatever the ranker raises.
+    """
+    async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
+        scores = await stages.rank(states, candidates)
+    finite = np.isfinite(scores) | (candidates.items < 0)
+    return scores, np.asarray(finite.all(axis=1))
+
+
 async def ranked(
     stages: Stages, states: UserStates, candidates: Candidates, budget: Budget = UNLIMITED
 ) -> NDArray[np.float64]:
     """The ranker's scores of candidates, (B, M).
 
-    Raises: ScoreError: when one is no finite number. TimeoutError: when it takes longer than the budget leaves it.
-        Whatever the ranker raises.
+    Raises: ScoreError: when one is no finite number. And as `scored`.
     """
-    async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
-        scores = await stages.rank(states, candidates)
-    if not np.isfinite(scores[candidates.items >= 0]).all():
-        raise ScoreError("the ranker's scores must be finite")
+    scores, finite = await scored(stages, states, candidates, budget)
+    if not finite.all():
+        raise ScoreError(NOT_FINITE)
     return scores
 
 
