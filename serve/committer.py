@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from rec.data.event_rows import TableName, validated
 from rec.data.events import Batch, EventTables
@@ -30,6 +30,14 @@ LATE_S: Final = 60.0
 # Of the records that are taken in at once, about.
 BATCH_BYTES: Final = 16 * 2**20
 _LOG: Final = logging.getLogger(__name__)
+
+
+@final
+class Refused(NamedTuple):
+    """A record, or its rows of one table, that the tables do not take, and why."""
+
+    content: bytes
+    error: Exception
 
 
 @final
@@ -57,6 +65,7 @@ class Committer:
         self._lock = os.open(folder / COMMITTER_LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         self._done: dict[str, int] = {}
         self._again: dict[tuple[str, str], dict[str, Any]] = {}
+        self._refused: list[Refused] = []
         # When each file was first seen without its writer, after the tables last took in something of it.
         self._left_at: dict[Path, float] = {}
 
@@ -91,7 +100,7 @@ class Committer:
         began to ask the tables before they took in the last record has until then to find it in the spool: however long
         the tables failed before, what is taken in and swept in one turn would be in neither for a look-up under way.
         """
-        if not self.leads() or self._again:
+        if not self.leads() or self._again or self._refused:
             return
         with self._working():
             present, unfinished = segments(self._folder), list(self._folder.glob("*.new"))
@@ -111,12 +120,12 @@ class Committer:
 
     def _commit_some(self) -> int:
         batches: dict[TableName, list[Batch]] = {table: [] for table in TABLES}
-        reached, size, n_records = {}, 0, 0
+        reached, refused, size, n_records = {}, list[Refused](), 0, 0
         for segment in segments(self._folder):
             name = segment.path.name
             frames = read_frames(segment.path, self._done.get(name, 0))
             for payload, end in zip(frames.payloads, frames.ends, strict=True):
-                record = self._parsed(payload)
+                record = _parsed(payload, refused)
                 self._again |= {(row["request_id"], row["event_id"]): row for row in record.get(AGAIN, ())}
                 for table in TABLES:
                     if table in record:
@@ -128,12 +137,13 @@ class Committer:
             if size > BATCH_BYTES:
                 break
         for table in TABLES:
-            self._append(table, batches[table])
+            self._append(table, batches[table], refused)
             self.working_since = self._clock()
         self._done |= reached
         for name in reached:  # their time begins anew
             self._left_at.pop(self._folder / name, None)
         self.n_records += n_records
+        self._keep(refused)
         return n_records
 
     def _append_lost(self) -> None:
@@ -147,42 +157,37 @@ class Committer:
         held = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids).to_pylist()
         there = {(row["request_id"], row["event_id"]) for row in held}
         lost = [row for key, row in self._again.items() if key not in there]
-        lost = [row for row in lost if self._is_sound("feedback", Batch("tandem/again", 1, [row]))]
+        refused: list[Refused] = []
+        lost = [row for row in lost if _is_sound("feedback", Batch("tandem/again", 1, [row]), refused)]
         if lost:
             _LOG.warning("%d events that the disk had lost are in the tables by their second delivery", len(lost))
             self._events.append("feedback", lost)
         self._again.clear()
+        self._keep(refused)
 
-    def _append(self, table: TableName, batches: list[Batch]) -> None:
+    def _append(self, table: TableName, batches: list[Batch], refused: list[Refused]) -> None:
         """Appends batches, but those that the table would refuse, which must not keep all others out."""
         try:
             self._events.append_once(table, batches)
         except DataError:
-            sound = [batch for batch in batches if self._is_sound(table, batch)]
+            sound = [batch for batch in batches if _is_sound(table, batch, refused)]
             if len(sound) == len(batches):
                 raise
             self._events.append_once(table, sound)
 
-    def _is_sound(self, table: TableName, batch: Batch) -> bool:
-        try:
-            validated(table, batch.rows)
-        except DataError as error:
-            self._refuse(json.dumps({table: batch.rows}).encode(), error)
-            return False
-        return True
+    def _keep(self, refused: list[Refused]) -> None:
+        """Writes what the tables refuse once they took the rest: a turn that fails is done over, and refuses it again.
 
-    def _parsed(self, payload: bytes) -> dict[str, list[dict[str, Any]]]:
-        try:
-            return rows_of(payload)
-        except ValueError as error:
-            self._refuse(payload, error)
-            return {}
-
-    def _refuse(self, content: bytes, error: Exception) -> None:
-        _LOG.error("the tables refuse a record, which is kept in %s: %s", self._folder / REFUSED, error)
-        with (self._folder / REFUSED).open("ab") as file:
-            file.write(content + b"\n")
-        self.n_refused += 1
+        Raises: OSError: when the disk does not take it; the next turn tries again.
+        """
+        self._refused += refused
+        while self._refused:
+            content, error = self._refused[0]
+            with (self._folder / REFUSED).open("ab") as file:
+                file.write(content + b"\n")
+            _LOG.error("the tables refuse a record, which is kept in %s: %s", self._folder / REFUSED, error)
+            self.n_refused += 1
+            del self._refused[0]
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -212,6 +217,23 @@ class Committer:
             _LOG.error("%s is no whole record from byte %d on, and kept as *%s", segment.path, place, DAMAGED)
             return False
         return True
+
+
+def _is_sound(table: TableName, batch: Batch, refused: list[Refused]) -> bool:
+    try:
+        validated(table, batch.rows)
+    except DataError as error:
+        refused.append(Refused(json.dumps({table: batch.rows}).encode(), error))
+        return False
+    return True
+
+
+def _parsed(payload: bytes, refused: list[Refused]) -> dict[str, list[dict[str, Any]]]:
+    try:
+        return rows_of(payload)
+    except ValueError as error:
+        refused.append(Refused(payload, error))
+        return {}
 
 
 def is_followed(folder: Path, *, clock: Callable[[], float] = time.time) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import time
 from typing import Any
@@ -30,6 +31,43 @@ def test_a_record_that_the_tables_refuse_keeps_no_other_out(tmp_path: Path, even
     assert json.loads((tmp_path / "spool" / REFUSED).read_text())["impressions"][0]["request_id"] == "r2"
     assert column(events, "requests", "request_id") == ["r1", "r2", "r3"]
     assert set(column(events, "impressions", "request_id")) == {"r1", "r3"}
+
+
+def test_what_is_refused_is_told_once_however_often_the_tables_fail(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+):
+    log, moving = open_log(tmp_path), committer(tmp_path)
+    log._writer.append(b"no record")
+    log.answered(*answer("r0"))
+    request, shown = answer("r1")
+    log.answered(request, [{**row, "propensity": 0.0} for row in shown])
+    refused = tmp_path / "spool" / REFUSED
+    with monkeypatch.context() as patch:
+        for failing in range(3):
+            patch.setattr(rec.data.events, "write_deltalake", failing_write(at=failing, after=False))
+            with pytest.raises(DataError) if failing < 2 else nullcontext():
+                moving.commit()
+            assert refused.exists() == (failing == 2)
+    assert moving.n_refused == len(refused.read_text().splitlines()) == 2
+    assert moving.commit() == 0 and moving.n_refused == 2
+
+
+def test_what_is_refused_waits_for_a_disk_that_takes_it(tmp_path: Path, events: EventTables):
+    """And its segment with it."""
+    clock, refused = [0.0], tmp_path / "spool" / REFUSED
+    log, moving = open_log(tmp_path), Committer(tmp_path / "spool", events, clock=lambda: clock[0])
+    log._writer.append(b"no record")
+    log.close()
+    refused.mkdir()
+    for _ in range(2):
+        with pytest.raises(OSError, match=REFUSED):
+            moving.commit()
+        moving.sweep()
+        clock[0] += KEPT_S + 1
+    assert len(segments(tmp_path / "spool")) == 1
+    refused.rmdir()
+    moving.commit()
+    assert refused.read_text() == "no record\n" and moving.n_refused == 1
 
 
 def test_one_committer_leads_and_its_end_lets_another(tmp_path: Path, events: EventTables):
