@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
@@ -27,7 +27,7 @@ class Batches(Generic[Asked, Answer]):
     def __init__(self, divide: Callable[[Sequence[Asked]], Awaitable[Sequence[Part[Answer]]]], most: int) -> None:
         self._divide = divide
         self._most = most
-        self._waiting: dict[Hashable, list[tuple[Asked, asyncio.Future[Answer]]]] = {}
+        self._waiting: dict[Hashable, list[tuple[Asked, asyncio.Future[Answer], Context]]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def of(self, kind: Hashable, asked: Asked) -> Answer:
@@ -38,16 +38,18 @@ class Batches(Generic[Asked, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         waiting = self._waiting.setdefault(kind, [])
-        waiting.append((asked, future))
+        waiting.append((asked, future, copy_context()))
         if len(waiting) == 1:
-            loop.call_soon(self._start, kind, context=Context())
+            loop.call_soon(self._start, kind)
         return await future
 
     def _start(self, kind: Hashable) -> None:
-        waiting = [(asked, future) for asked, future in self._waiting.pop(kind) if not future.done()]
+        waiting = [each for each in self._waiting.pop(kind) if not each[1].done()]
         for first in range(0, len(waiting), self._most):
-            batch = waiting[first : first + self._most]
-            task = asyncio.create_task(self._run(batch))
+            together = waiting[first : first + self._most]
+            batch = [(asked, future) for asked, future, _ in together]
+            context = together[0][2] if len(together) == 1 else Context()
+            task = asyncio.create_task(self._run(batch), context=context)
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             for _, future in batch:

@@ -1,4 +1,4 @@
-"""The log of the service's processes: one JSON object a line, with the id of the request that it is about."""
+"""The log of the service's processes: one JSON object a line, with the id of the request where it is about one."""
 
 import json
 import logging

@@ -112,6 +112,28 @@ def test_a_batch_is_in_nobodys_context_and_ends_with_the_last_who_waits():
     assert seen == ["nobody"]
 
 
+def test_who_is_alone_in_a_batch_is_answered_in_its_own_context():
+    """So that what is logged meanwhile says which request it is about."""
+    whose: ContextVar[str] = ContextVar("whose", default="nobody")
+    seen: list[tuple[list[int], str]] = []
+
+    async def answer(asked: Sequence[int]) -> list[int]:
+        seen.append((list(asked), whose.get()))
+        return list(asked)
+
+    async def ask() -> None:
+        batches = Batches(in_one_part(answer), 2)
+
+        async def one(number: int) -> None:
+            whose.set(f"that of {number}")
+            await batches.of("one", number)
+
+        await asyncio.gather(*(one(number) for number in range(3)))
+
+    asyncio.run(ask())
+    assert seen == [([0, 1], "nobody"), ([2], "that of 2")]
+
+
 def test_parts_of_a_batch_are_answered_and_fail_each_by_itself():
     """The odd ones are told at once, while the even ones still wait for what then fails them."""
     go_on = asyncio.Event()
