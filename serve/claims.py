@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, final
 
-from serve.spool import framed, opened_locked, read_frames
+from serve.spool import framed, locked, opened_locked, read_frames
 
 FOLDER: Final = "keys"
 WAIT_S: Final = 5.0
@@ -102,6 +102,23 @@ class Claims:
         for period in self._folder.glob("*"):
             if period.name.isdigit() and int(period.name) < self._period() - 1:
                 shutil.rmtree(period, ignore_errors=True)
+
+    @staticmethod
+    def forget(spool: Path, is_theirs: Callable[[bytes], bool]) -> int:
+        """Makes keys new again, by what was kept with them; one that is being answered is waited for.
+
+        Their files stay, empty, until their time is over: a lock of one that is gone would hold nobody.
+
+        Returns: how many. Raises: OSError: when the disk fails. TimeoutError: when a key is held all the time.
+        """
+        n_keys = 0
+        for folder, _, names in os.walk(spool / FOLDER):
+            for path in (Path(folder, name) for name in names):
+                if any(map(is_theirs, read_frames(path).payloads)):
+                    with locked(path, WAIT_S) as file:
+                        os.ftruncate(file, 0)
+                    n_keys += 1
+        return n_keys
 
     def _period(self) -> int:
         return int(self._clock() // self._seconds)

@@ -22,6 +22,7 @@ from serve.claims import Claim, Claims
 from serve.config import ServeConfig
 from serve.event_log import EventLog, NotShownError, TooEarlyError, UnknownRequestError, now_ms
 from serve.hands import Hands
+from serve.logged import Row
 from serve.problems import ProblemError, busy
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
@@ -33,6 +34,8 @@ KEY: Final = "idempotency-key"
 MAX_KEY_LENGTH: Final = 255
 USUAL_ACTIONS: Final = ("watched", "liked", "skipped")
 SPOOL: Final = "spool"
+# A request, and its impressions, as the tables have them.
+Rows = tuple[dict[str, Any], list[dict[str, Any]]]
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -60,6 +63,14 @@ def spool_folder(config: ServeConfig) -> Path:
             field="log.spool",
         )
     return home / SPOOL
+
+
+def forget_keys(spool: Path, user_id: str) -> int:
+    """Forgets the idempotency keys of a user's requests, which would log these anew; a retry is another request then.
+
+    Returns: how many. Raises: as `Claims.forget`.
+    """
+    return Claims.forget(spool, lambda content: json.loads(content)["request"]["user_id"] == user_id)
 
 
 @final
@@ -120,7 +131,7 @@ class RequestLog:
         """
         if key is None:
             answered = await answer()
-            self._record(*self._rows(request, answered))
+            await self._record(self._rows(request, answered), None)
             return answered.response
         if not 0 < len(key) <= MAX_KEY_LENGTH:
             raise ProblemError(
@@ -133,7 +144,7 @@ class RequestLog:
             rows = self._rows(request, answered)
             if claim is not None:
                 self._keep(claim, request, answered.response, rows)
-            self._record(*rows)
+            await self._record(rows, claim)
             return answered.response
 
     async def feedback(
@@ -228,7 +239,7 @@ class RequestLog:
         if unknown:
             await self._tables.do(self._log.look_up, unknown)
 
-    def _keep(self, claim: Claim, request: RecommendRequest, response: RecommendResponse, rows: Sequence[Any]) -> None:
+    def _keep(self, claim: Claim, request: RecommendRequest, response: RecommendResponse, rows: Rows) -> None:
         try:
             claim.keep(to_json({"request": request.model_dump(), "answer": response.model_dump(), "rows": rows}))
         except OSError as error:
@@ -244,18 +255,29 @@ class RequestLog:
             raise _unprocessable(KEY, "this key was used with another request; take a new one")
         try:
             await self._look_up([kept["answer"]["request_id"]])
-            recording = self._disk.begin(self._log.answered_again, *kept["rows"])
-            claim.hold_until(recording)
-            await asyncio.wrap_future(recording)
+            await self._recorded(claim, self._log.answered_again, kept["rows"])
         except (OSError, DataError) as error:
             self._unlogged(error)
         return RecommendResponse.model_validate(kept["answer"])
 
-    def _record(self, row: dict[str, Any], impressions: list[dict[str, Any]]) -> None:
+    async def _record(self, rows: Rows, claim: Claim | None) -> None:
         try:
-            self._log.answered(row, impressions)
+            if self._config.log.sync_s:
+                self._log.answered(*rows)
+            else:  # the disk is waited for, and nobody else meanwhile
+                await self._recorded(claim, self._log.answered, rows)
         except OSError as error:
             self._unlogged(error)
+
+    async def _recorded(self, claim: Claim | None, record: Callable[[Row, Sequence[Row]], None], rows: Rows) -> None:
+        """Has a thread record an answer, whose key is held until that is done, though whoever waits gives up.
+
+        Raises: as `record`. ProblemError: 503, when the disk has too much to do.
+        """
+        recording = self._disk.begin(record, *rows)
+        if claim is not None:
+            claim.hold_until(recording)
+        await asyncio.wrap_future(recording)
 
     def _unlogged(self, error: Exception) -> None:
         self.n_unlogged += 1
@@ -271,7 +293,7 @@ class RequestLog:
         if self._config.log.when_full == "refuse":
             raise busy(f"{lacking}; send the request again") from error
 
-    def _rows(self, request: RecommendRequest, answered: Answered) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _rows(self, request: RecommendRequest, answered: Answered) -> Rows:
         """The request and its impressions as the tables have them."""
         response, selection, arm, session = answered
         considered = selection.considered

@@ -41,7 +41,7 @@ class ForgetOptions(Config):
     What a server has not yet taken into the tables is not found: stop asking for the user first, and wait three
     minutes. Models that were trained on the log keep what they learned, and a row of the user: train anew. `spool` is
     the one of the servers that are running, where it is another than `spool` in the home: they take no more feedback on
-    what was removed.
+    what was removed, and know its idempotency keys no more.
     """
 
     user: Annotated[str, Field(min_length=1)]
@@ -75,10 +75,15 @@ def run_forget(options: ForgetOptions) -> Answer:
     """Prints and returns how many rows of each table were removed."""
     from rec.data.event_upkeep import forget
     from rec.data.events import open_events
+    from serve.request_log import forget_keys
 
     spool = _spool(options)
+    # Before the rest is removed, or a request sent again meanwhile would be logged again.
+    n_keys = 0 if spool is None else forget_keys(spool, options.user)
     removed = forget(open_events(options.home), options.user)
-    return {"user": options.user, "removed": _told(options.home, spool, removed)}
+    told = _told(options.home, spool, removed)
+    print(f"{'keys':<12} {n_keys:,} forgotten")
+    return {"user": options.user, "removed": told, "keys": n_keys}
 
 
 def _of_a_log(home: str, counts: Mapping[str, Count]) -> Mapping[str, Count]:
@@ -104,7 +109,10 @@ def _told(home: str, spool: Path | None, removed: Mapping[str, int]) -> Mapping[
     for name, count in _of_a_log(home, removed).items():
         print(f"{name:<12} {count:,} rows removed")
     if spool is None:
-        print("Servers that are running take feedback on these requests until they end: name their --spool.")
+        print(
+            "Servers that are running take feedback on these requests until they end, and log those again that are sent"
+        )
+        print("again under their idempotency keys: name their --spool.")
     elif spool.is_dir():
         tell_forgotten(spool)
     return removed

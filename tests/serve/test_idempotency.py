@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rec.cli.events import ForgetOptions, run_forget
 from rec.recommender import Recommender
 from rec.storage import Home
 from serve.api import Api
@@ -23,7 +24,7 @@ from serve.gateway import Gateway
 from serve.guard import Guard
 from serve.keys import KeyStore
 from serve.schemas import RecommendRequest
-from serve.spool import opened_locked
+from serve.spool import SpoolWriter, opened_locked, segments
 from tests.serve.services import Request, Service, problem
 
 
@@ -33,7 +34,7 @@ def request_to(service: Service, ask: Callable[..., httpx.Response]) -> Request:
 
 
 def keyed(service: Service, key: str, gateway: Gateway | None = None, **body: Any) -> Any:
-    request = RecommendRequest(user_id="a", n=5, **body)
+    request = RecommendRequest(**{"user_id": "a", "n": 5, **body})
     return (gateway or service.gateway).recommend(request, key)
 
 
@@ -120,6 +121,17 @@ def test_a_stage_that_is_late_is_no_fault_of_the_key(service: Service):
         asyncio.run(log.once(RecommendRequest(user_id="a", n=5), "k", late))
 
 
+async def give_up(service: Service, began: threading.Event) -> None:
+    """Asks for an answer with the only key there is, and gives up once it is being recorded: the key is held then."""
+    asked = asyncio.create_task(keyed(service, "k"))
+    assert await asyncio.to_thread(began.wait, 600)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    (path,) = [path for path in (service.folder / "spool" / "keys").rglob("*") if path.is_file()]
+    assert opened_locked(path, os.O_RDONLY) is None
+
+
 def test_a_key_is_held_until_its_answer_is_recorded_though_nobody_waits_for_it(
     service: Service, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ):
@@ -134,17 +146,35 @@ def test_a_key_is_held_until_its_answer_is_recorded_though_nobody_waits_for_it(
         answered_again(*args)
 
     async def cancelled() -> None:
-        asked = asyncio.create_task(keyed(service, "k"))
-        assert await asyncio.to_thread(began.wait, 600)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        (path,) = [path for path in (service.folder / "spool" / "keys").rglob("*") if path.is_file()]
-        assert opened_locked(path, os.O_RDONLY) is None, "it is held"
+        await give_up(service, began)
         go_on.set()
         assert await keyed(service, "k") == first
 
     monkeypatch.setattr(EventLog, "answered_again", slow)
+    asyncio.run(cancelled())
+    assert len(service.committed("requests")) == 1
+
+
+def test_an_answer_that_waits_for_the_disk_keeps_nobody_else_waiting_and_holds_its_key(
+    recommender: Recommender, home: str, tmp_path: Path, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+):
+    """It is on the disk before it is sent, and whoever sends it again gets it once it is, and no second one."""
+    service = Service(recommender, home, tmp_path, sync_s=0)
+    began, sync = threading.Event(), SpoolWriter.sync
+
+    def slow(writer: SpoolWriter, ticket: int | None = None) -> None:
+        if ticket is not None:
+            began.set()
+            assert threading.current_thread() is not threading.main_thread(), "all others wait"
+            assert go_on.wait(600)
+        sync(writer, ticket)
+
+    async def cancelled() -> None:
+        await give_up(service, began)
+        go_on.set()
+        assert await keyed(service, "k") == await keyed(service, "k")
+
+    monkeypatch.setattr(SpoolWriter, "sync", slow)
     asyncio.run(cancelled())
     assert len(service.committed("requests")) == 1
 
@@ -175,6 +205,29 @@ def test_a_server_killed_between_key_and_log_leaves_what_the_next_needs(
     first, second = (asyncio.run(keyed(service, "k1", another)) for _ in range(2))
     assert first == second
     assert [row["request_id"] for row in service.committed("requests")] == [first.request_id]
+
+
+def test_who_is_forgotten_is_not_logged_again_under_a_key_of_before(service: Service):
+    """A retry is a request of its own; the keys of others are kept, and so is one that says nothing."""
+    first, other = asyncio.run(keyed(service, "k1")), asyncio.run(keyed(service, "k2", user_id="b"))
+    log = service.gateway._log
+    assert log is not None
+    log.close()
+    assert len(service.committed("requests")) == 2
+    spool = service.folder / "spool"
+    for segment in segments(spool):
+        segment.path.unlink()
+    (spool / "keys" / "0").mkdir()
+    (spool / "keys" / "0" / "empty").touch()
+    told = run_forget(ForgetOptions(home=str(service.folder), user="a", spool=str(spool)))
+    another = service.another()
+    again = asyncio.run(keyed(service, "k1", another))
+    assert again == asyncio.run(keyed(service, "k1", another)) and again.request_id != first.request_id
+    assert asyncio.run(keyed(service, "k2", another, user_id="b")) == other
+    logged = {row["request_id"] for row in service.committed("requests")}
+    assert logged == {other.request_id, again.request_id}
+    assert first.request_id not in {row["request_id"] for row in service.committed("impressions")}
+    assert told["keys"] == 1
 
 
 def test_a_key_that_was_torn_is_new(service: Service):
