@@ -39,7 +39,7 @@ class Hands:
         """
         with self._counting:
             if self._n >= self._n_at_a_time:
-                raise busy(f"the {self._work} has too many requests to see to; try again later")
+                raise busy(f"too many requests wait for the {self._work}; try again later")
             self._n += 1
         future: Future[Result] = Future()
         self._threads.submit(self._see_to, future, partial(do, *args, **kwargs))

@@ -170,27 +170,59 @@ def test_a_record_is_one_line_of_json():
     assert "RuntimeError: inside" in json.loads(formatter.format(record))["exception"]
 
 
+RECORDS = {
+    "tandem:propensity:median": {"arm"},
+    "tandem:score:mean": {"arm"},
+    "tandem:score:deviation": {"arm"},
+}
+
+
+def families_in(expr: str, legend: str = "") -> set[str]:
+    """The metrics of an expression, all of whose labels they or the recorded series in it have."""
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"tandem_[a-z_]+", expr)}
+    records = set(re.findall(r"tandem:[a-z:]+", expr))
+    assert families <= set(FAMILIES) and records <= set(RECORDS) and families | records, expr
+    labels = {label for name in families for label in FAMILIES[name].labels} | (
+        {"le", "process"} if families else set()
+    )
+    labels |= {label for name in records for label in RECORDS[name]}
+    used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*[\"']", expr))
+    used |= set(re.findall(r"\{\{(?:\$labels\.)?(\w+)\}\}", legend))
+    grouped = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expr)
+    used |= {name.strip() for group in grouped for name in group.split(",") if name.strip()}
+    assert used <= labels, (expr, legend)
+    # Scores may be negative: where their sum falls, rate and increase would see a process that started anew.
+    assert not re.search(r"(rate|increase)\(tandem_score_sum", expr)
+    return families
+
+
 def test_the_dashboard_shows_metrics_and_labels_that_there_are():
     board = json.loads((DOCS / "grafana.json").read_text())
     shown: set[str] = set()
     for panel in board["panels"]:
         assert panel["targets"], panel["title"]
         for target in panel["targets"]:
-            names = set(re.findall(r"tandem_[a-z_]+", target["expr"]))
-            families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-            assert families <= set(FAMILIES), target["expr"]
-            labels = {label for name in families for label in FAMILIES[name].labels} | {"le"}
-            used = set(re.findall(r"(\w+)(?:=~?\")", target["expr"]))
-            used |= {
-                name.strip()
-                for group in re.findall(r"(?:by|on) \(([^)]*)\)", target["expr"])
-                for name in group.split(",")
-            }
-            assert used | set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels, target
-            # Scores may be negative: where their sum falls, rate and increase would see a process that started anew.
-            assert not re.search(r"(rate|increase)\(tandem_score_sum", target["expr"])
-            shown |= families
+            shown |= families_in(target["expr"], target["legendFormat"])
     assert shown == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "expr",
+    [
+        "tandem_no_such",
+        "tandem:no:such",
+        'tandem_score_sum{shard="1"}',
+        'tandem_score_sum{shard!="1"}',
+        "sum by (route) (tandem_score_count)",
+        "sum by(arm, route)(tandem_score_count)",
+        "sum without (route) (tandem_score_count)",
+        "tandem:score:mean / on (arm, le) tandem:score:deviation",
+        "rate(tandem_score_sum[1h])",
+    ],
+)
+def test_an_expression_of_what_there_is_not_is_found(expr: str):
+    with pytest.raises(AssertionError):
+        families_in(expr)
 
 
 def test_the_dashboard_shows_what_drifts_lags_or_is_slow():
@@ -214,12 +246,12 @@ def test_the_rules_to_be_warned_by_read_metrics_that_there_are_and_each_other():
     page = (DOCS / "operations.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(groups:.*?)```", page, re.DOTALL)
     (group,) = yaml.safe_load(block)["groups"]
-    records = {rule["record"] for rule in group["rules"] if "record" in rule}
-    assert len(records) == 3
+    recorded = [rule["record"] for rule in group["rules"] if "record" in rule]
+    assert sorted(recorded) == sorted(RECORDS)
     for rule in group["rules"]:
-        names = set(re.findall(r"tandem_[a-z_]+", rule["expr"]))
-        assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in names} <= set(FAMILIES), rule
-        assert set(re.findall(r"tandem:[a-z:]+", rule["expr"])) <= records, rule
+        families_in(rule["expr"], " ".join(rule.get("annotations", {}).values()))
+        if "record" in rule:
+            assert set(re.findall(r"by \(([^)]*)\)", rule["expr"])) <= {"arm", "arm, le"}, rule
 
 
 def test_the_slowest_answers_in_time_are_told_from_those_that_are_late():
