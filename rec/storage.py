@@ -3,7 +3,8 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, final
@@ -172,6 +173,42 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Put a new local folder in the place of one, so that a crash leaves the old one or the new, whole.
+
+    It is filled beside, as NAME.new; then the old one becomes NAME.old, and the new one takes its name. Between these
+    two there is none of the name itself: call `recover_folder` before reading what a crash may have left.
+
+    Args: folder: there or not. fill: makes a folder of the path it is given, which is not there, and fills it.
+    """
+    recover_folder(folder)
+    new, old = _beside(folder)
+    fill(new)
+    for path in (*new.rglob("*"), new):
+        sync(path)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    sync(folder.parent)
+    recover_folder(folder)
+
+
+def recover_folder(folder: Path) -> None:
+    """End what a crash within `replace_folder` left half done; afterwards the folder is whole, or was never there."""
+    new, old = _beside(folder)
+    # The old one makes room only when the new one is whole.
+    if old.exists() and not folder.exists():
+        new.rename(folder)
+        sync(folder.parent)
+    for left in (new, old):
+        if left.exists():
+            shutil.rmtree(left)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
 
 
 def sync(path: Path) -> None:

@@ -41,8 +41,10 @@ class SessionEnvRunner(SingleAgentEnvRunner):
         env = env.unwrapped
         assert isinstance(env, SessionVectorEnv)
         if self._needs_initial_reset or force_reset:
-            # Streams of neighbouring seeds would be shared with the neighbouring runner.
-            seeds = np.random.SeedSequence((self._seed or 0, self.worker_index or 0))
+            # Streams of neighbouring seeds would be shared with the neighbouring runner. A run that goes on from a
+            # checkpoint has played some steps, and does not play the same sessions again.
+            played = int(self.num_env_steps_sampled_lifetime)
+            seeds = np.random.SeedSequence((self._seed or 0, self.worker_index or 0, played))
             self._seen, _ = env.reset(seed=[int(s) for s in seeds.generate_state(env.num_envs, np.uint64)])
             self._over = np.zeros(env.num_envs, np.bool_)
             self._returns, self._lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)

@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 from rec.errors import ConfigError
 from rec.models.session_agent import AGENT_FILE, SessionAgent
 from rec.runs import say
-from rec.storage import replace_file
+from rec.storage import recover_folder, replace_file, replace_folder
 
 CONFIG_FILE: Final = "agent.json"
 CURVE_FILE: Final = "curve.jsonl"
@@ -58,6 +58,8 @@ def train_agent(
 
     A checkpoint holds networks, optimizers and counters, but not the replay, which fills anew after a resumption. It is
     RLlib's, pickles included: resume runs of your own only. What is served is agent.safetensors, which holds no code.
+    From the first report on there is always a whole one, whenever the run is killed; a resumption drops the rows of the
+    curve that are of later steps.
 
     Args:
         algorithm_config: what RLlib is told.
@@ -70,6 +72,7 @@ def train_agent(
     Raises: ConfigError: for a run that cannot be resumed, or was asked for something else.
     """
     if resume:
+        recover_folder(folder / CHECKPOINT)
         _require_same(folder, asked)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / CONFIG_FILE, (json.dumps(asked, indent=1) + "\n").encode())
@@ -77,15 +80,17 @@ def train_agent(
     try:
         if resume:
             algorithm.restore_from_path(str(folder / CHECKPOINT))
-        curve = _rows(folder / CURVE_FILE) if resume else []
+        curve = _curve_so_far(folder, algorithm) if resume else []
+        _keep(curve, folder)
         with SummaryWriter(str(folder)) as board:
             while not curve or curve[-1]["steps"] < total_steps:
                 curve.append(_row(algorithm.train()))
                 say(" ".join(f"{name} {value:.5g}" for name, value in curve[-1].items()))
                 for name, value in curve[-1].items():
                     board.add_scalar(f"agent/{name}", value, int(curve[-1]["steps"]))
-                algorithm.save_to_path(str(folder / CHECKPOINT))
-                replace_file(folder / CURVE_FILE, "".join(json.dumps(row) + "\n" for row in curve).encode())
+                # The curve first: a run killed in between has rows too many, which a resumption can drop.
+                _keep(curve, folder)
+                replace_folder(folder / CHECKPOINT, lambda new: algorithm.save_to_path(str(new)))
         agent = agent_of(_module(algorithm))
     finally:
         algorithm.stop()
@@ -114,12 +119,27 @@ def _row(result: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _rows(file: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def _keep(curve: list[dict[str, float]], folder: Path) -> None:
+    replace_file(folder / CURVE_FILE, "".join(json.dumps(row) + "\n" for row in curve).encode())
+
+
+def _curve_so_far(folder: Path, algorithm: Algorithm) -> list[dict[str, float]]:
+    """The rows up to the step of the checkpoint that the algorithm was restored from."""
+    assert algorithm.metrics is not None
+    played = float(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
+    rows = [json.loads(line) for line in (folder / CURVE_FILE).read_text(encoding="utf-8").splitlines()]
+    kept = [row for row in rows if row["steps"] <= played]
+    if not kept or kept[-1]["steps"] != played:
+        raise ConfigError(
+            f"{CHECKPOINT} is of step {played:.0f}, of which {CURVE_FILE} has no row: one of the two is of another run",
+            file=str(folder),
+            field="resume",
+        )
+    return kept
 
 
 def _require_same(folder: Path, asked: Mapping[str, Any]) -> None:
-    if not (folder / CHECKPOINT).is_dir() or not (folder / CONFIG_FILE).is_file():
+    if not (folder / CHECKPOINT).is_dir() or not all((folder / name).is_file() for name in (CONFIG_FILE, CURVE_FILE)):
         raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
     if json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) != asked:
         raise ConfigError(

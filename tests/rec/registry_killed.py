@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rec.bundle import BundleDetails
@@ -23,8 +23,8 @@ def fill(folder: Path) -> None:
     (folder / "encoders.json").write_bytes(b"{}")
 
 
-def dies_at(call: int, action: Callable[[], object]) -> bool:
-    """Whether a child that runs the action was killed, before its call-th write."""
+def dies_at(call: int, action: Callable[[], object], writes: Sequence[str] = WRITES) -> bool:
+    """Whether a child that runs the action was killed, before its call-th write by one of these functions of `os`."""
     child = os.fork()
     if child == 0:
         calls = itertools.count()
@@ -37,7 +37,7 @@ def dies_at(call: int, action: Callable[[], object]) -> bool:
 
             return wrapper
 
-        for name in WRITES:
+        for name in writes:
             setattr(os, name, deadly(getattr(os, name)))
         action()
         os._exit(0)

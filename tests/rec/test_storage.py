@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -127,3 +129,17 @@ def test_readers_see_whole_contents_while_a_writer_replaces_them(tmp_path):
     while not done.is_set():
         assert path.read_bytes() in contents
     writer.join()
+
+
+def test_killed_at_every_change_a_folder_that_is_replaced_is_the_old_one_or_the_new(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    answer = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("folder_killed.py")), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) > 20

@@ -1,95 +1,18 @@
 """Deep Q-learning solves a task whose answer is known, and what it learnt is the same without RLlib."""
 
+import json
+import shutil
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 
-from rec.config import AgentField, AgentInputs, CandidateQConfig
 from rec.errors import ConfigError
 from rec.models.session_agent import load_agent
-from rl.config import DQNTrainConfig
-from rl.session_env import Outcome, SessionVectorEnv
-from rl.streams import uniforms
+from rl.session_env import SessionVectorEnv
+from tests.rl.marshmallow import CONFIG, INPUTS, LATER, PATIENT, SWEET, Marshmallow
 
-SWEET, PATIENT, LATER = 1, 2, 3
-SECOND = 1
-
-
-class Marshmallow:
-    """Two steps at most: SWEET gives 1 and ends; PATIENT gives nothing, and LATER then gives 2; all else ends.
-
-    The four candidates come in an order drawn anew each time. Worth 2 to who waits, 1 to who looks one step ahead.
-    """
-
-    observation_space = spaces.Dict(
-        {
-            "stage": spaces.Discrete(2),
-            "kind": spaces.MultiDiscrete([4] * 4),
-            "order": spaces.Box(0, 1, (4, 1), np.float32),
-        }
-    )
-    action_space = spaces.Discrete(4)
-
-    def __init__(self, n_sessions):
-        self.users = np.zeros(n_sessions, np.int64)
-        self.stage, self.done = np.zeros(n_sessions, np.int64), np.zeros(n_sessions, bool)
-        self.seeds, self.episodes = np.zeros(n_sessions, np.uint64), np.full(n_sessions, -1)
-
-    @property
-    def seeded(self):
-        return bool((self.episodes >= 0).all())
-
-    def seed(self, rows, seeds):
-        self.seeds[rows], self.episodes[rows] = seeds, -1
-
-    def start(self, rows):
-        self.episodes[rows] += 1
-        self.stage[rows], self.done[rows] = 0, False
-
-    @property
-    def kinds(self):
-        steps = [uniforms(self.seeds, self.episodes, 2 * self.stage + i) for i in range(2)]
-        return np.concatenate(steps, axis=1).argsort(axis=1)
-
-    def act(self, actions):
-        kind, live = self.kinds[np.arange(len(actions)), actions], ~self.done
-        first = live & (self.stage == 0)
-        reward = np.where(first & (kind == SWEET), 1.0, np.where(live & ~first & (kind == LATER), 2.0, 0.0))
-        waits = first & (kind == PATIENT)
-        self.stage[waits] = SECOND
-        self.done |= live & ~waits
-        return Outcome(reward, self.done.copy(), {})
-
-    def observe(self):
-        return {
-            "stage": self.stage.copy(),
-            "kind": self.kinds,
-            "order": np.zeros((len(self.users), 4, 1), np.float32),
-        }
-
-
-INPUTS = AgentInputs(
-    session=(AgentField(name="stage", categories=(2,)),),
-    candidate=(AgentField(name="kind", categories=(4,)), AgentField(name="order", numbers=1)),
-)
-CONFIG = DQNTrainConfig(
-    network=CandidateQConfig(hidden=16, embedding_dim=4),
-    total_steps=3000,
-    sessions=32,
-    batch_size=64,
-    warmup_steps=200,
-    training_intensity=4,
-    learning_rate=5e-3,
-    exploration_steps=1500,
-    tau=0.1,
-    replay_capacity=2000,
-    priority_exponent=0.6,
-    weight_exponent=0.4,
-    steps_per_report=1000,
-)
 ASKED = CONFIG.model_dump(mode="json")
 
 
@@ -113,12 +36,14 @@ def trained(ray_session, tmp_path_factory):
 
 
 def test_it_learns_to_wait_for_more(trained):
-    """Looking one step ahead would choose SWEET; the values are those of the optimum."""
+    """Looking one step ahead would choose SWEET; the values are the optimum's, 1 now and .9 * 2 a step later."""
     agent = trained[1].agent
     assert chosen_at(agent.score, 0) == {PATIENT} and chosen_at(agent.score, 1) == {LATER}
     state = {"stage": np.array(0)}
     values = agent.score(state, {"kind": np.arange(4), "order": np.zeros((4, 1), np.float32)})
-    np.testing.assert_allclose(values[[SWEET, PATIENT]], [1, 2], atol=0.3)
+    assert values[PATIENT] == pytest.approx(1.8, abs=0.1)
+    # Hardly tried any more in the end.
+    assert values[SWEET] == pytest.approx(1, abs=0.2)
 
 
 def test_the_file_acts_as_rllibs_module_does(trained):
@@ -128,6 +53,7 @@ def test_the_file_acts_as_rllibs_module_does(trained):
     config, run = trained
     algorithm = config.build_algo()
     algorithm.restore_from_path(str(run.folder / "checkpoint"))
+    assert algorithm.env_runner.num_env_steps_sampled_lifetime == run.steps
     module, agent = algorithm.get_module(), load_agent(run.folder / "agent.safetensors")
     env = SessionVectorEnv(Marshmallow(500))
     seen, _ = env.reset(seed=5)
@@ -168,6 +94,28 @@ def test_the_learning_rate_falls_to_the_share_that_was_asked_for():
         found += [float(rate.get()) for rate in rates]
     algorithm.stop()
     assert found == pytest.approx([0.01, 0.0051, 0.0002])
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_whole_checkpoint(trained, tmp_path):
+    """Killed between the two renames that put a checkpoint in place, with a row of the curve that is of later steps."""
+    from rl.dqn import agent_of
+    from rl.training import train_agent
+
+    config, run = trained
+    folder, curve, checkpoint = tmp_path / "run", tmp_path / "run/curve.jsonl", tmp_path / "run/checkpoint"
+    shutil.copytree(run.folder, folder)
+    rows = [json.loads(line) for line in curve.read_text().splitlines()]
+    steps = rows[-1]["steps"]
+    again = partial(train_agent, config, agent_of, total_steps=int(steps), asked=ASKED, folder=folder, resume=True)
+    curve.write_text(curve.read_text() + json.dumps(rows[-1] | {"steps": steps + 500}) + "\n")
+    shutil.copytree(checkpoint, folder / "checkpoint.new")
+    checkpoint.rename(folder / "checkpoint.old")
+    assert again().curve == rows
+    assert [json.loads(line) for line in curve.read_text().splitlines()] == rows
+    assert [path.name for path in folder.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
+    curve.write_text(curve.read_text().partition("\n")[0])
+    with pytest.raises(ConfigError, match="has no row"):
+        again()
 
 
 @pytest.mark.slow
