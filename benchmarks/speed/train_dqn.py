@@ -7,11 +7,11 @@ Data:   generated; InstaTok's sessions with the notebook's dynamics.
 Expect: four minutes of processor time for each seed and side. Writes benchmarks/results/train_dqn.json.
 
 Both train the same network in the same environment, 128 sessions side by side, with as many updates for each step
-played, from uniform replay: one thread, no double Q-learning, as the peer has none, Huber loss, the same schedules of
-learning rate and exploration, batches and soft target updates. After every 2,000 steps the greedy policy is judged in
-the same 2,000 sessions, which no training has; judging is not timed, nor is making the environment. `until_s` is the
-processor time of the first report that earns 95% of what the best policy over the same candidates does, `step_s` that
-of a step over the whole training, updates included.
+played (or it ends with an error), from uniform replay: one thread, no double Q-learning, as the peer has none, Huber
+loss, the same schedules of learning rate and exploration, batches and soft target updates. After every 2,000 steps the
+greedy policy is judged in the same 2,000 sessions, which no training has; judging is not timed, nor is making the
+environment. `until_s` is the processor time of the first report that earns 95% of what the best policy over the same
+candidates does, `step_s` that of a step over the whole training, updates included.
 
 What differs: the peer starts a session in the same step in which the one before ended, lets all sessions explore in the
 same steps, and its updates are its own; ours are RLlib's learner behind `rl.dqn`, in one process with the environment.
@@ -24,6 +24,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+)
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -53,7 +60,8 @@ TRAINING: Final = DQNTrainConfig(
     total_steps=60_000, double=False, loss="huber", target_every=1, tau=0.1, steps_per_report=2000
 )
 
-Curve = list[dict[str, float]]
+Run = dict[str, Any]
+"""Of a side and seed: `curve`, what the greedy policy earns after so many steps and seconds; `updates`; `steps`."""
 
 
 def main() -> None:
@@ -78,8 +86,9 @@ def main() -> None:
         for seed in range(options.seeds):
             seeds = evaluation_seeds(seed, options.sessions)
             wanted = SHARE_OF_ORACLE * best_reward(arena, seeds)
-            curves = {"ours": trained(arena, training, seed, seeds), "peer": ask(str(seed))["curve"]}
-            rows.append({"seed": seed, "wanted": wanted, **{side: told(c, wanted) for side, c in curves.items()}})
+            runs = {"ours": trained(arena, training, seed, seeds), "peer": ask(str(seed))}
+            require_as_many_updates(runs, training)
+            rows.append({"seed": seed, "wanted": wanted, **{side: told(run, wanted) for side, run in runs.items()}})
             print(line(rows[-1]), flush=True)
     named = {"name": "stable-baselines3", "version": said["version"], "torch": said["torch"]}
     result = {
@@ -115,32 +124,51 @@ def best_reward(arena: Arena, seeds: NDArray[np.uint64]) -> float:
     return float(play_sessions(arena, baselines(arena, seeds)["oracle"], seeds).reward.mean())
 
 
-def trained(arena: Arena, training: DQNTrainConfig, seed: int, seeds: NDArray[np.uint64]) -> Curve:
-    """Our curve: what the greedy policy earns after so many steps and seconds."""
+def trained(arena: Arena, training: DQNTrainConfig, seed: int, seeds: NDArray[np.uint64]) -> Run:
+    """Ours."""
     config = training.model_copy(update={"seed": seed})
     algorithm = dqn_config(partial(VideoRound, arena), INPUTS, config).build_algo()
-    curve: Curve = []
-    seconds, played = 0.0, 0
+    curve: list[dict[str, float]] = []
+    seconds, played, updates = 0.0, 0, 0
     while played < config.total_steps:
         began = time.process_time()
         result: Any = algorithm.train()
         seconds += time.process_time() - began
         played = int(result[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
+        learnt = result.get(LEARNER_RESULTS, {}).get(ALL_MODULES, {})
+        updates = round(learnt.get(NUM_ENV_STEPS_TRAINED_LIFETIME, 0) / config.batch_size)
         module: Any = algorithm.get_module()
         reward = float(play_sessions(arena, by_agent(agent_of(module)), seeds).reward.mean())
         curve.append({"steps": played, "seconds": seconds, "reward": reward})
     algorithm.stop()
-    return curve
+    return {"curve": curve, "updates": updates, "steps": played}
 
 
-def told(curve: Curve, wanted: float) -> dict[str, Any]:
+def require_as_many_updates(runs: Mapping[str, Run], training: DQNTrainConfig) -> None:
+    """Checks that over as many steps both sides made as many updates, but for two rounds at the start and the end.
+
+    Raises: RuntimeError: where one made more.
+    """
+    ours, theirs = runs["ours"], runs["peer"]
+    a_round = training.training_intensity * training.steps_between_updates * training.sessions / training.batch_size
+    expected = theirs["updates"] * ours["steps"] / theirs["steps"]
+    if not ours["updates"] or abs(ours["updates"] - expected) > 2 * a_round:
+        raise RuntimeError(
+            f"as many updates are required on both sides; in {ours['steps']} steps ours made {ours['updates']}, and "
+            f"the peer {theirs['updates']} in {theirs['steps']}"
+        )
+
+
+def told(run: Run, wanted: float) -> dict[str, Any]:
     """When a curve first came to what is wanted, None where it never did, and the time of a step."""
+    curve = run["curve"]
     reached = next((row for row in curve if row["reward"] >= wanted), None)
     return {
         "until_s": reached and reached["seconds"],
         "until_steps": reached and reached["steps"],
         "step_s": curve[-1]["seconds"] / curve[-1]["steps"],
         "last_reward": curve[-1]["reward"],
+        "updates": run["updates"],
         "curve": curve,
     }
 

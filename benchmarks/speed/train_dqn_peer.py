@@ -64,11 +64,11 @@ class Sessions(VecEnv):
         """Nothing is open."""
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Is not asked for."""
+        """The peer's class is abstract without it, and its DQN does not ask for it."""
         raise NotImplementedError
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Is not asked for."""
+        """As `set_attr`."""
         raise NotImplementedError
 
 
@@ -133,6 +133,10 @@ def main() -> None:
     torch.set_num_threads(1)
     config = DQNTrainConfig.model_validate(given["training"])
     arena = Arena.of(InstaTokEnvConfig.model_validate(given["environment"]))
+    # What the environment has compiled is compiled here, and not while the first seed is timed.
+    untimed = Sessions(VideoRound(arena, config.sessions), config.sessions, seed=0)
+    untimed.reset()
+    untimed.step(np.zeros(config.sessions, np.int64))
     say = {"parameters": sum(p.numel() for p in CandidateQ(INPUTS, config.network).parameters())}
     say |= {"version": stable_baselines3.__version__, "torch": torch.__version__}
     print(json.dumps(say), flush=True)
@@ -142,7 +146,7 @@ def main() -> None:
 
 
 def trained(arena: Arena, config: DQNTrainConfig, seed: int, seeds: np.ndarray) -> dict[str, Any]:
-    """The curve of one agent, and its updates."""
+    """The curve of one agent, its updates and the steps it played."""
     round_steps = config.steps_between_updates * config.sessions
     model = DQN(
         Policy,
@@ -165,7 +169,7 @@ def trained(arena: Arena, config: DQNTrainConfig, seed: int, seeds: np.ndarray) 
     )
     curve = Curve(arena, config.steps_per_report, seeds)
     model.learn(config.total_steps, callback=curve)
-    return {"curve": curve.rows, "updates": model._n_updates}
+    return {"curve": curve.rows, "updates": model._n_updates, "steps": model.num_timesteps}
 
 
 if __name__ == "__main__":
