@@ -5,6 +5,7 @@ from typing import Any, Final, final
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.algorithms.dqn.dqn import DQN, DQNConfig
 from ray.rllib.algorithms.dqn.dqn_learner import QF_NEXT_PREDS, QF_PREDS, QF_TARGET_NEXT_PREDS
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -28,7 +29,7 @@ from rec.config import AgentInputs, CandidateQConfig
 from rec.models.candidate_q import CandidateQ
 from rec.models.session_agent import DQNAgent
 from rl.config import DQNTrainConfig
-from rl.replay import PrioritizedReplay
+from rl.replay import PrioritizedReplay, Transitions
 from rl.session_env import SessionEnv, SessionVectorEnv
 from rl.session_runner import SessionEnvRunner
 
@@ -136,20 +137,8 @@ class SessionDQN(DQN):
         while self._owed >= n:
             self._owed -= n
             steps, rows, weights = self.replay.sample(n, beta=asked.replay_buffer_config["beta"])
-            columns = SampleBatch(
-                {
-                    Columns.OBS: dict(steps.seen),
-                    Columns.NEXT_OBS: dict(steps.seen_next),
-                    Columns.ACTIONS: steps.action,
-                    Columns.REWARDS: steps.reward,
-                    Columns.TERMINATEDS: steps.terminated,
-                    "weights": weights,
-                    "n_step": np.ones(n, np.float32),
-                }
-            )
             learnt = learners.update(
-                batch=MultiAgentBatch({DEFAULT_MODULE_ID: columns}, env_steps=n),
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
+                batch=batch_of(steps, weights), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime}
             )
             errors = [result[DEFAULT_MODULE_ID].pop(TD_ERROR_KEY).peek() for result in learnt]
             self.replay.update(rows, np.concatenate([np.concatenate(each) for each in errors]))
@@ -158,6 +147,22 @@ class SessionDQN(DQN):
             runners.sync_weights(
                 from_worker_or_learner_group=learners, policies=[DEFAULT_MODULE_ID], inference_only=True
             )
+
+
+def batch_of(steps: Transitions, weights: NDArray[np.float32]) -> MultiAgentBatch:
+    """What a learner is given: transitions, and the weights of their errors, (n,)."""
+    columns = SampleBatch(
+        {
+            Columns.OBS: dict(steps.seen),
+            Columns.NEXT_OBS: dict(steps.seen_next),
+            Columns.ACTIONS: steps.action,
+            Columns.REWARDS: steps.reward,
+            Columns.TERMINATEDS: steps.terminated,
+            "weights": weights,
+            "n_step": np.ones(len(steps), np.float32),
+        }
+    )
+    return MultiAgentBatch({DEFAULT_MODULE_ID: columns}, env_steps=len(steps))
 
 
 def agent_of(module: CandidateQModule) -> DQNAgent:

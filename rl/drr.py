@@ -9,8 +9,9 @@ Source: Liu et al. (2018), arXiv:1810.12027, algorithm 1.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self, final
 
 import numpy as np
@@ -30,7 +31,7 @@ from rl.drr_learner import GRADIENT_NORM, DRRLearner
 from rl.drr_module import DRRModule
 from rl.pmf import MatrixFactorisation
 from rl.pmf_env import RatingRound, RatingWorld
-from rl.session_env import SessionEnv, SessionVectorEnv
+from rl.session_env import SessionEnv, SessionRound, SessionVectorEnv
 from rl.session_runner import SessionEnvRunner
 
 ENVIRONMENT: Final = "tandem-ratings"
@@ -83,16 +84,23 @@ class DRR(SessionDQN):
         return DRRAlgorithmConfig()
 
 
-def drr_config(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig) -> DRRAlgorithmConfig:
+def ranked_rounds(world: RatingWorld, vectors: RatingVectors) -> Callable[[int], RatingRound]:
+    """Makes so many sessions, whose actions are ranking vectors of the items'."""
+    return partial(RatingRound, world, vectors=vectors.items.numpy())
+
+
+def drr_config(
+    rounds: Callable[[int], SessionRound], vectors: RatingVectors, config: DRRTrainConfig
+) -> DRRAlgorithmConfig:
     """What RLlib is told: one process plays and learns in turn.
 
-    Args: world: where it learns. vectors: of users and items. config: of networks and training.
+    Args: rounds: makes so many sessions, with the observations and actions of `ranked_rounds`. vectors: of users and
+        items. config: of networks and training.
     """
 
     def make(context: Any) -> SessionEnv | SessionVectorEnv:
         n_sessions = context.get("num_envs")
-        sessions = RatingRound(world, n_sessions or 1, vectors.items.numpy())
-        return SessionVectorEnv(sessions) if n_sessions else SessionEnv(sessions)
+        return SessionVectorEnv(rounds(n_sessions)) if n_sessions else SessionEnv(rounds(1))
 
     register_env(ENVIRONMENT, make)
     made = DRRAlgorithmConfig()
@@ -135,7 +143,7 @@ def training(world: RatingWorld, vectors: RatingVectors, config: DRRTrainConfig)
 
     Args: world: where it learns. vectors: of users and items. config: of networks and training.
     """
-    algorithm = drr_config(world, vectors, config).build_algo()
+    algorithm = drr_config(ranked_rounds(world, vectors), vectors, config).build_algo()
     try:
         played = 0
         yield played, _networks(algorithm)

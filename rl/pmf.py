@@ -35,7 +35,8 @@ class RatingModel(Protocol):
 class FitReport:
     """How a model was fitted.
 
-    Attributes: valid_rmse: after each epoch, on the ratings held out. epochs: of the final fit, on all ratings.
+    Attributes: valid_rmse: after each epoch, on the ratings held out; empty where none were. epochs: of the final fit,
+        on all ratings.
     """
 
     valid_rmse: tuple[float, ...]
@@ -91,7 +92,7 @@ class MatrixFactorisation:
         descent = _Descent(ratings, config)
         for _ in range(epochs):
             descent.epoch()
-        return descent.model(FitReport(tuple(errors), epochs))
+        return descent.model(FitReport(tuple(errors) if held_out.any() else (), epochs))
 
     def predict(self, users: Integers, items: Integers) -> NDArray[np.float64]:
         """Expected ratings within the scale; positions, of shapes that broadcast."""

@@ -20,7 +20,7 @@ from rec.errors import ConfigError, DataError
 from rl.config import RatingEnvConfig
 from rl.pmf import HIGHEST, LOWEST, RatingModel
 from rl.session_env import Outcome
-from rl.streams import uniforms
+from rl.streams import SessionStreams
 
 MIDDLE: Final = 3.0
 HALF_RANGE: Final = 2.0
@@ -190,8 +190,7 @@ class RatingRound:
         self.n_steps = np.zeros(n_sessions, np.int64)
         self.done = np.zeros(n_sessions, bool)
         self._first_history = self.history.copy()
-        self._seeds = np.zeros(n_sessions, np.uint64)
-        self._episodes = np.full(n_sessions, -1, np.int64)
+        self._streams = SessionStreams(n_sessions)
         self.observation_space = spaces.Dict(
             {
                 "user": spaces.Discrete(len(world.histories)),
@@ -207,18 +206,15 @@ class RatingRound:
     @property
     def seeded(self) -> bool:
         """Whether every session has been started."""
-        return bool((self._episodes >= 0).all())
+        return self._streams.started
 
     def seed(self, rows: NDArray[np.int64], seeds: NDArray[np.uint64]) -> None:
         """New streams for some rows, (n,) both; they have to be started."""
-        self._seeds[rows] = seeds
-        self._episodes[rows] = -1
+        self._streams.seed(rows, seeds)
 
     def start(self, rows: NDArray[np.int64]) -> None:
         """The next session of each of these streams, (n,)."""
-        self._episodes[rows] += 1
-        drawn = uniforms(self._seeds[rows], self._episodes[rows], np.zeros(len(rows), np.int64))
-        self.begin(rows, self.world.users[(drawn[:, 0] * len(self.world.users)).astype(np.int64)])
+        self.begin(rows, self.world.users[self._streams.start(rows, len(self.world.users))])
 
     def begin(self, rows: NDArray[np.int64], users: Integers) -> None:
         """Sessions of these users in these rows, (n,) both; their streams go on."""
@@ -245,7 +241,7 @@ class RatingRound:
         Args: actions: items, (S,), or ranking vectors, (S, D) or (S, D + 1).
         Raises: ValueError: for an item that is not available; the first such session is named.
         """
-        drawn = uniforms(self._seeds, self._episodes, self.n_steps + 1)
+        drawn = self._streams.at(self.n_steps + 1)
         items = self._items(actions, drawn[:, 1])
         live = np.flatnonzero(~self.done)
         points = drawn[live, 0]

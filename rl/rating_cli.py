@@ -59,13 +59,19 @@ class EvaluateDRROptions(Config):
 
 def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     """`tandem rl train drr`."""
-    from rl.drr import RatingVectors, agent_of, drr_config
+    from rec.runs import say
+    from rl.drr import RatingVectors, agent_of, drr_config, ranked_rounds
     from rl.pmf_env import RatingWorld
 
     def algorithm() -> Any:
         split, model = fitted_ratings(options.ratings)
-        world = RatingWorld.of(split.train, model, options.ratings.env)
-        return drr_config(world, RatingVectors.of(model), options.settings(DRRTrainConfig))
+        if model.report.valid_rmse:
+            say(
+                f"matrix factorisation: RMSE {min(model.report.valid_rmse):.4f} stars on the ratings held out for "
+                f"validation, after {model.report.epochs} epochs"
+            )
+        world, vectors = RatingWorld.of(split.train, model, options.ratings.env), RatingVectors.of(model)
+        return drr_config(ranked_rounds(world, vectors), vectors, options.settings(DRRTrainConfig))
 
     return start_run(options, algorithm, agent_of)
 

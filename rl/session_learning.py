@@ -71,13 +71,7 @@ def play_learning(
     shown, rewards = [], np.zeros((len(users), world.config.session_length))
     for place, user in enumerate(np.asarray(users, np.int64)):
         learner.load_state_dict(trained)
-        optimizers = [
-            torch.optim.Adam(network.parameters(), rate)
-            for network, rate in (
-                (learner.actor, settings.actor_learning_rate),
-                (learner.critic, settings.critic_learning_rate),
-            )
-        ]
+        optimizers = new_optimizers(learner)
         sessions.seed(row, np.array([seed + place], np.uint64))
         sessions.start(row)
         sessions.begin(row, user[None])
@@ -96,6 +90,15 @@ def play_learning(
         shown.append(sessions.shown[0].copy())
     users = np.asarray(users, np.int64)
     return Played(users, np.array(shown), rewards, world.lengths[users])
+
+
+def new_optimizers(module: DRRModule) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Of actor and critic, as training has them."""
+    settings = module.settings
+    return (
+        torch.optim.Adam(module.actor.parameters(), settings.actor_learning_rate),
+        torch.optim.Adam(module.critic.parameters(), settings.critic_learning_rate),
+    )
 
 
 def update(module: DRRModule, optimizers: Sequence[torch.optim.Optimizer], replay: PrioritizedReplay) -> None:

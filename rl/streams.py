@@ -1,6 +1,6 @@
 """Random numbers by place: what a session draws depends on its seed and step alone, not on who else is playing."""
 
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -11,6 +11,38 @@ _WEYL: Final = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _WORD: Final = np.uint64(32)
 _ROUNDS: Final = 10
+
+
+@final
+class SessionStreams:
+    """A stream of random numbers for each of S sessions side by side; what they draw is `uniforms`.
+
+    Attributes: seeds: of the streams, (S,). episodes: which session of its stream each is, -1 before the first, (S,).
+    """
+
+    def __init__(self, n_sessions: int) -> None:
+        self.seeds = np.zeros(n_sessions, np.uint64)
+        self.episodes = np.full(n_sessions, -1, np.int64)
+
+    @property
+    def started(self) -> bool:
+        """Whether every stream has a session."""
+        return bool((self.episodes >= 0).all())
+
+    def seed(self, rows: NDArray[np.integer[Any]], seeds: NDArray[np.uint64]) -> None:
+        """New streams for some rows, (n,) both; they have to be started."""
+        self.seeds[rows] = seeds
+        self.episodes[rows] = -1
+
+    def start(self, rows: NDArray[np.integer[Any]], n: int) -> NDArray[np.int64]:
+        """The next session of each of these streams, (n_rows,): one of n by its step 0, with equal probability."""
+        self.episodes[rows] += 1
+        drawn = uniforms(self.seeds[rows], self.episodes[rows], np.zeros(len(rows), np.int64))
+        return (drawn[:, 0] * n).astype(np.int64)
+
+    def at(self, steps: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Two numbers of each session at its step, (S,) -> (S, 2)."""
+        return uniforms(self.seeds, self.episodes, steps)
 
 
 def uniforms(

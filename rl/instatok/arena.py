@@ -24,7 +24,7 @@ from rl.instatok.sessions import Sessions, viewing_seconds
 from rl.instatok.slate_log import Candidates
 from rl.instatok.world import ACTIONS, CATEGORIES, FATIGUE_WINDOW, N_INTERESTS, VIDEO_SECONDS, InstaTok
 from rl.session_env import Outcome
-from rl.streams import uniforms
+from rl.streams import SessionStreams
 
 
 @final
@@ -124,15 +124,13 @@ class VideoRound:
         nothing = np.zeros((n_sessions, arena.n_candidates))
         self.candidates = Candidates(nothing.astype(np.int64), nothing)
         self._changed = np.ones(n_sessions, np.bool_)
-        self._seeds = np.zeros(n_sessions, np.uint64)
-        self._episodes = np.full(n_sessions, -1, np.int64)
+        self._streams = SessionStreams(n_sessions)
         age = arena.world.age
         self._age = (age - age.min()) / max(age.max() - age.min(), 1)
 
     def seed(self, rows: NDArray[np.integer], seeds: NDArray[np.uint64]) -> None:
         """New streams for some rows, (n,) both; start them before they go on."""
-        self._seeds[rows] = seeds
-        self._episodes[rows] = -1
+        self._streams.seed(rows, seeds)
 
     @property
     def users(self) -> NDArray[np.int64]:
@@ -147,14 +145,11 @@ class VideoRound:
     @property
     def seeded(self) -> bool:
         """Whether every row has been started."""
-        return bool((self._episodes >= 0).all())
+        return self._streams.started
 
     def start(self, rows: NDArray[np.integer]) -> None:
         """The next session of each of these streams, (n,)."""
-        self._episodes[rows] += 1
-        drawn = uniforms(self._seeds[rows], self._episodes[rows], np.zeros(len(rows), np.int64))
-        users = (drawn[:, 0] * self.arena.world.n_users).astype(np.int64)
-        self.sessions.restart(rows, users)
+        self.sessions.restart(rows, self._streams.start(rows, self.arena.world.n_users))
         self.shown[rows], self.rewards[rows], self.seconds[rows] = -1, 0.0, 0.0
         self._changed[rows] = True
 
@@ -173,7 +168,7 @@ class VideoRound:
             )
         items = np.where(self.done, -1, self.candidates.ids[np.arange(len(actions)), actions])
         steps = self.sessions.n_steps.copy()
-        points = uniforms(self._seeds, self._episodes, steps + 1)
+        points = self._streams.at(steps + 1)
         answers = self.sessions.view_at(items, points[:, 0])
         live = np.flatnonzero(items >= 0)
         self.shown[live, steps[live]] = items[live]

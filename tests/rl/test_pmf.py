@@ -109,6 +109,11 @@ def test_the_number_of_epochs_is_that_of_the_least_validation_error(factors):
     assert min(errors) < errors[0]
 
 
+def test_where_nothing_is_held_out_there_is_no_validation_error(made):
+    report = MatrixFactorisation.fit(made[0], PMFConfig(dim=1, max_epochs=3, validation_fraction=0)).report
+    assert report.valid_rmse == () and report.epochs == 3
+
+
 def test_the_latest_of_each_user_are_held_out(made):
     held_out = latest_of_each_user(made[0], 0.1)
     for user in (0, 77):

@@ -49,7 +49,7 @@ AGENTS = {"dqn": (dqn_options, train_dqn), "drr": (drr_options, train_drr)}
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("kind", list(AGENTS))
-def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_path):
+def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_path, capsys):
     options_of, train = AGENTS[kind]
     registry = Registry(Home(tmp_path))
     details = BundleDetails(config={}, seed=1, schema_sha256="5" * 64, metrics={})
@@ -61,6 +61,7 @@ def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_pat
     options = options_of(str(tmp_path)).model_copy(update={"export": True})
     told = train(options)
     assert told["steps"] >= 200 and "loss" in told["last"]
+    assert ("RMSE" in capsys.readouterr().err) == (kind == "drr")
     published = registry.open(told["version"]).path(AGENT_FILE)
     assert load_agent(published).kind == kind
     run = tmp_path / "runs" / told["run_dir"].split("/")[-1]

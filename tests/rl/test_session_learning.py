@@ -12,11 +12,14 @@ from rec.errors import ConfigError
 from rec.models.drr import balanced
 from rec.models.drr_agent import DRRAgent
 from rl.config import DRRTrainConfig, RatingEnvConfig
+from rl.dqn import batch_of
+from rl.drr import RatingVectors, drr_config, ranked_rounds
 from rl.drr_module import DRRModule
 from rl.pmf import FitReport, MatrixFactorisation
 from rl.pmf_env import RatingWorld
 from rl.rating_evaluation import by_actor, play
-from rl.session_learning import MODULE_FOLDER, play_learning, trained_module
+from rl.replay import PrioritizedReplay, Transitions
+from rl.session_learning import MODULE_FOLDER, new_optimizers, play_learning, trained_module, update
 
 N_USERS, N_ITEMS, K = 12, 40, 4
 USERS = np.array([3, 7, 3, 0, 11])
@@ -90,3 +93,53 @@ def test_a_checkpoint_holds_all_networks_of_the_agent_and_of_no_other(model, tmp
         trained_module(tmp_path, agent)
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         trained_module(tmp_path / "none", agent)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_updates_within_a_session_are_those_of_the_learner_in_training(world, model):
+    """The same batches to both: networks and targets stay the same, and so do the errors by which more is drawn."""
+    module = module_of(model, rate=1e-2)
+    vectors = RatingVectors(*balanced(model.user_factors, model.item_factors))
+    rounds = ranked_rounds(world, vectors)
+    ours, theirs = (replay_of(rounds(1), module.settings) for _ in range(2))
+    algorithm = drr_config(rounds, vectors, module.settings).build_algo()
+    learners, optimizers = algorithm.learner_group, new_optimizers(module)
+    try:
+        learners.foreach_learner(lambda learner: networks(learner).load_state_dict(module.state_dict()))
+        for number in range(3):
+            steps, rows, weights = theirs.sample(module.settings.batch_size, beta=module.settings.weight_exponent)
+            answers = learners.update(
+                batch=batch_of(steps, weights), timesteps={"num_env_steps_sampled_lifetime": number}
+            )
+            errors = answers[0]["default_policy"]["td_error"].peek()
+            theirs.update(rows, np.concatenate(errors))
+            update(module, optimizers, ours)
+        learnt = next(iter(learners.foreach_learner(lambda learner: networks(learner).state_dict()))).get()
+    finally:
+        algorithm.stop()
+    assert learnt.keys() == module.state_dict().keys()
+    for name, weight in module.state_dict().items():
+        torch.testing.assert_close(weight, learnt[name], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours._weight, theirs._weight, rtol=1e-3)
+
+
+def networks(learner):
+    return learner.module["default_policy"].unwrapped()
+
+
+def replay_of(sessions, settings):
+    """Forty steps of random ranking vectors."""
+    rng, row = np.random.default_rng(0), np.zeros(1, np.int64)
+    replay = PrioritizedReplay(
+        sessions.observation_space, sessions.action_space, 100, alpha=settings.priority_exponent, rng=rng
+    )
+    sessions.seed(row, np.array([1], np.uint64))
+    sessions.start(row)
+    for _ in range(40):
+        if sessions.done[0]:
+            sessions.start(row)
+        seen, action = sessions.observe(), rng.uniform(-1, 1, (1, K + 1)).astype(np.float32)
+        outcome = sessions.act(action)
+        reward = outcome.reward.astype(np.float32)
+        replay.add(Transitions(seen, action, reward, sessions.observe(), outcome.done))
+    return replay
