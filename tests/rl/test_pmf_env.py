@@ -284,7 +284,7 @@ def test_the_switch_of_a_ranking_vector_recommends_any_available_item(logged, mo
     vector = np.ones((1000, DIM + 1), np.float32)
     counts = []
     for switch in (1.0, 0.0):
-        round_._episodes[:] = 0
+        round_.start(rows)
         round_.begin(rows, np.full(1000, user))
         vector[:, -1] = switch
         items = round_.act(vector).info["item"]
