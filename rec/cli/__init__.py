@@ -124,10 +124,10 @@ def parse(name: str, arguments: Sequence[str]) -> Config:
         if stop.code in (0, None):
             raise
         if isinstance(stop.__context__, ValidationError):
-            raise config_error(stop.__context__) from None
+            raise config_error(stop.__context__, kind) from None
         raise ConfigError(_unboxed(usage.getvalue())) from None
     except ValidationError as error:
-        raise config_error(error) from error
+        raise config_error(error, kind) from error
 
 
 def _defaults(kind: type[Config], config_file: str | None) -> Any:

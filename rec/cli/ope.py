@@ -47,7 +47,8 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
         found = _of_events(options, home, settings) if options.table is None else _of_table(options, settings)
     told = list(dict.fromkeys(str(warning.message) for warning in caught if _is_ours(warning.category)))
     target, weights = f"{found.answer['target']}, {found.policy}", found.weights
-    print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned:.4f}")
+    print(f"target {target}: {len(found.estimates)} estimates; the logging policy earned {found.earned.value:.4f}")
+    print(f"{'logged':<18} {_told(found.earned)}")
     for name, estimate in found.estimates.items():
         print(f"{name:<18} {_told(estimate)}")
     print("more than the logging policy, paired by row:")
@@ -63,12 +64,13 @@ def run_ope(options: OpeConfig, home: str) -> Mapping[str, Any]:
         print(f"warning: {message}")
     if options.plot is not None:
         title = f"Value of {found.answer['target']}<br><sup>{found.policy}</sup>"
-        write_plot(found.estimates, title, Path(options.plot), reference=found.earned)
+        write_plot(found.estimates, title, Path(options.plot), reference=found.earned.value)
         print(f"wrote {options.plot}")
     return {
         **found.answer,
         "dropped": found.dropped,
-        "logged_value": found.earned,
+        "logged_value": found.earned.value,
+        "logged": found.earned.to_json(),
         "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
         "differences": {name: difference.to_json() for name, difference in found.differences.items()},
         "weights": asdict(weights),
@@ -85,7 +87,7 @@ class _Evaluated:
         policy: what the target is, beside its name.
         estimates: by estimator.
         differences: from the logging policy, by estimator.
-        earned: by the logging policy, a row.
+        earned: by the logging policy, a row, with an interval by Student's t.
         weights: of rounds, or of whole slates.
         dropped: rows of the log that are in no estimate, by reason.
     """
@@ -94,13 +96,13 @@ class _Evaluated:
     policy: str
     estimates: "dict[str, Estimate]"
     differences: "dict[str, Estimate]"
-    earned: float
+    earned: "Estimate"
     weights: "WeightDiagnostics"
     dropped: dict[str, int]
 
 
 def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
-    from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate, evaluate_over_logged
+    from rec.ope import ESTIMATORS, SHRINKING_ESTIMATORS, evaluate, evaluate_over_logged, logged_value
     from rec.ope.arguments import refuse_unknown
     from rec.ope.estimators import NEED_PREDICTIONS
     from rec.ope.evaluation import possible_estimators
@@ -139,14 +141,14 @@ def _of_table(options: OpeConfig, settings: "IntervalSettings") -> _Evaluated:
         f"the probabilities of this column of {file}",
         estimates,
         differences,
-        float(rounds.rewards.mean()),
+        logged_value(rounds.rewards, *rounds.codes(), level=settings.level),
         diagnose(rounds.weights),
         {},
     )
 
 
 def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _Evaluated:
-    from rec.ope import SLATE_ESTIMATORS, evaluate_slate_difference, evaluate_slates
+    from rec.ope import SLATE_ESTIMATORS, evaluate_slate_difference, evaluate_slates, logged_value
     from rec.ope.arguments import refuse_unknown
     from rec.ope.marginals import marginal_probabilities
     from rec.ope.slate_log import logged_slates
@@ -203,7 +205,7 @@ def _of_events(options: OpeConfig, home: str, settings: "IntervalSettings") -> _
         "drawn with " + ", ".join(f"{name} {_range(**values)}" for name, values in drawn_with.items()),
         estimates,
         differences,
-        earned=float(slates.gains.sum(axis=1).mean()),
+        earned=logged_value(slates.gains.sum(axis=1), *slates.codes(), level=settings.level),
         weights=diagnose(cascade_weights(slates)[:, -1]),
         dropped=dropped | {reason: count for reason, count in left_out.items() if count},
     )

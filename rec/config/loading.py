@@ -1,7 +1,8 @@
 """Configs from files and plain values, with errors that name the field."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -37,14 +38,39 @@ def parse_config(kind: type[ConfigT], values: Any, *, file: str | None = None) -
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise config_error(error, file=file) from error
+        raise config_error(error, kind, file=file) from error
 
 
-def config_error(error: ValidationError, *, file: str | None = None) -> ConfigError:
-    """The first complaint of pydantic, naming the field."""
+def config_error(error: ValidationError, kind: type[Config], *, file: str | None = None) -> ConfigError:
+    """The first complaint of pydantic about a config of a kind; of a field that is none, it names those there are."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":
         # Raised by a config of ours, which says what it found; the input would be all of it.
         return ConfigError(first["msg"].removeprefix("Value error, "), file=file, field=field or None)
+    if first["type"] == "extra_forbidden":
+        names = _names_at(kind, first["loc"][:-1])
+        known = f"; there are {', '.join(names)}" if names else ""
+        return ConfigError(f"there is no such field{known}; check the spelling", file=file, field=field)
     return ConfigError(f"{first['msg']}; found {first.get('input')!r}", file=file, field=field or None)
+
+
+def _names_at(kind: type[Config], place: Sequence[int | str]) -> list[str]:
+    """The fields of a config within another; none where one of several kinds may stand there."""
+    for part in place:
+        if isinstance(part, int):
+            continue
+        if part not in kind.model_fields:
+            return []
+        kinds = list(_kinds_in(kind.model_fields[part].annotation))
+        if len(kinds) != 1:
+            return []
+        kind = kinds[0]
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _kinds_in(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds_in(inner)

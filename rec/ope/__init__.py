@@ -3,7 +3,7 @@
 from rec.ope.differences import evaluate_difference, evaluate_over_logged, evaluate_slate_difference
 from rec.ope.estimate import Estimate, Interval, Terms
 from rec.ope.estimators import ESTIMATORS, SHRINKING_ESTIMATORS
-from rec.ope.evaluation import evaluate, evaluate_slates
+from rec.ope.evaluation import evaluate, evaluate_slates, logged_value
 from rec.ope.interval_settings import IntervalSettings
 from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.slates import SLATE_ESTIMATORS
@@ -25,4 +25,5 @@ __all__ = [
     "evaluate_over_logged",
     "evaluate_slate_difference",
     "evaluate_slates",
+    "logged_value",
 ]

@@ -13,9 +13,10 @@ from rec.ope.arguments import (
     refuse_wrong_parameters,
 )
 from rec.ope.brackets import Bracket, refuse_beyond, shrunk_bracket
-from rec.ope.estimate import Estimate, std_error
+from rec.ope.estimate import Estimate, Floats, Integers, Terms, std_error
 from rec.ope.estimators import BOUNDED, ESTIMATORS, NEED_PREDICTIONS, SHRINKING_ESTIMATORS, contribution_bounds
 from rec.ope.interval_settings import IntervalSettings, interval_around
+from rec.ope.intervals import student_t_interval
 from rec.ope.logged import LoggedActions, LoggedSlates
 from rec.ope.overlap import Overlap
 from rec.ope.slates import SLATE_ESTIMATORS
@@ -96,6 +97,26 @@ def evaluate_slates(
         overlap = Overlap.of_slates(slates, name, min_ess)
         found[name] = estimate_of(Bracket.unbiased(SLATE_ESTIMATORS[name](slates)), name, overlap, settings, rng)
     return found
+
+
+def logged_value(rewards: Floats, codes: Integers, n_clusters: int, *, level: float = 0.95) -> Estimate:
+    """What the logging policy earned a row: the plain mean, whose weights are all 1, with an interval by Student's t.
+
+    Args: rewards: of rounds, or of whole slates, (n,). codes: user of each row, 0..C-1, (n,). n_clusters: C, users.
+    """
+    terms = Terms.mean(rewards)
+    error = std_error(terms, codes, n_clusters)
+    return Estimate(
+        value=terms.value,
+        std_error=error,
+        interval=None if error is None else student_t_interval(terms.value, error, n_clusters, level=level),
+        n=len(terms),
+        n_clusters=n_clusters,
+        ess=float(len(terms)),
+        max_weight=1.0,
+        support=1.0,
+        estimator="logged",
+    )
 
 
 def bracket_of(rounds: LoggedActions, name: str, parameter: float | None, settings: IntervalSettings) -> Bracket:

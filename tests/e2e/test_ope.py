@@ -72,6 +72,9 @@ def test_nothing_changed_is_what_was_earned(tandem: Any, home: str) -> None:
     done = tandem("ope", "--home", home, "--rewards", *WORTH, "--plot", "None", "--estimators", "cascade", "--json")
     answer = estimates_of(done)
     assert answer["estimates"]["cascade"]["value"] == pytest.approx(answer["logged_value"])
+    for name in ("low", "high"):
+        assert answer["logged"]["interval"][name] == pytest.approx(answer["estimates"]["cascade"]["interval"][name])
+    assert "\nlogged  " in done.stderr
     for difference in answer["differences"].values():
         assert difference["value"] == pytest.approx(0, abs=1e-9)
         assert difference["interval"]["low"] == pytest.approx(0, abs=1e-9)
@@ -179,6 +182,9 @@ def test_a_table_of_rounds(tandem: Any, tmp_path: Path, kind: str) -> None:
     assert list(answer["estimates"]) == ["ips", "snips", "clipped_ips"]
     assert answer["estimates"]["ips"]["value"] == pytest.approx((target_p / p * frame.earned).mean())
     assert answer["estimates"]["ips"]["n_clusters"] == frame.who.nunique()
+    assert answer["logged"]["value"] == answer["logged_value"] == pytest.approx(frame.earned.mean())
+    around = answer["logged"]["interval"]
+    assert around["method"] == "student_t" and around["low"] < frame.earned.mean() < around["high"]
     more = answer["differences"]["ips"]
     assert more["value"] == pytest.approx(((target_p / p - 1) * frame.earned).mean())
     assert more["interval"]["low"] < more["value"] < more["interval"]["high"]

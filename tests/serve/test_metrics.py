@@ -232,7 +232,7 @@ def test_the_dashboard_shows_what_drifts_lags_or_is_slow():
         ("Propensity drift", "tandem_propensity_bucket[1h])", "tandem_propensity_bucket[1h] offset 1w)"),
         ("Score drift", "tandem_score_sum[1h])", "tandem_score_sum[1h] offset 1w)", "tandem_score_squares_sum"),
         ("Coverage", "tandem_distinct_items / tandem_eligible_items"),
-        ("Log lag", "time() - max(tandem_log_commit_timestamp_seconds)"),
+        ("Log lag", "time() - max(tandem_log_commit_timestamp_seconds > 0)"),
         ("Latency by stage", "by (le, stage) (rate(tandem_stage_seconds_bucket"),
     ):
         (expr,) = [expr for title, expr in exprs.items() if title.startswith(name)]

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rec.errors import ConfigError
+from rec.ope import logged_value
 from rec.ope.estimate import Terms, std_error
 from rec.ope.intervals import bootstrap_interval, empirical_bernstein_interval, student_t_interval
 
@@ -22,6 +24,20 @@ def test_few_users_have_the_wide_interval_of_students_t_and_it_says_so():
     found = student_t_interval(1.0, 0.5, 5, level=0.95)
     assert (found.low, found.high) == pytest.approx((1 - 2.776 * 0.5, 1 + 2.776 * 0.5), abs=1e-3)
     assert (found.level, found.method) == (0.95, "student_t")
+
+
+def test_what_was_earned_has_the_textbook_interval_of_a_mean_and_users_widen_it():
+    rng = np.random.default_rng(4)
+    rewards, codes = clustered(rng, 40)
+    n = len(rewards)
+    alone = logged_value(rewards, np.arange(n), n, level=0.9)
+    textbook = stats.ttest_1samp(rewards, 0.0).confidence_interval(0.9)
+    assert alone.interval is not None and alone.value == pytest.approx(rewards.mean())
+    assert (alone.interval.low, alone.interval.high) == pytest.approx((textbook.low, textbook.high))
+    by_user = logged_value(rewards, codes, 40, level=0.9)
+    assert by_user.std_error is not None and alone.std_error is not None
+    assert by_user.std_error > 1.2 * alone.std_error and by_user.n_clusters == 40
+    assert logged_value(rewards, np.zeros(n, np.int64), 1).interval is None
 
 
 def test_bootstrap_and_students_t_agree_on_many_users():
