@@ -94,7 +94,8 @@ class SessionDQN(DQN):
     """RLlib's DQN with sessions side by side in, and transitions by the column out of, the replay.
 
     Learners, target networks, metrics and checkpoints are RLlib's. A step plays `rollout_fragment_length` steps of all
-    sessions and then learns until `training_intensity` times as many have been drawn as were played.
+    sessions and then learns until `training_intensity` times as many have been drawn as were played. `n_updates` counts
+    batches learnt since the algorithm was made; the learner's metrics are those of a step's last one.
     """
 
     def setup(self, config: Any) -> None:
@@ -110,6 +111,7 @@ class SessionDQN(DQN):
             rng=np.random.default_rng(asked.seed),
         )
         self._owed = 0.0
+        self.n_updates = 0
 
     @classmethod
     def get_default_config(cls) -> DQNConfig:
@@ -136,6 +138,7 @@ class SessionDQN(DQN):
         learnt: list[Any] = []
         while self._owed >= n:
             self._owed -= n
+            self.n_updates += 1
             steps, rows, weights = self.replay.sample(n, beta=asked.replay_buffer_config["beta"])
             learnt = learners.update(
                 batch=batch_of(steps, weights), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime}

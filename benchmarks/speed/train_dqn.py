@@ -32,13 +32,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ray.rllib.utils.metrics import (
-    ALL_MODULES,
-    ENV_RUNNER_RESULTS,
-    LEARNER_RESULTS,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_ENV_STEPS_TRAINED_LIFETIME,
-)
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -127,21 +121,19 @@ def best_reward(arena: Arena, seeds: NDArray[np.uint64]) -> float:
 def trained(arena: Arena, training: DQNTrainConfig, seed: int, seeds: NDArray[np.uint64]) -> Run:
     """Ours."""
     config = training.model_copy(update={"seed": seed})
-    algorithm = dqn_config(partial(VideoRound, arena), INPUTS, config).build_algo()
+    algorithm: Any = dqn_config(partial(VideoRound, arena), INPUTS, config).build_algo()
     curve: list[dict[str, float]] = []
-    seconds, played, updates = 0.0, 0, 0
+    seconds, played = 0.0, 0
     while played < config.total_steps:
         began = time.process_time()
         result: Any = algorithm.train()
         seconds += time.process_time() - began
         played = int(result[ENV_RUNNER_RESULTS][NUM_ENV_STEPS_SAMPLED_LIFETIME])
-        learnt = result.get(LEARNER_RESULTS, {}).get(ALL_MODULES, {})
-        updates = round(learnt.get(NUM_ENV_STEPS_TRAINED_LIFETIME, 0) / config.batch_size)
         module: Any = algorithm.get_module()
         reward = float(play_sessions(arena, by_agent(agent_of(module)), seeds).reward.mean())
         curve.append({"steps": played, "seconds": seconds, "reward": reward})
     algorithm.stop()
-    return {"curve": curve, "updates": updates, "steps": played}
+    return {"curve": curve, "updates": algorithm.n_updates, "steps": played}
 
 
 def require_as_many_updates(runs: Mapping[str, Run], training: DQNTrainConfig) -> None:
