@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from rec.cli.command import Answer
 from rec.config import Config, Seed
-from rec.errors import ConfigError
+from rec.errors import ConfigError, TandemError
 from rec.storage import replace_file
 from rl.config import InstaTokConfig
 from rl.instatok.people import People, Unserved, Visit, mean_reward, reward_curve
@@ -31,6 +32,8 @@ API_KEY: Final = "TANDEM_API_KEY"
 RECOMMEND: Final = "/v1/recommend"
 FEEDBACK: Final = "/v1/feedback"
 READY_TIMEOUT_S: Final = 10.0
+# Nobody is let in without another key, so the first such answer ends it all.
+REFUSED: Final = (401, 403)
 PERCENTILES: Final = (50, 90, 99)
 
 
@@ -97,6 +100,12 @@ class HttpService:
             self._replies[path].append(None)
             raise Unserved(path) from error
         self._replies[path].append(reply if due is None else replace(reply, started=due))
+        if reply.status in REFUSED:
+            said = json.loads(reply.body).get("detail", "")
+            raise ConfigError(
+                f"{self._url}{path} answered {reply.status}: {said}; set {API_KEY} in the environment to a key of this "
+                "service that opens recommendations and feedback, as `tandem keys create --name NAME` makes one"
+            )
         if reply.status >= 300:
             raise Unserved(path)
         return json.loads(reply.body)
@@ -105,7 +114,10 @@ class HttpService:
 def run_simulate(options: SimulateOptions) -> Answer:
     """Prints the reward curve and what became of the requests, and returns both.
 
-    Raises: ConfigError: when nothing answers at the URL. DataError: when the service shows what is not in the world.
+    Where the service ended every visit, there is an `error` and `ok` is false.
+
+    Raises: ConfigError: when nothing answers at the URL, or it wants another key.
+        DataError: when the service shows what is not in the world.
     """
     _require_ready(options.url)
     people = People(InstaTok(options.world), options.seed)
@@ -129,22 +141,29 @@ def run_simulate(options: SimulateOptions) -> Answer:
     visits = asyncio.run(visit_all())
     seconds = perf_counter() - started
     curve = reward_curve(visits, options.points)
+    cut_off = sum(visit.cut_off for visit in visits)
     answer = {
         "url": options.url,
         "visits": len(visits),
-        "cut_off": sum(visit.cut_off for visit in visits),
+        "cut_off": cut_off,
         "reward": mean_reward(visits),
         "curve": curve,
         "policy_versions": dict(sum((service.versions for service in services), Counter[str]())),
         "requests": {path: _told(theirs) for path, theirs in replies.items()},
         "requests_per_s": sum(map(len, replies.values())) / seconds,
         "seconds": seconds,
-        "rate": None if arrivals is None else arrivals.to_json(),
+        "rate": None if arrivals is None else _rate(arrivals, cut_off),
     }
     _print(answer)
     if options.plot is not None:
         replace_file(options.plot.resolve(), curve_figure(curve).to_html(include_plotlyjs=True).encode())
         print(f"wrote {options.plot}")
+    if cut_off == len(visits):
+        failure = TandemError(
+            f"the service ended each of the {cut_off:,} visits: see which requests failed, and its log"
+        )
+        print(f"tandem simulate: {failure}", file=sys.stderr)
+        return {**answer, "ok": False, "error": failure.to_json()}
     return answer
 
 
@@ -164,6 +183,12 @@ def curve_figure(curve: Sequence[Mapping[str, Any]]) -> go.Figure:
         xaxis={"title": "visits so far"},
         yaxis={"title": "mean reward of a visit, two standard errors"},
     )
+
+
+def _rate(arrivals: Arrivals, cut_off: int) -> dict[str, Any]:
+    """What became of the rate: who was turned away took no time of the service, so they keep no rate either."""
+    told = arrivals.to_json()
+    return {**told, "kept": told["kept"] and not cut_off}
 
 
 def _told(replies: Sequence[Reply | None]) -> dict[str, Any]:
@@ -190,6 +215,8 @@ def _print(answer: Mapping[str, Any]) -> None:
             "" if value is None else f"{value:.3f}" for value in (point["value"], point["std_error"], point["items"])
         ]
         print(f"{visits:>15}  {told[0]:>8}  {told[1]:>9}  {told[2]:>6}")
+    if answer["cut_off"]:
+        print(f"the service ended {answer['cut_off']:,} of {answer['visits']:,} visits; rewards are of the others")
     for path, theirs in answer["requests"].items():
         failed = ", ".join(f"{count} {why}" for why, count in theirs["failed"].items()) or "none"
         took = "" if theirs["p50_ms"] is None else f", median {theirs['p50_ms']:.1f} ms, 99% {theirs['p99_ms']:.1f} ms"
@@ -198,6 +225,11 @@ def _print(answer: Mapping[str, Any]) -> None:
     rate = answer["rate"]
     if rate is not None and rate["kept"]:
         print(f"{rate['asked_per_s']:g} visits a second, as asked")
+    elif rate is not None and not rate["late"]:
+        print(
+            f"the rate of {rate['asked_per_s']:g} visits a second was not kept: all began in time, but the service "
+            f"ended {answer['cut_off']:,} of {answer['visits']:,}"
+        )
     elif rate is not None:
         print(
             f"the rate of {rate['asked_per_s']:g} visits a second was not kept: {rate['late']:,} of "

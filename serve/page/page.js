@@ -23,6 +23,9 @@ const cell = (text) => element("td", {}, text);
 const number = (value, digits) =>
   element("td", { class: "number" }, value === null || value === undefined ? "–" : value.toFixed(digits));
 
+/** Three significant digits: a probability of exploration is as small as epsilon over the items there are. */
+const probability = (value) => value.toPrecision(3);
+
 function pairs(list, entries) {
   list.replaceChildren(...entries.flatMap(([term, text]) => [element("dt", {}, term), element("dd", {}, String(text))]));
 }
@@ -53,7 +56,9 @@ async function ask(path, { body, headers = {}, text = false } = {}) {
   const parsed = await answer.json().catch(() => ({}));
   if (answer.ok) return parsed;
   if (answer.status === 401) find("access").open = true;
-  const error = new Error(parsed.detail ?? `The service answered ${answer.status}.`);
+  const wanted = key ? "The API key opens nothing here; enter another one above." : "Enter an API key above.";
+  const said = parsed.detail ?? `The service answered ${answer.status}.`;
+  const error = new Error(answer.status === 401 ? wanted : said);
   throw Object.assign(error, { status: answer.status });
 }
 
@@ -111,7 +116,7 @@ function draw(answer) {
         "tr",
         { class: shown.has(candidate.item_id) ? "shown" : null },
         cell(candidate.title ?? candidate.item_id),
-        number(shown.get(candidate.item_id)?.propensity, 4),
+        element("td", { class: "number" }, shown.has(candidate.item_id) ? probability(shown.get(candidate.item_id).propensity) : "–"),
         number(candidate.score, 3),
         number(candidate.retrieval_score, 3),
         cell(candidate.sources.join(", ")),
@@ -140,7 +145,7 @@ function card(requestId, item) {
     "li",
     { "data-item": item.item_id },
     element("h3", {}, name),
-    element("p", {}, `from ${item.source}, shown here with probability ${item.propensity.toFixed(4)}`),
+    element("p", {}, `from ${item.source}, shown here with probability ${probability(item.propensity)}`),
     element("div", { class: "actions", role: "group", "aria-label": `What do you do with ${name}?` }, ...buttons),
     said,
   );
@@ -178,7 +183,7 @@ function startAs(user) {
 
 function drawLive() {
   const sorted = [...state.times].sort((a, b) => a - b);
-  const at = (share) => (sorted.length ? `${sorted[Math.floor(share * (sorted.length - 1))].toFixed(0)} ms` : "–");
+  const at = (share) => (sorted.length ? `${sorted[Math.ceil(share * sorted.length) - 1].toFixed(0)} ms` : "–");
   pairs(find("live"), [
     ["Requests of this page", `${state.requests}, ${state.failures} failed`],
     ["Half of them within", at(0.5)],
@@ -222,7 +227,8 @@ function drawService(found) {
   const failed = of("tandem_requests_total").filter(({ labels }) => labels.status >= "500");
   const slates = sum("tandem_recommendations_total");
   const buckets = of("tandem_request_seconds_bucket", { route: "/v1/recommend" });
-  const committed = of("tandem_log_commit_timestamp_seconds").map(({ value }) => value);
+  // Of a process that has not committed yet it is 0.
+  const committed = of("tandem_log_commit_timestamp_seconds").map(({ value }) => value).filter((value) => value > 0);
   pairs(find("service"), [
     ["Processes", new Set(found.map(({ labels }) => labels.process)).size],
     ["Requests", `${requests}${before ? `, ${rate.toFixed(1)} a second` : ""}`],

@@ -67,6 +67,8 @@ def service(recommender: Recommender, home: str, tmp_path_factory: pytest.TempPa
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
     sessions = Sessions(MemorySessions(config.sessions), config.sessions.timeout_s)
     shared = SharedMetrics(None)
+    # As the process that commits tells it before it has.
+    shared.own.set("tandem_log_commit_timestamp_seconds", value=0)
     gateway = Gateway(arms, Registry(Home(home)), log, sessions=sessions, metrics=shared.own)
     events = open_events(str(folder))
     with closing(log), closing(Committer(spool_folder(config), events)) as committer:
@@ -320,6 +322,7 @@ def test_a_key_without_the_role_admin_is_told_so_and_sent_no_more(
     with serving(Api(gateway, ServeConfig(home="."), Guard(config))) as address:
         page.goto(address)
         page.locator("#access[open]").wait_for()
+        assert page.locator("#message").inner_text() == "Enter an API key above."
         page.locator("#key").fill(keys["recommend"])
         page.locator("#key").press("Enter")
         page.locator("#operation", has_text="need a key with the role admin").wait_for()
@@ -334,6 +337,25 @@ def test_a_key_without_the_role_admin_is_told_so_and_sent_no_more(
         page.locator("#models tr").wait_for()
         assert page.locator("#operation").inner_text() == ""
         context.close()
+
+
+def test_the_95_percent_are_not_less_than_that(page: Any, user_id: str):
+    show_feed(page, user_id)
+    page.route("**/v1/recommend", lambda route: (sleep(1), route.continue_()))
+    page.get_by_role("button", name="Show what comes next").click()
+    page.locator("#live dd", has_text="2, 0 failed").wait_for()
+    half, most = (float(told(page, "#live", term).removesuffix(" ms")) for term in ("Half of them", "95% of them"))
+    assert most >= 1000 > half
+
+
+def test_a_propensity_is_told_however_small_it_is(page: Any, user_id: str):
+    with page.expect_response("**/v1/recommend") as answered:
+        show_feed(page, user_id)
+    items = answered.value.json()["items"]
+    shown = [float(text.split()[-1]) for text in page.locator("#slate > li > p:nth-of-type(1)").all_inner_texts()]
+    assert shown == pytest.approx([item["propensity"] for item in items], rel=0.005)
+    cells = page.locator("#candidates tr.shown td:nth-child(2)").all_inner_texts()
+    assert sorted(map(float, cells)) == sorted(shown)
 
 
 def test_an_error_is_told_in_words(page: Any):

@@ -15,6 +15,7 @@ import uvicorn
 
 from rec.bundle_policy import bundle_policy
 from rec.cli import main
+from rec.cli.simulate import API_KEY
 from rec.data.events import open_events
 from rec.data.rounds import read_rounds
 from rec.eligibility import Eligible
@@ -35,6 +36,8 @@ from serve.committer import Committer
 from serve.config import PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import now_ms
 from serve.gateway import Gateway
+from serve.guard import Guard
+from serve.keys import KeyStore
 from serve.request_log import RequestLog, spool_folder
 from serve.sessions import MemorySessions, Sessions
 from serve.stages import Stages
@@ -63,13 +66,14 @@ def own_home(home: str, tmp_path: Path) -> str:
 
 
 @contextmanager
-def served(recommender: Recommender, home: str, *, sessions: bool) -> Iterator[str]:
+def served(recommender: Recommender, home: str, *, sessions: bool, **more: Any) -> Iterator[str]:
     """The address of a service in this process; afterwards its log is in the tables."""
-    config = ServeConfig(home=home, seed=0, policy=LOGGING, rewards=REWARDS, body_timeout_s=60, deadline_s=60)
+    options = {"rewards": REWARDS, "policy": LOGGING, "seed": 0, "body_timeout_s": 60, "deadline_s": 60, **more}
+    config = ServeConfig(home=home, **options)
     arms = Arms.of_config(config, recommender.version, {recommender.version: Stages.here(recommender, config)})
     remembered = Sessions(MemorySessions(SessionsConfig()), 60) if sessions else None
     log = RequestLog.open(config, arms.versions)
-    api = Api(Gateway(arms, Registry(Home(home)), log, sessions=remembered), config)
+    api = Api(Gateway(arms, Registry(Home(home)), log, sessions=remembered), config, Guard(config))
     server = uvicorn.Server(uvicorn.Config(api, log_level="warning", lifespan="off"))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -160,6 +164,37 @@ def test_a_service_of_another_world_is_named(
         assert main(["simulate", "--url", address, "--visits", "9", "--world.n-videos", "1", "--json"]) == 2
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert error["field"] == "world" and "video-" in error["message"]
+
+
+def test_a_service_that_ends_every_visit_is_no_success_and_no_kept_rate(
+    recommender: Recommender, own_home: str, capsys: pytest.CaptureFixture[str]
+):
+    asked = ["simulate", "--visits", "6", "--n", str(N), "--rate", "100", "--world.n-users", "60"]
+    with served(recommender, own_home, sessions=False, rewards={"bought": 1.0}) as address:
+        assert main([*asked, "--url", address, "--world.n-videos", "300", "--world.seed", "1", "--json"]) == 1
+    told = capsys.readouterr()
+    answer = json.loads(told.out.splitlines()[-1])
+    assert answer["ok"] is False and "6 visits" in answer["error"]["message"] and answer["cut_off"] == 6
+    assert not answer["rate"]["kept"] and answer["requests"]["/v1/feedback"]["failed"] == {"422": 6}
+    assert "as asked" not in told.err and "ended 6 of 6" in told.err
+
+
+def test_a_service_that_wants_a_key_is_told_one_by_the_environment(
+    recommender: Recommender, own_home: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    store = KeyStore(Home(own_home))
+    keys = {"open": ("recommend", "feedback"), "half": ("recommend",)}
+    texts = {name: store.create(name, roles, now_ms=1)[1] for name, roles in keys.items()}
+    with served(recommender, own_home, sessions=False, keys="required") as address:
+        for text, status in ((None, 401), ("nonsense", 401), (texts["half"], 403)):
+            monkeypatch.delenv(API_KEY, raising=False)
+            if text is not None:
+                monkeypatch.setenv(API_KEY, text)
+            assert main(["simulate", "--url", address, "--visits", "6", "--world.n-users", "60", "--json"]) == 2
+            error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+            assert error["type"] == "ConfigError" and API_KEY in error["message"] and str(status) in error["message"]
+        monkeypatch.setenv(API_KEY, texts["open"])
+        assert simulate(capsys, address, 6)["cut_off"] == 0
 
 
 def true_values(recommender: Recommender, policy: PolicyConfig, n_slates: int) -> dict[str, float]:
