@@ -17,7 +17,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -35,6 +34,7 @@ from rec.storage import Home
 from serve.committer import Committer
 from serve.config import ServeConfig
 from serve.guard import Guard
+from serve.ports import ClaimedPort
 from serve.request_log import spool_folder
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ def start(config: ServeConfig) -> Server:
     """
     config = _absolute(config)
     version = _verified_version(config)
-    port = _available_port(config.host, config.port)
-    if Guard(config).locked:
-        raise ConfigError(
-            "a key is required, and there is none: make one with `tandem keys create`, or say --keys off where "
-            "everybody may use the service",
-            field="keys",
-        )
     with ExitStack() as running:
+        port = running.enter_context(closing(_available_port(config.host, config.port))).number
+        if Guard(config).locked:
+            raise ConfigError(
+                "a key is required, and there is none: make one with `tandem keys create`, or say --keys off where "
+                "everybody may use the service",
+                field="keys",
+            )
         if config.log.enabled:
             running.callback(_commit_rest, config)
         _start_ray(config, running)
@@ -160,12 +160,20 @@ def prepare_environment() -> None:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("", STATISTICS_PORT)),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("", METRICS_PORT)),
+            **_own_ports(),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+
+
+def _own_ports() -> dict[str, str]:
+    """Ports of HAProxy's that no other service on this machine takes, claimed until this process ends."""
+    wanted = {"RAY_SERVE_HAPROXY_STATS_PORT": STATISTICS_PORT, "RAY_SERVE_HAPROXY_METRICS_PORT": METRICS_PORT}
+    claimed = {name: ClaimedPort("", port) for name, port in wanted.items() if name not in os.environ}
+    for port in claimed.values():
+        atexit.register(port.close)
+    return {name: str(port.number) for name, port in claimed.items()}
 
 
 def _start_ray(config: ServeConfig, running: ExitStack) -> None:
@@ -211,24 +219,12 @@ def _verified_version(config: ServeConfig) -> str:
     return registry.open(config.version).version
 
 
-def _available_port(host: str, port: int) -> int:
-    found = free_port(host, port)
-    if port not in (0, found):
+def _available_port(host: str, port: int) -> ClaimedPort:
+    claimed = ClaimedPort(host, port)
+    if port not in (0, claimed.number):
+        claimed.close()
         raise ConfigError(f"port {port} of {host} is taken; choose another, or 0 for a free one", field="port")
-    return found
-
-
-def free_port(host: str, wanted: int) -> int:
-    """The wanted port where it is free, else another."""
-    for port in (wanted, 0):
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    raise ConfigError(f"no port of {host} can be bound; is it an address of this machine?", field="host")
+    return claimed
 
 
 def wait_until_ready(address: str) -> None:

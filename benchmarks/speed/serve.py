@@ -34,8 +34,8 @@ sys.path[0] = str(ROOT)  # the folder of this script, in which `serve` would be 
 
 from benchmarks.results import command, machine, write_result  # noqa: E402
 from rec.bundle import git_sha  # noqa: E402
-from serve.app import free_port  # noqa: E402
 from serve.load import Reply, post_all  # noqa: E402
+from serve.ports import free_port  # noqa: E402
 
 CLIENTS: Final = (1, 32)
 DEFAULT_PROXY: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}

@@ -118,7 +118,7 @@ def front(ray_session: None) -> Iterator[str]:
     """The address of Ray Serve, which stays up from one test's applications to the next."""
     from ray import serve as ray_serve
 
-    from serve.app import free_port
+    from serve.ports import free_port
 
     port = free_port("127.0.0.1", 0)
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from rec.errors import BundleError, ConfigError
-from serve.app import build, free_port, run, start
+from serve.app import build, run, start
 from serve.config import ServeConfig
+from serve.ports import free_port
 
 PROGRAM = """
 import sys

@@ -20,7 +20,6 @@ from rec.errors import ConfigError
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
-from serve.app import free_port
 from serve.arms import Arms
 from serve.claims import Claims
 from serve.committer import Committer
@@ -28,6 +27,7 @@ from serve.config import LogConfig, PolicyConfig, ServeConfig, SessionsConfig
 from serve.event_log import EventLog
 from serve.gateway import Gateway
 from serve.logged import rows_of
+from serve.ports import free_port
 from serve.request_log import RequestLog
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.sessions import Act, MemorySessions, RedisSessions, Session, Sessions, SessionStore
