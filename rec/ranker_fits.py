@@ -100,7 +100,8 @@ def _grow(
         workers=config.training.workers,
         # Ray Train would go on from what is left of a run of the same name.
         run_name=f"{name}-{token_hex(4)}",
-        storage_path=str(runs.folder),
+        folder=runs.folder,
+        place=runs.place,
         max_failures=config.training.max_failures,
         valid=valid,
         trees=trees,

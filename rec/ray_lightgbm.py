@@ -11,7 +11,8 @@ from ray.train.lightgbm import LightGBMTrainer, get_network_params
 from rec.config import LambdaMARTConfig
 from rec.models.lambdamart import LambdaMART, LambdaMARTFit, fit_lambdamart
 from rec.ranking_data import RankingData
-from rec.ray_trainer import fit_trainer
+from rec.ray_trainer import fit_trainer, kept_in
+from rec.storage import Place
 
 
 def fit_lambdamart_on_ray(
@@ -21,8 +22,9 @@ def fit_lambdamart_on_ray(
     seed: int,
     workers: int,
     run_name: str,
-    storage_path: str,
+    folder: Path,
     max_failures: int,
+    place: Place | None = None,
     valid: RankingData | None = None,
     trees: int | None = None,
 ) -> LambdaMARTFit:
@@ -30,6 +32,7 @@ def fit_lambdamart_on_ray(
 
     Each gets `config.rows_per_worker` at least; in this process it is done for 0 workers, and for fewer rows than that.
 
+    Args: folder: for checkpoints, on storage that all workers share, unless a place is given for them.
     Raises: TrainingError: when there is no query to learn from, or workers keep dying. KeyboardInterrupt: after
         Ctrl-C, when the workers are gone.
     """
@@ -50,13 +53,13 @@ def fit_lambdamart_on_ray(
         scaling_config=ray.train.ScalingConfig(num_workers=workers),
         run_config=ray.train.RunConfig(
             name=run_name,
-            storage_path=storage_path,
+            **kept_in(folder, place),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
         ),
     )
     checkpoint, metrics = fit_trainer(trainer)
-    with checkpoint.as_directory() as folder:
-        model = LambdaMART.load(Path(folder), data.layout)
+    with checkpoint.as_directory() as saved:
+        model = LambdaMART.load(Path(saved), data.layout)
     return LambdaMARTFit(model, metrics["trees"], metrics["valid_ndcg"])
 
 

@@ -21,7 +21,7 @@ from rec.bundle import git_sha
 from rec.config import Config, TrainingConfig
 from rec.errors import ConfigError
 from rec.run_files import EPOCHS_FILE, RUN_FILE
-from rec.storage import replace_file
+from rec.storage import Place, replace_file
 from rec.training import PROGRESS_FILE, Fitted, TrainingTask, Worker, fit, read_fitted
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
@@ -45,15 +45,18 @@ def train(
     resume: bool = False,
     init_from: Mapping[str, Tensor] | None = None,
     on_epoch: OnEpoch = print_epoch,
+    place: Place | None = None,
 ) -> Fitted:
     """Fits a task on `config.workers` Ray Train workers, or in this process for 0.
 
     Ray must have been started. Lost workers are replaced `config.max_failures` times, and go on from the last epoch.
 
     Args: task: what is learned; it travels through Ray's object store. config: how. seed: of weights and dropout.
-        run_dir: a folder for checkpoints, TensorBoard events and `epochs.jsonl`, on storage that all workers share.
+        run_dir: a folder for checkpoints, TensorBoard events and `epochs.jsonl`; without a place of theirs, workers
+            have to share its storage.
         resume: go on from the folder's last checkpoint, if there is one. init_from: weights to begin with.
-        on_epoch: told the metrics after each epoch, in this process.
+        on_epoch: told the metrics after each epoch, in this process. place: where the checkpoints of workers go in the
+        place of run_dir.
     Returns: the best weights.
     Raises: ConfigError: when the folder holds a run and resume was not asked for. TrainingError: when training cannot
         go on, or workers keep dying. KeyboardInterrupt: after Ctrl-C, when the workers are gone.
@@ -64,7 +67,7 @@ def train(
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.workers == 0:
         return _train_here(task, config, seed, run_dir, init_from, on_epoch)
-    return _train_on_ray(task, config, seed, run_dir, init_from, on_epoch)
+    return _train_on_ray(task, config, seed, run_dir, init_from, on_epoch, place)
 
 
 def write_run_record(run_dir: Path, *, config: Config, seed: int, data: Mapping[str, Any]) -> None:
@@ -141,12 +144,13 @@ def _train_on_ray(
     run_dir: Path,
     init_from: Mapping[str, Tensor] | None,
     on_epoch: OnEpoch,
+    place: Place | None,
 ) -> Fitted:
     import ray
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from rec.ray_trainer import fit_trainer
+    from rec.ray_trainer import fit_trainer, kept_in
 
     task_ref = ray.put(task)
     weights = None if init_from is None else {name: tensor.cpu().numpy() for name, tensor in init_from.items()}
@@ -159,7 +163,7 @@ def _train_on_ray(
         ),
         run_config=ray.train.RunConfig(
             name=run_dir.name,
-            storage_path=str(run_dir.parent),
+            **kept_in(run_dir.parent, place),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[_epoch_callback(run_dir)],

@@ -5,12 +5,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ray.exceptions import RayError
 from ray.train import Checkpoint, Result, TrainingFailedError, WorkerGroupError
 
 from rec.errors import TandemError, TrainingError
+from rec.storage import Place
 
 STOPS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
@@ -45,6 +47,13 @@ def fit_trainer(trainer: Trainer) -> tuple[Checkpoint, dict[str, Any]]:
     if result.checkpoint is None:
         raise TrainingError("training ended without a checkpoint; look into the workers' logs of this Ray session")
     return result.checkpoint, result.metrics or {}
+
+
+def kept_in(folder: Path, place: Place | None) -> dict[str, Any]:
+    """Where a run keeps its checkpoints, as `ray.train.RunConfig` takes it: the place, if there is one, or a folder."""
+    if place is None:
+        return {"storage_path": str(folder)}
+    return {"storage_path": place.path, "storage_filesystem": place.filesystem}
 
 
 def _reason(error: Exception) -> TandemError:

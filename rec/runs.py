@@ -18,7 +18,7 @@ from rec.errors import ConfigError
 from rec.ray_train import print_epoch, write_run_record
 from rec.ray_train import train as fit_on_ray
 from rec.run_files import RUN_FILE
-from rec.storage import Home
+from rec.storage import Home, Place
 from rec.training import Fitted, TrainingTask
 
 RUNS: Final = "runs"
@@ -34,6 +34,7 @@ class Runs:
         config: of the run.
         resumed: whether what is there already is gone on from.
         on_epoch: told the name of the fit, and its metrics, after each epoch.
+        place: where the checkpoints of workers go where the home is an object store, as they need not share a disk.
         doubts: what makes the fits doubtful, so far.
     """
 
@@ -41,6 +42,7 @@ class Runs:
     config: TrainConfig
     resumed: bool
     on_epoch: OnFitEpoch = lambda name, metrics: print_epoch(metrics)
+    place: Place | None = None
     doubts: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
@@ -49,7 +51,7 @@ class Runs:
         name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
         folder = ((home.folder or home.cache) / RUNS / name).resolve()
         write_run_record(folder, config=config, seed=config.seed, data={"name": dataset.name, "sha256": dataset.sha256})
-        return cls(folder, config, resumed=False)
+        return cls(folder, config, resumed=False, place=home.place(f"{RUNS}/{name}"))
 
     @classmethod
     def resume(cls, home: Home, name: str, config: TrainConfig, dataset: Dataset) -> Self:
@@ -60,7 +62,7 @@ class Runs:
             raise ConfigError("the run was on other data; begin a new one", file=str(record), field="data")
         if TrainConfig.model_validate(values["config"]) != config:
             raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
-        return cls(record.parent, config, resumed=True)
+        return cls(record.parent, config, resumed=True, place=home.place(f"{RUNS}/{name}"))
 
     def doubt(self, text: str) -> None:
         """Says what makes a fit doubtful, and keeps it for the answer."""
@@ -85,6 +87,7 @@ class Runs:
             resume=self.resumed,
             init_from=init_from,
             on_epoch=partial(self.on_epoch, name),
+            place=self.place,
         )
 
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 from urllib.parse import urlsplit
@@ -17,6 +18,19 @@ from rec.config import default_home
 from rec.errors import BundleError, ConfigError
 
 CACHE_VARIABLE: Final = "TANDEM_CACHE"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder in an object store, as Ray takes it: a path on a filesystem."""
+
+    filesystem: arrow_fs.FileSystem
+    path: str
+
+    def below(self, name: str) -> "Place":
+        """A folder in it."""
+        return Place(self.filesystem, f"{self.path}/{name}")
 
 
 @final
@@ -63,6 +77,10 @@ class Home:
     def show(self, name: str) -> str:
         """Where a name is, as messages say it."""
         return f"{self.location}/{name}"
+
+    def place(self, name: str) -> Place | None:
+        """A folder that all machines reach; None on a local disk, where a path says it."""
+        return None if self.folder is not None else Place(self._filesystem, self._path(name))
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, None where there is none.

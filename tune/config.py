@@ -51,7 +51,8 @@ class TuneConfig(Config):
     The first trial is `base` itself, then come `starts`; a start may leave out what is as in `base`. `sampler` proposes
     the others. With `scheduler` asha only one of `reduction_factor` trials goes on after `grace_epochs` epochs, of
     these again one after as many times more, and so on; `judge` retriever alone can be stopped so. Trials run side by
-    side as far as there are CPUs, a CPU for each and for each of its workers, and at most `concurrent`.
+    side as far as there are CPUs, a CPU for each and for each of its workers, and at most `concurrent`. In a cluster
+    that grows, `cpus` says how many it may have; by default those count that it has when the search begins.
     """
 
     spaces: tuple[SpaceName, ...] = ()
@@ -64,6 +65,7 @@ class TuneConfig(Config):
     grace_epochs: PositiveInt = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     concurrent: PositiveInt | None = None
+    cpus: PositiveInt | None = None
     judge: Judge = "retriever"
     sessions: PositiveInt = 2000
     seed: Seed = 0

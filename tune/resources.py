@@ -23,7 +23,8 @@ def concurrent_trials(cpus: float, workers: int, asked: int | None) -> int:
     if fit < 1:
         raise ConfigError(
             f"a trial takes {1 + workers} CPUs, for itself and its {workers} workers, and Ray has {cpus:g}: take fewer "
-            "training.workers (0: in the trial's own process), or a larger cluster",
+            "training.workers (0: in the trial's own process), or a larger cluster; of one that grows, say with cpus "
+            "how many it may have",
             field="training.workers",
         )
     return fit if asked is None else min(fit, asked)

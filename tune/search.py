@@ -31,12 +31,14 @@ from tune.config import TuneConfig
 from tune.objectives import JUDGES, epoch_score, judged_fit, refuse_unjudged
 from tune.resources import concurrent_trials, workers_of
 from tune.spaces import CONFIGS, PLACES, Space, Values
-from tune.trials import FOLDER, Trial, read_trials
+from tune.trials import FOLDER, Trial, Trials
 
 SEARCH_FILE: Final = "search.yaml"
 BASE_FILE: Final = "base.yaml"
 SCORE: Final = "score"
 EPOCH: Final = "epoch"
+# How often a trial is run again whose process, or machine, was lost.
+TIMES_LOST: Final = 3
 _TUNER: Final = "tuner"
 # Ray Tune keeps its state every second. What ended since tells its result from its own file, so that a kill loses no
 # trial that ended. Ctrl-C is left to us.
@@ -53,18 +55,25 @@ _SETTINGS: Final = {
 class Search:
     """A search, and the folder that it is kept in.
 
-    Attributes: folder: of the run. config: of the search. base: what it begins from. space: what is searched.
+    Attributes:
+        folder: of the run, on the machine that the search is run from.
+        config: of the search.
+        base: what it begins from.
+        space: what is searched.
+        trials: what came of each, where all machines see it: in the folder, unless the home is an object store.
     """
 
     folder: Path
     config: TuneConfig
     base: Config
     space: Space
+    trials: Trials
 
     @classmethod
-    def of(cls, folder: Path, config: TuneConfig, base: Config) -> Self:
+    def of(cls, folder: Path, config: TuneConfig, base: Config, home: Home | None = None) -> Self:
         """A search that can be: every field is one of the base's, and the values go together.
 
+        Args: home: that the folder belongs to.
         Raises: ConfigError: where they do not.
         """
         space = Space.of(config)
@@ -74,7 +83,9 @@ class Search:
             raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
         space.refuse_impossible(base)
         space.starts(base, config.starts)
-        return cls(folder, config, base, space)
+        if home is None or home.folder is not None:
+            return cls(folder, config, base, space, Trials.of(folder))
+        return cls(folder, config, base, space, Trials(home, f"{RUNS}/{folder.name}"))
 
     def record(self, dataset: Dataset | None) -> None:
         """Writes what is searched, from what, on which data."""
@@ -95,7 +106,7 @@ class Search:
             raise ConfigError(f"there is no search {name!r} to resume", file=str(folder), field="resume")
         config = load_config(TuneConfig, folder / SEARCH_FILE)
         learner = Space.of(config).learner
-        return cls.of(folder, config, load_config(CONFIGS[learner], folder / BASE_FILE))
+        return cls.of(folder, config, load_config(CONFIGS[learner], folder / BASE_FILE), home)
 
     def require_same(self, dataset: Dataset | None) -> None:
         """Refuses to go on with other data.
@@ -116,23 +127,31 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         workers = workers_of(self.base)
         ensure_ray(1 + workers)
-        side_by_side = concurrent_trials(ray.cluster_resources().get("CPU", 0), workers, self.config.concurrent)
+        cpus = self.config.cpus or ray.cluster_resources().get("CPU", 0)
+        side_by_side = concurrent_trials(cpus, workers, self.config.concurrent)
         trial = ray_tune.with_parameters(partial(run_trial, search=self), dataset=dataset)
         # Ray Train reserves its workers' CPUs itself; the runners of RLlib take what the trial has reserved.
         bundles = 1 if isinstance(self.base, TrainConfig) else 1 + workers
         trainable = ray_tune.with_resources(trial, PlacementGroupFactory([{"CPU": 1}] * bundles))
         path = str(self.folder / _TUNER)
         if ray_tune.Tuner.can_restore(path):
+            self._forgive()
             tuner = ray_tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
         else:
             tuner = self._tuner(trainable, side_by_side)
         say(f"search {self.folder.name}: {self.config.trials} trials, {side_by_side} side by side, in {self.folder}")
         tuner.fit()
-        trials = read_trials(self.folder)
+        trials = self.trials.all()
         if not any(each.measured for each in trials):
             why = next((each.error for each in trials if each.error), "all of them were stopped")
             raise TrainingError(f"none of the {len(trials)} trials finished: {why}", file=str(self.folder))
         return trials
+
+    def _forgive(self) -> None:
+        """Lets trials that failed be tried again."""
+        for trial in self.trials.all():
+            if trial.state == "failed":
+                self.trials.write(replace(trial, state="running", error=None))
 
     def _tuner(self, trainable: Any, side_by_side: int) -> ray_tune.Tuner:
         config, starts = self.config, self.space.starts(self.base, self.config.starts)
@@ -152,7 +171,11 @@ class Search:
                 max_concurrent_trials=side_by_side,
             ),
             run_config=ray_tune.RunConfig(
-                name=_TUNER, storage_path=str(self.folder), verbose=0, callbacks=[_Told(self)]
+                name=_TUNER,
+                storage_path=str(self.folder),
+                verbose=0,
+                callbacks=[_Told(self)],
+                failure_config=ray_tune.FailureConfig(max_failures=TIMES_LOST),
             ),
         )
 
@@ -177,22 +200,21 @@ class _Told(ray_tune.Callback):
         self._search = search
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        folder = self._search.folder / FOLDER / trial.trial_id
-        found = Trial.read(folder)
+        found = self._search.trials.read(trial.trial_id)
         assert found is not None
         if found.measured is None:
-            replace(found, state="stopped").write(folder)
+            self._search.trials.write(replace(found, state="stopped"))
             say(f"trial {found.name} was stopped")
         else:
             say(f"trial {found.name}: {found.measured.metric} {format_estimate(asdict(found.measured))} {found.values}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        folder = self._search.folder / FOLDER / trial.trial_id
-        found = Trial.read(folder) or Trial(trial.trial_id, self._search.space.decoded(trial.config))
+        drawn = self._search.space.decoded(trial.config)
+        found = self._search.trials.read(trial.trial_id) or Trial(trial.trial_id, drawn)
         if found.state != "failed":
             lost = f"its process was lost; see {trial.error_file or 'the logs of this Ray session'}"
             found = replace(found, state="failed", error=lost)
-            found.write(folder)
+            self._search.trials.write(found)
         say(f"trial {found.name} failed: {found.error}")
 
 
@@ -207,14 +229,18 @@ SAMPLERS: Final = {"tpe": _tpe, "random": lambda seed: RandomSampler(seed=seed)}
 def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None:
     """One trial, in a process of Ray Tune's: what finished already is told again, what was cut off goes on."""
     name = ray_tune.get_context().get_trial_id()
-    folder = search.folder / FOLDER / name
-    before = Trial.read(folder)
+    folder, trials = search.folder / FOLDER / name, search.trials
+    before = trials.read(name)
     if before is not None and before.measured is not None:
         _report(before.measured.score, len(before.epochs) + 1)
         return
+    if before is not None and before.state == "failed":
+        # Ray Tune runs again whatever failed. What failed by itself, and not with its process, would fail again.
+        raise TrainingError(before.error or "the trial failed")
     epochs = [] if before is None else list(before.epochs)
-    trial = Trial(name, search.space.decoded(drawn), epochs=tuple(epochs))
-    trial.write(folder)
+    attempts = 1 if before is None else 1 + before.attempts
+    trial = Trial(name, search.space.decoded(drawn), epochs=tuple(epochs), attempts=attempts)
+    trials.write(trial)
     began = time.perf_counter()
     try:
         config = search.space.configured(search.base, trial.values)
@@ -227,10 +253,11 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
                     # A fit that goes on may do epochs again that were told already.
                     epoch = int(metrics[EPOCH])
                     epochs[epoch - 1 :] = [epoch_score(config, metrics)]
-                    replace(trial, epochs=tuple(epochs)).write(folder)
+                    trials.write(replace(trial, epochs=tuple(epochs)))
                     _report(max(epochs), epoch)
 
-            runs = Runs(folder, config, resumed=before is not None, on_epoch=on_epoch)
+            place = trials.home.place(trials.name(name))
+            runs = Runs(folder, config, resumed=before is not None, on_epoch=on_epoch, place=place)
             measured = JUDGES[search.config.judge](dataset, config, runs)
         else:
             learner = search.space.learner
@@ -238,10 +265,10 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
             measured = AGENT_JUDGES[learner](config, folder, search.config.sessions, search.config.seed)
     except Exception as error:
         told = str(error) if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
-        replace(trial, state="failed", epochs=tuple(epochs), error=told).write(folder)
+        trials.write(replace(trial, state="failed", epochs=tuple(epochs), error=told))
         raise
     seconds = time.perf_counter() - began
-    replace(trial, state="finished", measured=measured, epochs=tuple(epochs), seconds=round(seconds, 1)).write(folder)
+    trials.write(replace(trial, state="finished", measured=measured, epochs=tuple(epochs), seconds=round(seconds, 1)))
     _report(measured.score, len(epochs) + 1)
 
 

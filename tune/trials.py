@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, final
 
-from rec.storage import replace_file
+from rec.storage import Home
 
 FOLDER: Final = "trials"
 FILE: Final = "trial.json"
@@ -43,6 +43,7 @@ class Trial:
         epochs: score after each epoch, as far as it is judged by epochs.
         seconds: that it took; a trial that was begun again counts from then.
         error: why it failed.
+        attempts: how often it was begun: again where its process was lost, or the search.
     """
 
     name: str
@@ -52,26 +53,46 @@ class Trial:
     epochs: tuple[float, ...] = ()
     seconds: float | None = None
     error: str | None = None
+    attempts: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """The trials of a search, each in a folder of its own.
+
+    Attributes: home: that the search is kept in, where all machines see it. search: name of its folder there.
+    """
+
+    home: Home
+    search: str
 
     @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """The trial of a folder, None where nothing is there."""
-        if not (folder / FILE).is_file():
+    def of(cls, folder: Path) -> Self:
+        """Those of a search in a local folder."""
+        return cls(Home(folder.parent), folder.name)
+
+    def name(self, trial: str) -> str:
+        """The name of a trial's folder in the home."""
+        return f"{self.search}/{FOLDER}/{trial}"
+
+    def read(self, trial: str) -> Trial | None:
+        """The trial of a name, None where there is none."""
+        content = self.home.read(f"{self.name(trial)}/{FILE}")
+        if content is None:
             return None
-        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        plain = json.loads(content)
         measured = plain.pop("measured")
-        return cls(**{**plain, "epochs": tuple(plain["epochs"]), "measured": measured and Measured(**measured)})
+        return Trial(**{**plain, "epochs": tuple(plain["epochs"]), "measured": measured and Measured(**measured)})
 
-    def write(self, folder: Path) -> None:
-        """Writes the trial, at once or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+    def write(self, trial: Trial) -> None:
+        """Writes a trial, at once or not at all."""
+        self.home.write(f"{self.name(trial.name)}/{FILE}", (json.dumps(asdict(trial), indent=1) + "\n").encode())
 
-
-def read_trials(search: Path) -> list[Trial]:
-    """All trials of a search's folder, the best first, then those without a result."""
-    found = (Trial.read(folder) for folder in sorted((search / FOLDER).glob("*")))
-    return sorted((trial for trial in found if trial is not None), key=_rank)
+    def all(self) -> list[Trial]:
+        """All that there are, the best first, then those without a result."""
+        found = (self.read(name) for name in self.home.children(f"{self.search}/{FOLDER}"))
+        return sorted((trial for trial in found if trial is not None), key=_rank)
 
 
 def _rank(trial: Trial) -> tuple[bool, float, str]:

@@ -46,7 +46,7 @@ def settled(data: DataConfig, now_ms: int | None = None) -> DataConfig:
     Args: now_ms: as of when a run began that is gone on with.
     """
     meant: dict[str, Any] = {}
-    if data.path is not None:
+    if data.path is not None and "://" not in data.path:
         meant["path"] = str(Path(data.path).resolve())
     if data.name == "events" and data.now_ms is None:
         meant["now_ms"] = int(time.time() * 1000) if now_ms is None else now_ms

@@ -45,7 +45,7 @@ def run_tune(options: "TuneOptions") -> Mapping[str, Any]:
             base = base.model_copy(update={"data": settled(base.data)})
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
         folder = ((home.folder or home.cache) / "runs" / name).resolve()
-        search = Search.of(folder, config, base)
+        search = Search.of(folder, config, base, home)
     dataset = read(search.base.data) if isinstance(search.base, TrainConfig) else None
     if options.resume is None:
         search.record(dataset)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -134,4 +135,14 @@ def _earlier(home: Home, now_ms: int) -> list[pd.DataFrame]:
 
 
 def _side_tables(home: Home, config: DataConfig) -> tuple[SideTable, SideTable]:
-    return (SideTable(), SideTable()) if home.folder is None else read_side_tables(Path(home.folder) / FOLDER, config)
+    if home.folder is not None:
+        return read_side_tables(Path(home.folder) / FOLDER, config)
+    with TemporaryDirectory() as folder:
+        for name in home.existing([f"{FOLDER}/users.parquet", f"{FOLDER}/items.parquet"]):
+            home.download(name, Path(folder) / Path(name).name)
+        try:
+            return read_side_tables(Path(folder), config)
+        except DataError as error:
+            if error.file is not None:
+                error.file = error.file.replace(folder, home.show(FOLDER))
+            raise

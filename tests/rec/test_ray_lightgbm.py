@@ -19,16 +19,14 @@ def _queries(n: int) -> RankingData:
 
 def test_without_a_query_no_worker_is_started(tmp_path):
     with pytest.raises(TrainingError, match="no query to learn from"):
-        fit_lambdamart_on_ray(
-            _queries(0), CONFIG, seed=0, workers=2, run_name="none", storage_path=str(tmp_path), max_failures=0
-        )
+        fit_lambdamart_on_ray(_queries(0), CONFIG, seed=0, workers=2, run_name="none", folder=tmp_path, max_failures=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_few_rows_are_learned_from_without_starting_a_worker(tmp_path):
     data, config = _queries(60), CONFIG.model_copy(update={"rows_per_worker": 601})
     fit = fit_lambdamart_on_ray(
-        data, config, seed=0, workers=2, run_name="few", storage_path=str(tmp_path), max_failures=0, valid=data
+        data, config, seed=0, workers=2, run_name="few", folder=tmp_path, max_failures=0, valid=data
     )
     assert 0 < fit.trees <= 5
     assert not list(tmp_path.iterdir())
@@ -38,7 +36,7 @@ def test_few_rows_are_learned_from_without_starting_a_worker(tmp_path):
 def test_two_workers_grow_trees_that_find_what_is_liked(ray_session, tmp_path):
     data = _queries(60)
     fit = fit_lambdamart_on_ray(
-        data, CONFIG, seed=0, workers=2, run_name="two", storage_path=str(tmp_path), max_failures=0, valid=data
+        data, CONFIG, seed=0, workers=2, run_name="two", folder=tmp_path, max_failures=0, valid=data
     )
     assert 0 < fit.trees <= 5
     assert fit.valid_ndcg is not None and fit.valid_ndcg > 0.9
@@ -49,6 +47,4 @@ def test_two_workers_grow_trees_that_find_what_is_liked(ray_session, tmp_path):
 def test_what_fails_in_a_worker_is_a_training_error(ray_session, tmp_path):
     config = CONFIG.model_copy(update={"num_leaves": 1})
     with pytest.raises(TrainingError, match="num_leaves"):
-        fit_lambdamart_on_ray(
-            _queries(60), config, seed=0, workers=2, run_name="bad", storage_path=str(tmp_path), max_failures=0
-        )
+        fit_lambdamart_on_ray(_queries(60), config, seed=0, workers=2, run_name="bad", folder=tmp_path, max_failures=0)

@@ -8,6 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rec.errors import BundleError, ConfigError
+from rec.ray_trainer import kept_in
 from rec.storage import Home, replace_file
 
 
@@ -37,6 +38,16 @@ def test_what_is_written_is_read(home):
     home.write("models/CURRENT", b"one\n")
     home.write("models/CURRENT", b"two\n")
     assert home.read("models/CURRENT") == b"two\n"
+
+
+def test_ray_is_told_where_an_object_store_is_and_keeps_local_runs_by_their_path(home, tmp_path):
+    place = home.place("runs/one")
+    if home.folder is not None:
+        assert place is None and kept_in(tmp_path, place) == {"storage_path": str(tmp_path)}
+        return
+    home.write("runs/one/fit/file", b"content")
+    kept = kept_in(tmp_path, place.below("fit"))
+    assert kept["storage_filesystem"].open_input_stream(f"{kept['storage_path']}/file").read() == b"content"
 
 
 def test_children_are_sorted_and_a_missing_folder_has_none(home):

@@ -1,6 +1,5 @@
 """Services that start at the same moment take ports of their own."""
 
-import json
 import os
 import shutil
 import signal
@@ -35,7 +34,7 @@ def another(*arguments: str, code: str) -> subprocess.Popen[str]:
         [sys.executable, "-u", "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         # The ports and sockets of the Serve that other tests share belong to that one.
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")},
@@ -46,6 +45,14 @@ def another(*arguments: str, code: str) -> subprocess.Popen[str]:
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
+
+
+def said_first(process: subprocess.Popen[str], word: str) -> str:
+    """The first line that begins with a word, or the last one of a program that never says it."""
+    line = told = line_of(process)
+    while line and not line.startswith(word):
+        line, told = line_of(process), line
+    return line or told
 
 
 def test_a_port_is_one_service_s_before_anything_listens_on_it():
@@ -81,19 +88,19 @@ def test_of_services_started_at_once_each_answers_for_itself_and_none_takes_anot
         processes = [
             (
                 place,
-                running.enter_context(another("serve", "--home", place, "--port", str(port), "--json", code=TANDEM)),
+                running.enter_context(another("serve", "--home", place, "--port", str(port), code=TANDEM)),
             )
             for place, port in ports.items()
         ]
         refused = []
         for place, process in processes:
-            line = line_of(process)
+            line = said_first(process, "Serving")
             if line.startswith("Serving"):
                 running.callback(process.wait, 60)
                 running.callback(process.send_signal, signal.SIGTERM)
                 serving.append((place, line.split(" at ")[1].split(" ")[0]))
             else:
-                refused.append((process.wait(60), json.loads(line)["error"]["message"]))
+                refused.append((process.wait(60), line))
         for place, address in serving:
             told = {httpx.get(f"{address}/v1/models", timeout=30).json()["serving"] for _ in range(20)}
             assert told == {Recommender.load(place).version}

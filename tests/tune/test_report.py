@@ -8,11 +8,12 @@ import pytest
 
 from rec.cli.training import TrainOptions
 from rec.config import TrainConfig, load_config
+from rec.storage import Home
 from tune.config import TuneConfig
 from tune.report import again_commands, importances, indistinguishable, write_report
 from tune.search import Search
 from tune.spaces import SPACES
-from tune.trials import FOLDER, Measured, Trial, read_trials
+from tune.trials import Measured, Trial, Trials
 
 
 def measured(value: float, std_error: float = 0.01) -> Measured:
@@ -98,7 +99,8 @@ def test_trials_within_two_standard_errors_of_the_best_are_told(search):
     assert indistinguishable(trials) == trials[:2]
 
 
-def test_trials_are_read_as_they_were_written_best_first(tmp_path):
+@pytest.mark.parametrize("where", ["local", "object store"])
+def test_trials_are_read_as_they_were_written_best_first(tmp_path, where, request):
     values = {"retriever.user_tower.hidden": [256, 128], "off_policy.alpha": 0.1}
     trials = [
         Trial("b", values, "finished", measured(0.2), (0.1, 0.2), 1.5),
@@ -106,6 +108,9 @@ def test_trials_are_read_as_they_were_written_best_first(tmp_path):
         Trial("a", values, "failed", error="why"),
         Trial("d", values),
     ]
+    kept = Trials.of(tmp_path)
+    if where == "object store":
+        kept = Trials(Home(request.getfixturevalue("remote_home")), "runs/one")
     for trial in reversed(trials):
-        trial.write(tmp_path / FOLDER / trial.name)
-    assert read_trials(tmp_path) == trials
+        kept.write(trial)
+    assert kept.all() == trials and kept.read("e") is None

@@ -23,7 +23,7 @@ from rec.errors import ConfigError
 from rec.storage import Home
 from tune.config import TuneConfig, TuneOptions
 from tune.search import Search
-from tune.trials import FOLDER, Trial, read_trials
+from tune.trials import FOLDER, Trials
 
 MARK = "TANDEM_TEST_MARK"
 BASE = {
@@ -154,6 +154,7 @@ def test_trials_that_fail_say_why_and_the_others_go_on(tmp_path: Path, base: Pat
     trials = search.run(data)
     assert [trial.state for trial in trials] == ["finished", "failed"]
     assert "the loss of epoch" in (trials[1].error or "")
+    assert [trial.attempts for trial in trials] == [1, 1], "what failed by itself is not tried again"
 
 
 def _started(mark: str, *arguments: str) -> subprocess.Popen[str]:
@@ -182,7 +183,7 @@ def _finished(search: Path) -> dict[str, str]:
     """What the files of the finished trials hold, by trial."""
     return {
         trial.name: (search / FOLDER / trial.name / "trial.json").read_text(encoding="utf-8")
-        for trial in read_trials(search)
+        for trial in Trials.of(search).all()
         if trial.state == "finished"
     }
 
@@ -206,7 +207,7 @@ def test_a_killed_search_goes_on_and_loses_at_most_the_running_trials(tmp_path: 
         other.kill()
     assert len(searches) == 1, told
     search = searches[0]
-    before, known = _finished(search), read_trials(search)
+    before, known = _finished(search), Trials.of(search).all()
     assert 1 <= len(before) < n, told
     running = [trial.name for trial in known if trial.state == "running"]
 
@@ -218,9 +219,9 @@ def test_a_killed_search_goes_on_and_loses_at_most_the_running_trials(tmp_path: 
     assert {name: after[name] for name in before} == before
     assert len(after) == n == answer["trials"]["finished"]
     # What was running is done again, or the trial in its place; nothing else is.
-    assert len(read_trials(search)) <= n + len(running)
+    assert len(Trials.of(search).all()) <= n + len(running)
     best = load_config(TrainConfig, answer["config"])
-    found = Trial.read(search / FOLDER / answer["best"]["trial"])
+    found = Trials.of(search).read(answer["best"]["trial"])
     assert found is not None and found.measured is not None
-    assert found.measured.score == max(trial.measured.score for trial in read_trials(search) if trial.measured)
+    assert found.measured.score == max(trial.measured.score for trial in Trials.of(search).all() if trial.measured)
     assert best.training.learning_rate == found.values["training.learning_rate"]

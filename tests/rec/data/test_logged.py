@@ -13,6 +13,7 @@ from rec.data.events import open_events
 from rec.data.logged import NO_FEEDBACK, read_logged
 from rec.data.tabular import write_parquet, write_side_tables
 from rec.errors import ConfigError, DataError
+from rec.storage import Home
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 from rl.instatok.slate_log import by_category, log_slates
@@ -44,6 +45,21 @@ def test_every_impression_is_an_interaction_and_a_round(home):
     assert (
         len(dataset.items) == 60 and dataset.sha256 == read_logged(DataConfig(name="events", path=str(folder))).sha256
     )
+
+
+def test_a_log_in_an_object_store_is_the_same_data(home, remote_home):
+    """What describes users and items comes from there, too, and errors name it there."""
+    folder, _ = home
+    store = Home(remote_home)
+    for file in (folder / "events").rglob("*"):
+        if file.is_file():
+            store.upload(file, str(file.relative_to(folder)))
+    here, there = (read_logged(DataConfig(name="events", path=path)) for path in (str(folder), remote_home))
+    assert there.sha256 == here.sha256 and there.schema == here.schema and there.schema.features
+    store.write("events/items.parquet", b"no table")
+    with pytest.raises(DataError) as refused:
+        read_logged(DataConfig(name="events", path=remote_home))
+    assert refused.value.file == f"{remote_home}/events/items.parquet"
 
 
 def test_rewards_are_those_configured(home):

@@ -1,0 +1,136 @@
+"""Training and a search on several nodes, one of which is killed in the middle.
+
+    python -m pytest -m slow tests/clusters/test_nodes.py -s
+
+The home is in an object store: what the nodes share is that, and no disk.
+"""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from rec.recommender import Recommender
+from rec.storage import Home
+from tune.trials import Trial, Trials
+
+ROOT: Final = Path(__file__).parents[2]
+WORLD: Final = {"n_users": 80, "n_videos": 300, "sessions_per_user": 8, "seed": 1}
+SMALL: Final = {
+    "retriever": {"output_dim": 16, "queries": {"min_batches": 5}},
+    "training": {"workers": 0, "epochs": 2},
+    "ranker": {"n_candidates": 60, "min_positives": 1, "lambdamart": {"trees": 20, "min_data_in_leaf": 5}},
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def home(remote_home: str) -> Home:
+    return Home(remote_home)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., str]:
+    """Writes what is trained, and how, into a file."""
+    world = tmp_path / "world.yaml"
+    world.write_text(yaml.safe_dump(WORLD), encoding="utf-8")
+
+    def written(**changed: Any) -> str:
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump({"data": {"path": str(world)}, **SMALL, **changed}), encoding="utf-8")
+        return str(file)
+
+    return written
+
+
+@pytest.fixture
+def cluster(clusters: Callable[..., Any]) -> Iterator[Any]:
+    """A head without CPUs, and two nodes with one each."""
+    made = clusters(PYTHONPATH=str(ROOT))
+    made.start(0, head=True)
+    made.wait(0)
+    made.start(1)
+    made.start(1)
+    made.wait(2)
+    yield made
+    made.stop()
+
+
+class Said:
+    """What a program has said on stderr so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.text = ""
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.text += line
+
+    def answer(self) -> dict[str, Any]:
+        """What it answers in JSON at its end."""
+        assert self.process.stdout is not None
+        out = self.process.stdout.read()
+        code = self.process.wait(600)
+        self._thread.join()
+        assert code == 0, out + self.text[-6000:]
+        return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
+
+
+def test_training_goes_on_when_a_node_dies(
+    cluster: Any, home: Home, config: Callable[..., str], wait_until: Callable[..., Any]
+) -> None:
+    """On two nodes with a worker each; the third takes the place of the one that is killed."""
+    cluster.start(1)
+    cluster.wait(3)
+    long = {"retriever": {"output_dim": 16, "queries": {"min_batches": 400}}, "training": {"workers": 2, "epochs": 3}}
+    said = Said(cluster.tandem("train", "--config", config(**long), "--home", home.location))
+    wait_until(lambda: "epoch 1 " in said.text, "no epoch ends")
+    with_workers = [node for node in cluster.nodes if node.processes("RayTrainWorker")]
+    assert len(with_workers) == 2 and cluster.nodes[0] not in with_workers
+    epochs = said.text.count("\nepoch ")
+    with_workers[0].kill()
+    killed = time.monotonic()
+    wait_until(lambda: said.text.count("\nepoch ") > epochs + 1, lambda: f"it does not go on: {said.text}", 400)
+    again = time.monotonic() - killed
+    assert len([node for node in cluster.nodes if node.processes("RayTrainWorker")]) == 2
+    answer = said.answer()
+    print(f"\ntrain: a node killed after {epochs + 1} epochs, two more epochs {again:.0f} s later; {answer['version']}")
+    told = [line.split()[1] for line in said.text.split("fitting retriever-1")[0].splitlines() if line[:6] == "epoch "]
+    assert told == sorted(told) and told[-1] == "3", f"it goes on from the last epoch: {told}"
+    assert answer["workers"] == 2 and Recommender.load(home.location).version == answer["version"]
+    assert answer["valid"]["ndcg@10"] > 0
+
+
+def test_a_search_goes_on_when_a_node_dies(
+    cluster: Any, home: Home, config: Callable[..., str], wait_until: Callable[..., Any]
+) -> None:
+    """Trials on both nodes; those of the one that is killed are run again on the other."""
+    base = config(retriever={"output_dim": 16, "queries": {"min_batches": 200}}, training={"workers": 0, "epochs": 4})
+    search = ("--base", base, "--spaces", "learning", "--trials", "4")
+    said = Said(cluster.tandem("tune", *search, "--home", home.location))
+
+    def kept() -> list[Trial]:
+        return [trial for name in home.children("runs") for trial in Trials(home, f"runs/{name}").all()]
+
+    wait_until(lambda: sum(len(trial.epochs) > 0 for trial in kept()) >= 2, "no two trials run")
+    with_trials = [node for node in cluster.nodes if node.processes("ImplicitFunc")]
+    assert len(with_trials) == 2
+    before = {trial.name: trial.state for trial in kept()}
+    with_trials[0].kill()
+    answer = said.answer()
+    attempts = {trial.name: trial.attempts for trial in kept()}
+    print(f"\ntune: a node killed with trials {before}; at the end {answer['trials']}, attempts {attempts}")
+    assert answer["trials"] == {"finished": 4, "stopped": 0, "failed": 0}
+    assert all(trial.state == "finished" for trial in kept()) and max(attempts.values()) > 1
+    assert answer["best"]["score"] == max(trial.measured.score for trial in kept() if trial.measured)
