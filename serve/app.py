@@ -43,8 +43,14 @@ if TYPE_CHECKING:
 APPLICATION: Final = "tandem"
 READY_TIMEOUT_S: Final = 60.0
 COMMIT_TIMEOUT_S: Final = 5.0
-STATISTICS_PORT: Final = 8404
-METRICS_PORT: Final = 9101
+# Of HAProxy's statistics and metrics, and of the proxies of Serve's own that it asks while no gateway is there: where
+# two services had the same, the kernel would deal what comes to either.
+PORTS: Final = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
+}
 
 
 @final
@@ -169,8 +175,7 @@ def prepare_environment() -> None:
 
 def _own_ports() -> dict[str, str]:
     """Ports of HAProxy's that no other service on this machine takes, claimed until this process ends."""
-    wanted = {"RAY_SERVE_HAPROXY_STATS_PORT": STATISTICS_PORT, "RAY_SERVE_HAPROXY_METRICS_PORT": METRICS_PORT}
-    claimed = {name: ClaimedPort("", port) for name, port in wanted.items() if name not in os.environ}
+    claimed = {name: ClaimedPort("", port) for name, port in PORTS.items() if name not in os.environ}
     for port in claimed.values():
         atexit.register(port.close)
     return {name: str(port.number) for name, port in claimed.items()}
