@@ -237,23 +237,25 @@ def test_a_key_that_was_torn_is_new(service: Service):
     assert asyncio.run(keyed(service, "k1")) != first
 
 
+async def kept(claims: Claims, answer: bytes | None = None) -> bytes | None:
+    """What is kept with a key, which then gets an answer where one is given."""
+    async with claims.claim("k") as claim:
+        if answer is not None:
+            claim.keep(answer)
+        return claim.content
+
+
 def test_keys_are_forgotten_after_their_time(tmp_path: Path):
     clock = [1_000_000.0]
     claims = Claims(tmp_path, 100, clock=lambda: clock[0])
 
-    async def content(keep: bytes | None = None) -> bytes | None:
-        async with claims.claim("k") as claim:
-            if keep is not None:
-                claim.keep(keep)
-            return claim.content
-
-    assert asyncio.run(content(b"answer")) is None
+    assert asyncio.run(kept(claims, b"answer")) is None
     for seconds in (0, 50, 99):
         clock[0] = 1_000_000.0 + seconds
         claims.sweep()
-        assert asyncio.run(content()) == b"answer"
+        assert asyncio.run(kept(claims)) == b"answer"
     clock[0] = 1_000_000.0 + 201
-    assert asyncio.run(content()) is None
+    assert asyncio.run(kept(claims)) is None
     claims.sweep()
     assert len(list((tmp_path / "keys").iterdir())) == 1
 
@@ -262,15 +264,9 @@ def test_a_key_whose_first_try_failed_is_remembered_from_its_answer_on(tmp_path:
     clock = [1_000_000.0]
     claims = Claims(tmp_path, 100, clock=lambda: clock[0])
 
-    async def content(keep: bytes | None = None) -> bytes | None:
-        async with claims.claim("k") as claim:
-            if keep is not None:
-                claim.keep(keep)
-            return claim.content
-
-    assert asyncio.run(content()) is None
+    assert asyncio.run(kept(claims)) is None
     clock[0] += 199
-    assert asyncio.run(content(b"answer")) is None
+    assert asyncio.run(kept(claims, b"answer")) is None
     clock[0] += 100
     claims.sweep()
-    assert asyncio.run(content()) == b"answer"
+    assert asyncio.run(kept(claims)) == b"answer"
