@@ -168,6 +168,8 @@ def prepare_environment() -> None:
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
             **_own_ports(),
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            # Another gateway is asked where one ended before it answered, as a client would ask again.
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
