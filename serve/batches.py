@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar, final
+
+from serve.json_log import REQUEST_ID
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -18,7 +20,8 @@ class Batches(Generic[Asked, Answer]):
     """Calls that are alike and wait for the event loop at the same time, in one.
 
     Nobody waits for others to come: what is asked while the loop is busy is what its next turn finds. A batch belongs
-    to none of those who ask: it goes on without who gives up, in no one's context, and ends when the last one has.
+    to none of those who ask: it goes on without who gives up, in no one's context, and ends when the last one has. What
+    is logged of one that is alone has the id of its request.
 
     Args: divide: what several ask into parts that are answered beside each other, each as soon as it is, or fails, by
         itself. most: how many together.
@@ -27,7 +30,7 @@ class Batches(Generic[Asked, Answer]):
     def __init__(self, divide: Callable[[Sequence[Asked]], Awaitable[Sequence[Part[Answer]]]], most: int) -> None:
         self._divide = divide
         self._most = most
-        self._waiting: dict[Hashable, list[tuple[Asked, asyncio.Future[Answer], Context]]] = {}
+        self._waiting: dict[Hashable, list[tuple[Asked, asyncio.Future[Answer], str | None]]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def of(self, kind: Hashable, asked: Asked) -> Answer:
@@ -38,7 +41,7 @@ class Batches(Generic[Asked, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         waiting = self._waiting.setdefault(kind, [])
-        waiting.append((asked, future, copy_context()))
+        waiting.append((asked, future, REQUEST_ID.get()))
         if len(waiting) == 1:
             loop.call_soon(self._start, kind)
         return await future
@@ -48,7 +51,9 @@ class Batches(Generic[Asked, Answer]):
         for first in range(0, len(waiting), self._most):
             together = waiting[first : first + self._most]
             batch = [(asked, future) for asked, future, _ in together]
-            context = together[0][2] if len(together) == 1 else Context()
+            context = Context()  # or Serve would end what all wait for with the request of one
+            if len(together) == 1:
+                context.run(REQUEST_ID.set, together[0][2])
             task = asyncio.create_task(self._run(batch), context=context)
             self._running.add(task)
             task.add_done_callback(self._running.discard)

@@ -105,7 +105,7 @@ class Claims:
 
     @staticmethod
     def forget(spool: Path, is_theirs: Callable[[bytes], bool]) -> int:
-        """Makes keys new again, by what was kept with them; one that is being answered is waited for.
+        """Makes keys new again, by what was kept with them; a key whose first answer is on its way has nothing yet.
 
         Their files stay, empty, until their time is over: a lock of one that is gone would hold nobody.
 

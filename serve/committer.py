@@ -9,11 +9,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 
 from rec.data.event_rows import TableName, validated
 from rec.data.events import Batch, EventTables
@@ -30,14 +30,6 @@ LATE_S: Final = 60.0
 # Of the records that are taken in at once, about.
 BATCH_BYTES: Final = 16 * 2**20
 _LOG: Final = logging.getLogger(__name__)
-
-
-@final
-class Refused(NamedTuple):
-    """A record, or its rows of one table, that the tables do not take, and why."""
-
-    content: bytes
-    error: Exception
 
 
 @final
@@ -65,7 +57,8 @@ class Committer:
         self._lock = os.open(folder / COMMITTER_LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         self._done: dict[str, int] = {}
         self._again: dict[tuple[str, str], dict[str, Any]] = {}
-        self._refused: list[Refused] = []
+        # What the tables refuse in a turn that is not over: it is done again when a later table fails.
+        self._told: set[Hashable] = set()
         # When each file was first seen without its writer, after the tables last took in something of it.
         self._left_at: dict[Path, float] = {}
 
@@ -100,7 +93,7 @@ class Committer:
         began to ask the tables before they took in the last record has until then to find it in the spool: however long
         the tables failed before, what is taken in and swept in one turn would be in neither for a look-up under way.
         """
-        if not self.leads() or self._again or self._refused:
+        if not self.leads() or self._again:
             return
         with self._working():
             present, unfinished = segments(self._folder), list(self._folder.glob("*.new"))
@@ -120,12 +113,12 @@ class Committer:
 
     def _commit_some(self) -> int:
         batches: dict[TableName, list[Batch]] = {table: [] for table in TABLES}
-        reached, refused, size, n_records = {}, list[Refused](), 0, 0
+        reached, size, n_records = {}, 0, 0
         for segment in segments(self._folder):
             name = segment.path.name
             frames = read_frames(segment.path, self._done.get(name, 0))
             for payload, end in zip(frames.payloads, frames.ends, strict=True):
-                record = _parsed(payload, refused)
+                record = self._parsed(payload, (name, end))
                 self._again |= {(row["request_id"], row["event_id"]): row for row in record.get(AGAIN, ())}
                 for table in TABLES:
                     if table in record:
@@ -137,13 +130,13 @@ class Committer:
             if size > BATCH_BYTES:
                 break
         for table in TABLES:
-            self._append(table, batches[table], refused)
+            self._append(table, batches[table])
             self.working_since = self._clock()
         self._done |= reached
+        self._told.clear()
         for name in reached:  # their time begins anew
             self._left_at.pop(self._folder / name, None)
         self.n_records += n_records
-        self._keep(refused)
         return n_records
 
     def _append_lost(self) -> None:
@@ -157,37 +150,53 @@ class Committer:
         held = self._events.read("feedback", columns=["request_id", "event_id"], request_ids=request_ids).to_pylist()
         there = {(row["request_id"], row["event_id"]) for row in held}
         lost = [row for key, row in self._again.items() if key not in there]
-        refused: list[Refused] = []
-        lost = [row for row in lost if _is_sound("feedback", Batch("tandem/again", 1, [row]), refused)]
+        lost = [row for row in lost if self._is_sound("feedback", Batch(f"tandem/again/{row['event_id']}", 1, [row]))]
         if lost:
             _LOG.warning("%d events that the disk had lost are in the tables by their second delivery", len(lost))
             self._events.append("feedback", lost)
         self._again.clear()
-        self._keep(refused)
+        self._told.clear()
 
-    def _append(self, table: TableName, batches: list[Batch], refused: list[Refused]) -> None:
-        """Appends batches, but those that the table would refuse, which must not keep all others out."""
+    def _append(self, table: TableName, batches: list[Batch]) -> None:
+        """Appends batches, but those that the table would refuse, which must not keep all others out.
+
+        These are kept aside first: once the table has a later batch of the same writer, they count as taken in.
+        """
         try:
             self._events.append_once(table, batches)
         except DataError:
-            sound = [batch for batch in batches if _is_sound(table, batch, refused)]
+            sound = [batch for batch in batches if self._is_sound(table, batch)]
             if len(sound) == len(batches):
                 raise
             self._events.append_once(table, sound)
 
-    def _keep(self, refused: list[Refused]) -> None:
-        """Writes what the tables refuse once they took the rest: a turn that fails is done over, and refuses it again.
+    def _is_sound(self, table: TableName, batch: Batch) -> bool:
+        try:
+            validated(table, batch.rows)
+        except DataError as error:
+            self._refuse((table, batch.source, batch.position), json.dumps({table: batch.rows}).encode(), error)
+            return False
+        return True
+
+    def _parsed(self, payload: bytes, place: tuple[str, int]) -> dict[str, list[dict[str, Any]]]:
+        try:
+            return rows_of(payload)
+        except ValueError as error:
+            self._refuse(place, payload, error)
+            return {}
+
+    def _refuse(self, what: Hashable, content: bytes, error: Exception) -> None:
+        """Keeps aside what the tables do not take, once in however many turns of this process.
 
         Raises: OSError: when the disk does not take it; the next turn tries again.
         """
-        self._refused += refused
-        while self._refused:
-            content, error = self._refused[0]
-            with (self._folder / REFUSED).open("ab") as file:
-                file.write(content + b"\n")
-            _LOG.error("the tables refuse a record, which is kept in %s: %s", self._folder / REFUSED, error)
-            self.n_refused += 1
-            del self._refused[0]
+        if what in self._told:
+            return
+        with (self._folder / REFUSED).open("ab") as file:
+            file.write(content + b"\n")
+        _LOG.error("the tables refuse a record, which is kept in %s: %s", self._folder / REFUSED, error)
+        self.n_refused += 1
+        self._told.add(what)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -217,23 +226,6 @@ class Committer:
             _LOG.error("%s is no whole record from byte %d on, and kept as *%s", segment.path, place, DAMAGED)
             return False
         return True
-
-
-def _is_sound(table: TableName, batch: Batch, refused: list[Refused]) -> bool:
-    try:
-        validated(table, batch.rows)
-    except DataError as error:
-        refused.append(Refused(json.dumps({table: batch.rows}).encode(), error))
-        return False
-    return True
-
-
-def _parsed(payload: bytes, refused: list[Refused]) -> dict[str, list[dict[str, Any]]]:
-    try:
-        return rows_of(payload)
-    except ValueError as error:
-        refused.append(Refused(payload, error))
-        return {}
 
 
 def is_followed(folder: Path, *, clock: Callable[[], float] = time.time) -> bool:

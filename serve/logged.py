@@ -31,4 +31,7 @@ def rows_of(payload: bytes) -> dict[str, list[dict[str, Any]]]:
 
     Raises: ValueError: for what is none.
     """
-    return json.loads(payload)
+    record = json.loads(payload)
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is a JSON object; found {payload[:80]!r}")
+    return record

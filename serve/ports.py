@@ -32,7 +32,7 @@ class ClaimedPort:
             if port not in (0, number):
                 continue
             with suppress(OSError):
-                self._name = _named(f"{host}:{number}")
+                self._name = _named(number)
                 self.number = number
                 return
         raise ConfigError(f"no free port of {host or 'this machine'} was found: end some services", field="port")
@@ -43,13 +43,13 @@ class ClaimedPort:
             self._name.close()
 
 
-def _named(address: str) -> socket.socket | None:
+def _named(port: int) -> socket.socket | None:
     """A socket of Linux's abstract namespace, which goes with its process. Raises: OSError: where another has it."""
     if sys.platform != "linux":
         return None
     name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        name.bind(f"\0tandem {address}")
+        name.bind(f"\0tandem {port}")
     except OSError:
         name.close()
         raise

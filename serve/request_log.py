@@ -266,7 +266,7 @@ class RequestLog:
                 self._log.answered(*rows)
             else:  # the disk is waited for, and nobody else meanwhile
                 await self._recorded(claim, self._log.answered, rows)
-        except OSError as error:
+        except (OSError, ProblemError) as error:
             self._unlogged(error)
 
     async def _recorded(self, claim: Claim | None, record: Callable[[Row, Sequence[Row]], None], rows: Rows) -> None:

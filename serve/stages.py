@@ -74,10 +74,13 @@ async def scored(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The ranker's scores of candidates, (B, M), and of which users they are all finite numbers, (B,).
 
-    Raises: TimeoutError: when it takes longer than the budget leaves it. Whatever the ranker raises.
+    Raises: TimeoutError: when it takes longer than the budget leaves it. ScoreError: for scores of another shape.
+        Whatever the ranker raises.
     """
     async with asyncio.timeout_at(budget.rank_until(asyncio.get_running_loop().time())):
         scores = await stages.rank(states, candidates)
+    if scores.shape != candidates.items.shape:
+        raise ScoreError(f"the ranker's scores must be {candidates.items.shape}, by candidate; found {scores.shape}")
     finite = np.isfinite(scores) | (candidates.items < 0)
     return scores, np.asarray(finite.all(axis=1))
 

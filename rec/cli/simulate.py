@@ -101,7 +101,7 @@ class HttpService:
             raise Unserved(path) from error
         self._replies[path].append(reply if due is None else replace(reply, started=due))
         if reply.status in REFUSED:
-            said = json.loads(reply.body).get("detail", "")
+            said = reply.body[:300].decode(errors="replace")
             raise ConfigError(
                 f"{self._url}{path} answered {reply.status}: {said}; set {API_KEY} in the environment to a key of this "
                 "service that opens recommendations and feedback, as `tandem keys create --name NAME` makes one"

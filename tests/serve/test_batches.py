@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from serve.batches import Batches, Part
+from serve.json_log import REQUEST_ID
 
 
 def in_one_part(answer: Callable[[Sequence[int]], Awaitable[Sequence[int]]]) -> Any:
@@ -112,26 +113,27 @@ def test_a_batch_is_in_nobodys_context_and_ends_with_the_last_who_waits():
     assert seen == ["nobody"]
 
 
-def test_who_is_alone_in_a_batch_is_answered_in_its_own_context():
-    """So that what is logged meanwhile says which request it is about."""
+def test_who_is_alone_in_a_batch_is_logged_by_its_own_id():
+    """And by nothing else of its context: see the test before."""
     whose: ContextVar[str] = ContextVar("whose", default="nobody")
-    seen: list[tuple[list[int], str]] = []
+    seen: list[tuple[list[int], str | None, str]] = []
 
     async def answer(asked: Sequence[int]) -> list[int]:
-        seen.append((list(asked), whose.get()))
+        seen.append((list(asked), REQUEST_ID.get(), whose.get()))
         return list(asked)
 
     async def ask() -> None:
         batches = Batches(in_one_part(answer), 2)
 
         async def one(number: int) -> None:
-            whose.set(f"that of {number}")
+            REQUEST_ID.set(f"that of {number}")
+            whose.set("somebody")
             await batches.of("one", number)
 
         await asyncio.gather(*(one(number) for number in range(3)))
 
     asyncio.run(ask())
-    assert seen == [([0, 1], "nobody"), ([2], "that of 2")]
+    assert seen == [([0, 1], None, "nobody"), ([2], "that of 2", "nobody")]
 
 
 def test_parts_of_a_batch_are_answered_and_fail_each_by_itself():

@@ -33,23 +33,43 @@ def test_a_record_that_the_tables_refuse_keeps_no_other_out(tmp_path: Path, even
     assert set(column(events, "impressions", "request_id")) == {"r1", "r3"}
 
 
-def test_what_is_refused_is_told_once_however_often_the_tables_fail(
-    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_refused_is_kept_aside_whichever_table_fails(
+    tmp_path: Path, events: EventTables, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ):
+    """Also where the table that refused it has taken a later record of the same writer; by one process only once."""
     log, moving = open_log(tmp_path), committer(tmp_path)
     log._writer.append(b"no record")
+    log._writer.append(b"[]")
     log.answered(*answer("r0"))
     request, shown = answer("r1")
     log.answered(request, [{**row, "propensity": 0.0} for row in shown])
-    refused = tmp_path / "spool" / REFUSED
+    log.answered(*answer("r2"))
+    log.accept([event("r2", "e1")])
+    kept = tmp_path / "spool" / REFUSED
     with monkeypatch.context() as patch:
-        for failing in range(3):
-            patch.setattr(rec.data.events, "write_deltalake", failing_write(at=failing, after=False))
-            with pytest.raises(DataError) if failing < 2 else nullcontext():
+        for failing in (
+            0,
+            1,
+            1,
+            None,
+        ):  # requests, then impressions, then feedback, as what is there is not written again
+            if failing is None:
+                patch.undo()
+            else:
+                patch.setattr(rec.data.events, "write_deltalake", failing_write(at=failing, after=False))
+            with nullcontext() if failing is None else pytest.raises(DataError):
                 moving.commit()
-            assert refused.exists() == (failing == 2)
-    assert moving.n_refused == len(refused.read_text().splitlines()) == 2
-    assert moving.commit() == 0 and moving.n_refused == 2
+            if restarted:
+                moving.close()
+                moving = committer(tmp_path)
+    lines = kept.read_text().splitlines()
+    assert {"no record", "[]"} < set(lines) and len(set(lines)) == 3
+    assert any(line.startswith('{"impressions"') and '"r1"' in line for line in lines)
+    if not restarted:
+        assert moving.n_refused == len(lines) == 3
+    assert set(column(events, "impressions", "request_id")) == {"r0", "r2"}
+    assert column(events, "feedback", "event_id") == ["e1"]
 
 
 def test_what_is_refused_waits_for_a_disk_that_takes_it(tmp_path: Path, events: EventTables):

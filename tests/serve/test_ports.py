@@ -72,6 +72,11 @@ def test_a_port_is_one_service_s_before_anything_listens_on_it():
             assert mine.number == wanted, "a claim goes with its process"
 
 
+def test_a_port_is_claimed_whatever_it_is_to_be_listened_on():
+    with closing(ClaimedPort(HOST, 0)) as claimed, closing(ClaimedPort("", claimed.number)) as other:
+        assert other.number != claimed.number
+
+
 def test_an_address_of_another_machine_has_no_ports():
     with pytest.raises(ConfigError, match=r"192\.0\.2\.77"):
         ClaimedPort("192.0.2.77", 0)
