@@ -37,3 +37,11 @@ def test_what_serves_rises_falls_with_the_drift_and_rises_again() -> None:
     rows = list(rows_of(days[2], 0))
     assert [row["model"] for row in rows] == ["served", "poisoned", "challenger"]
     assert rows[1]["metrics"]["difference_high"] == -0.4 + 0.1
+
+
+def test_a_loop_that_promotes_nothing_reaches_no_goal_of_rising() -> None:
+    days = [day(number, 0.9 if number < DRIFTED else 0.7) for number in range(1, DRIFTED + 2)]
+    found = {(row["model"], row["metric"]): row for row in summarised(days)}
+    for name in (("before drift", "rise"), ("after drift", "rise"), ("promotions", "true_gain")):
+        assert found[name]["goal"] == 0 and found[name]["reached"] is False
+    assert found["promotions", "true_gain"]["mean"] is None and found["drift", "change"]["reached"] is None
