@@ -108,7 +108,8 @@ class GatewayDeployment:
         loaded = {wanted: await load(wanted) for wanted in config.versions(version)}
         self._arms = Arms.of_config(config, version, loaded)
         # The two meet in the spool alone, so that neither waits for the other.
-        self._log = None if log is None else RequestLog.open(config, self._arms.versions)
+        # A spool that tables did not take for long is large, and opening reads it.
+        self._log = None if log is None else await asyncio.to_thread(RequestLog.open, config, self._arms.versions)
         registry = Registry(Home(config.home))
         watch = RegistryWatch(registry, version, load_and_switch)
         shared = shared_metrics(config)

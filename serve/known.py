@@ -9,7 +9,7 @@ reads the spool within `KEPT_S` misses nothing either.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -218,9 +218,11 @@ class KnownRequests:
 
     def _take_in(self, payload: bytes, segment: str, followed: bool) -> None:
         try:
-            rows = rows_of(payload)
-        except ValueError:  # the committer refuses and keeps it, and says so
+            self._take_rows(rows_of(payload), segment, followed)
+        except (AttributeError, KeyError, TypeError, ValueError):  # the committer refuses and keeps it, and says so
             return
+
+    def _take_rows(self, rows: Mapping[str, list[Row]], segment: str, followed: bool) -> None:
         for request in rows.get("requests", ()):
             known = self._entry(request["request_id"], segment)
             known.user_id, known.answered_at = request["user_id"], request["timestamp"]

@@ -153,6 +153,7 @@ class ScoredCosine:
         _find(
             ids,
             scores,
+            np.argsort(users, kind="stable"),  # so that what is known of a user is read from the cache
             users,
             shown,
             rewards,
@@ -174,6 +175,7 @@ class ScoredCosine:
 def _find(
     ids: Integers,
     scores: Floats,
+    order: Integers,
     users: Integers,
     shown: Integers,
     rewards: Floats,
@@ -197,7 +199,7 @@ def _find(
     found, touched, touched_in = np.empty(n_items), np.empty(n_items, np.int64), np.full(n_items, -1)
     best, place = np.empty((n_categories, k)), np.empty((n_categories, k), np.int64)
     kept = np.empty(n_categories, np.int64)
-    for row in range(len(users)):
+    for row in order:
         user, n_touched = users[row], 0
         for step in range(shown.shape[1]):
             item = shown[row, step]

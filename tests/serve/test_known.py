@@ -11,8 +11,9 @@ from rec.errors import DataError
 from serve.committer import Committer
 from serve.event_log import Accepted, NotShownError, UnknownRequestError
 from serve.known import KEPT_S, MISSED_S, STALE_S, KnownRequests
-from serve.spool import segments
-from tests.serve.logs import answer, committer, event, open_log
+from serve.logged import answer_record
+from serve.spool import SpoolWriter, segments
+from tests.serve.logs import answer, column, committer, event, open_log
 
 TIMEOUT_S = 60.0
 
@@ -42,6 +43,17 @@ def test_who_took_no_feedback_for_long_knows_what_it_has_answered(tmp_path: Path
             sleep(0.01)
     assert log.accept([event("r1", "e1")]) == Accepted(1, 0)
     log.close()
+
+
+@pytest.mark.parametrize("record", [b'{"requests": [{}], "impressions": []}', b'{"feedback": [1]}', b"[]", b"no JSON"])
+def test_a_record_of_another_kind_hides_no_other(tmp_path: Path, events: EventTables, record: bytes):
+    spool = SpoolWriter(tmp_path / "spool")
+    spool.append(record)
+    spool.append(answer_record(*answer("r1")))
+    spool.close()
+    assert list(KnownRequests(tmp_path / "spool", events).find(["r1"])) == ["r1"]
+    committer(tmp_path).commit()
+    assert column(events, "requests", "request_id") == ["r1"]
 
 
 def test_a_spool_that_could_not_be_read_to_its_end_was_not_followed(
