@@ -222,7 +222,7 @@ class KnownRequests:
         except (AttributeError, KeyError, TypeError, ValueError):  # the committer refuses and keeps it, and says so
             return
 
-    def _take_rows(self, rows: Mapping[str, list[Row]], segment: str, followed: bool) -> None:
+    def _take_rows(self, rows: Mapping[str, Sequence[Row]], segment: str, followed: bool) -> None:
         for request in rows.get("requests", ()):
             known = self._entry(request["request_id"], segment)
             known.user_id, known.answered_at = request["user_id"], request["timestamp"]
