@@ -134,10 +134,6 @@ def _default(field: FieldInfo) -> str | None:
     )
 
 
-def _changed(part: Config) -> dict[str, Any]:
-    return part.model_dump(mode="json", exclude_defaults=True)
-
-
 def _bases(kind: type[Config]) -> list[type[Config]]:
     """A config and those it extends."""
     return [base for base in kind.__mro__ if issubclass(base, Config) and base is not Config]

@@ -1,10 +1,13 @@
 """What the replays of the gate count, and that their truth is the world's."""
 
+import json
+
 import numpy as np
 import pytest
 
 from benchmarks.quality import gate_replays
-from benchmarks.quality.gate_replays import rate, rates, true_value
+from benchmarks.quality.gate_replays import held_by_replay, rate, rates, summarised, true_value
+from benchmarks.results import FOLDER
 from rl.config import InstaTokConfig
 from rl.instatok import REWARDS, InstaTok
 from rl.instatok.world import CATEGORIES
@@ -19,6 +22,19 @@ def test_rates_are_of_the_good_the_poisoned_and_of_intervals() -> None:
     assert (poisoned["n"], poisoned["mean"], poisoned["reached"]) == (2, 0.0, True)
     assert (no_better["n"], no_better["mean"]) == (3, pytest.approx(1 / 3))
     assert (held["n"], held["mean"]) == (5, 1.0)
+
+
+def test_the_stored_summary_is_that_of_the_stored_rows() -> None:
+    stored = json.loads((FOLDER / "gate_replays.json").read_text(encoding="utf-8"))
+    assert stored["summary"] == summarised(stored["rows"])
+
+
+def test_challengers_that_share_a_log_are_not_as_many_as_they_look() -> None:
+    # Ten replays, in one of which all four intervals miss: a share of .9 of ten, not of forty.
+    rows = [{"model": "m", "seed": seed, "metrics": {"held": float(seed > 0)}} for seed in range(10) for _ in range(4)]
+    found = held_by_replay(rows)
+    assert (found["n"], found["mean"], found["reached"]) == (10, pytest.approx(0.9), True)
+    assert found["std_error"] == pytest.approx((0.9 * 0.1 / 9) ** 0.5)
 
 
 def test_the_interval_of_a_rate_is_exact() -> None:
