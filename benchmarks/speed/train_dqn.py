@@ -10,8 +10,9 @@ Both train the same network in the same environment, 128 sessions side by side, 
 played (or it ends with an error), from uniform replay: one thread, no double Q-learning, as the peer has none, Huber
 loss, the same schedules of learning rate and exploration, batches and soft target updates. After every 5,000 steps the
 greedy policy is judged in the same 2,000 sessions, which no training has; judging is not timed, nor is making the
-environment. `until_s` is the processor time of the first report that earns 90% of what the best policy over the same
-candidates does, `step_s` that of a step over the whole training, updates included.
+environment. `until_s` is the processor time of the first report from which on all earn 90% of what the best policy over
+the same candidates does, `step_s` that of a step over the whole training, updates included. (One report above that is
+luck: after 5,000 steps, nearly all of them random, a policy may have it, and lose it with the next.)
 
 What differs: the peer starts a session in the same step in which the one before ended, lets all sessions explore in the
 same steps, and its updates are its own; ours are RLlib's learner behind `rl.dqn`, in one process with the environment.
@@ -150,9 +151,13 @@ def require_as_many_updates(runs: Mapping[str, Run], training: DQNTrainConfig) -
 
 
 def told(run: Run, wanted: float) -> dict[str, Any]:
-    """When a curve first came to what is wanted, None where it never did, and the time of a step."""
+    """When a curve came to what is wanted for good, None where it never did, and the time of a step."""
     curve = run["curve"]
-    reached = next((row for row in curve if row["reward"] >= wanted), None)
+    reached = None
+    for row in reversed(curve):
+        if row["reward"] < wanted:
+            break
+        reached = row
     return {
         "until_s": reached and reached["seconds"],
         "until_steps": reached and reached["steps"],
