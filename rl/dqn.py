@@ -95,7 +95,7 @@ class SessionDQN(DQN):
 
     Learners, target networks, metrics and checkpoints are RLlib's. A step plays `rollout_fragment_length` steps of all
     sessions and then learns until `training_intensity` times as many have been drawn as were played. `n_updates` counts
-    batches learnt since the algorithm was made; the learner's metrics are those of a step's last one.
+    batches learnt since the algorithm was made; the learner's metrics are means, and sums, of all batches of a report.
     """
 
     def setup(self, config: Any) -> None:
@@ -140,11 +140,12 @@ class SessionDQN(DQN):
             self._owed -= n
             self.n_updates += 1
             steps, rows, weights = self.replay.sample(n, beta=asked.replay_buffer_config["beta"])
-            learnt = learners.update(
+            answers = learners.update(
                 batch=batch_of(steps, weights), timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime}
             )
-            errors = [result[DEFAULT_MODULE_ID].pop(TD_ERROR_KEY).peek() for result in learnt]
+            errors = [result[DEFAULT_MODULE_ID].pop(TD_ERROR_KEY).peek() for result in answers]
             self.replay.update(rows, np.concatenate([np.concatenate(each) for each in errors]))
+            learnt += answers
         if learnt:
             self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
             runners.sync_weights(

@@ -79,6 +79,20 @@ def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_what_is_reported_of_learning_is_of_all_updates():
+    from rl.dqn import dqn_config
+
+    algorithm: Any = dqn_config(Marshmallow, INPUTS, CONFIG).build_algo()
+    try:
+        learnt = algorithm.train()["learners"]["default_policy"]
+    finally:
+        algorithm.stop()
+    assert algorithm.n_updates > 1
+    assert learnt["num_module_steps_trained_lifetime"] == algorithm.n_updates * CONFIG.batch_size
+    assert learnt["qf_min"] <= learnt["qf_mean"] <= learnt["qf_max"]
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_the_learning_rate_falls_to_the_share_that_was_asked_for():
     """What the optimizer goes by at the start, halfway, and at the end."""
     from rl.dqn import dqn_config
