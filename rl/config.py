@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from rec.config import CandidateQConfig, Config, Seed, WeightedScoreConfig
 from rec.config.drr import DRRNetworkConfig
 
+SimulatorFamily = Literal["factorisation", "neighbors"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -150,7 +151,7 @@ class RatingEnvConfig(Config):
 
 
 class DRRTrainConfig(Config):
-    """How DRR is trained; the defaults follow the paper, whose actor reads vectors of matrix factorisation.
+    """How DRR is trained; the defaults are the paper's method with fewer updates, docs/agents.md lists what differs.
 
     Attributes:
         network: actor, critic and state.
@@ -167,7 +168,8 @@ class DRRTrainConfig(Config):
         priority_exponent: of |TD error|, alpha; 0 draws uniformly. weight_exponent: beta, of the correction for it.
         warmup_steps: played before the first update.
         sessions: side by side.
-        training_intensity: steps drawn from the replay for each step played.
+        training_intensity: steps drawn from the replay for each step played; `batch_size` makes it the paper's update
+            after every step.
         total_steps: of sessions, played in all.
         steps_per_report: steps played for each row of the learning curve.
         seed: of weights, sessions, exploration and replay.

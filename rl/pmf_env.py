@@ -6,7 +6,7 @@
 Source: Liu et al. (2018), arXiv:1810.12027, sections 4.2 and 5.3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, final
 
 import numpy as np
@@ -125,6 +125,13 @@ class RatingWorld:
             rated=pairs[order],
             ratings=later.rating[order].astype(np.float64),
         )
+
+    def simulated_by(self, model: RatingModel, noise: float) -> Self:
+        """Another simulator of the same users, histories and known ratings, to see what survives a change of it.
+
+        Args: model: predicts what is not known, in the place of this world's. noise: of its predictions, in stars.
+        """
+        return replace(self, model=model, config=self.config.model_copy(update={"noise": noise}))
 
     def available(self, users: Integers) -> NDArray[np.bool_]:
         """Which items may be recommended to each of these users at first, (S, N) and new."""

@@ -5,16 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from rec.config import Config, DataConfig, Fraction, Seed
 from rec.errors import ConfigError
-from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig
+from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig, RatingNeighborsConfig, SimulatorFamily
 from rl.run_cli import RunOptions, start_run
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rec.data.dataset import Interactions
     from rec.data.splits import Split
     from rl.pmf import MatrixFactorisation
+    from rl.pmf_env import RatingWorld
+    from rl.rating_evaluation import Scorer
 
 
 class RatingSessions(Config):
@@ -47,6 +53,10 @@ class EvaluateDRROptions(Config):
     that name in the agent's run, the first `learning_sessions` of these are played again by networks that learn within
     each session and start from the trained ones in the next, as in the paper. A checkpoint holds pickles: name one of
     your own runs only.
+
+    With `families` or `noises` every policy plays the same `sessions` in other simulators, too: one for each of these
+    families (factorisation, where none is named) and levels of noise in stars (that of `ratings.env`). `neighbors` says
+    how the second family is fitted.
     """
 
     agent: str
@@ -54,6 +64,9 @@ class EvaluateDRROptions(Config):
     learning_sessions: PositiveInt = 500
     ratings: RatingSessions = RatingSessions()
     sessions: PositiveInt = 2000
+    families: tuple[SimulatorFamily, ...] = ()
+    noises: tuple[NonNegativeFloat, ...] = ()
+    neighbors: RatingNeighborsConfig = RatingNeighborsConfig()
     seed: Seed = 0
 
 
@@ -130,14 +143,63 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
         }
         print(f"agent, learning in each session  online_reward {format_estimate(learning['online_reward'])}")
         print(f"  above the agent as trained     {format_difference(learning['above_agent'])}")
+    simulated = _simulated(options, split.train, online, policies, played_by)
+    for told in simulated:
+        print(f"in the simulator {told['family']}, noise of {told['noise']:g} stars, a step:")
+        for name, estimate in told["models"].items():
+            print(f"  {name:<22}{format_estimate(estimate)}")
+        for pair in told["paired"]:
+            print(f"  agent - {pair['b']:<22}{format_difference(pair)}")
     return {
         "agent": {"file": options.agent, "kind": agent.kind},
         "sessions": {"offline": len(offline.users), "online": options.sessions, "seed": options.seed},
         "models": models,
         "paired": paired,
         "learning_in_session": learning,
+        "simulators": simulated,
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def _simulated(
+    options: EvaluateDRROptions,
+    known: "Interactions",
+    online: "RatingWorld",
+    policies: "Mapping[str, Scorer]",
+    users: "NDArray[np.int64]",
+) -> list[dict[str, Any]]:
+    """What every policy earns a step in each simulator that is asked for, and the agent's difference to the others.
+
+    Where there is the family of neighbours, its own ranking is one more policy.
+    """
+    from rec.metrics import mean_over_users, paired_difference
+    from rl.pmf import RatingModel
+    from rl.rating_evaluation import by_model, play
+    from rl.rating_neighbors import RatingNeighbors
+
+    if not (options.families or options.noises):
+        return []
+    models: dict[str, RatingModel] = {"factorisation": online.model}
+    if "neighbors" in options.families:
+        models["neighbors"] = RatingNeighbors.fit(known, options.neighbors)
+        policies = {**policies, "neighbors": by_model(models["neighbors"])}
+    found = []
+    for family in options.families or ("factorisation",):
+        for noise in options.noises or (online.config.noise,):
+            world = online.simulated_by(models[family], noise)
+            earned = {name: play(world, each, users, options.seed).reward_per_step for name, each in policies.items()}
+            paired = {
+                name: paired_difference(earned["agent"], values) for name, values in earned.items() if name != "agent"
+            }
+            found.append(
+                {
+                    "family": family,
+                    "noise": noise,
+                    "models": {name: mean_over_users(values).to_json() for name, values in earned.items()},
+                    "paired": [{"a": "agent", "b": name} | each.to_json() for name, each in paired.items()],
+                }
+            )
+    return found
 
 
 def fitted_ratings(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality import drr_movielens
-from benchmarks.quality.drr_movielens import LEARNING, MODEL, ONLINE, POLICIES, Trial, Unfinished, finished, row_of
+from benchmarks.quality.drr_movielens import POLICIES, Trial, Unfinished, finished, paired, row_of, summaries
 from rec.data.dataset import Interactions
+from rl.config import RatingNeighborsConfig
+from rl.rating_neighbors import RatingNeighbors
 
 N_USERS, N_ITEMS = 12, 40
 PROTOCOL = {"steps": 200, "variants": {"paper": {}}}
+MODEL, ONLINE, LEARNING = "matrix factorisation", "online_reward", "online_reward_learning"
 AGENTS = {"DRR-p, user": ("p", "user"), "DRR-ave, logged": ("ave", "logged")}
 
 
@@ -31,6 +33,12 @@ def ratings() -> tuple[Interactions, Interactions]:
     )
     late = np.tile(np.arange(30) >= 20, N_USERS)
     return whole.take(~late), whole.take(late)
+
+
+def trial(known: Interactions, later: Interactions, seed: int, steps: int) -> Trial:
+    """A small one that also plays in the simulator of neighbours."""
+    neighbors = RatingNeighbors.fit(known, RatingNeighborsConfig(n_neighbors=5))
+    return Trial(known, later, seed, lambda: neighbors, [("neighbors", 0.5)], steps)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +59,7 @@ def test_a_run_that_was_cut_off_makes_only_the_rows_that_are_missing(ratings: An
     trials: dict[int, Trial] = {}
 
     def trial_of(seed: int) -> Trial:
-        return trials.setdefault(seed, Trial(known, later, seed, steps=200))
+        return trials.setdefault(seed, trial(known, later, seed, 200))
 
     at_once = finished(Unfinished("whole", PROTOCOL), range(2), POLICIES, {}, trial_of)
     assert [(row["model"], row["seed"]) for row in at_once] == [(name, seed) for name in POLICIES for seed in (0, 1)]
@@ -87,16 +95,16 @@ def test_a_run_that_asked_for_fewer_rows_leaves_those_that_others_kept(tmp_path:
 @pytest.mark.usefixtures("ray_session")
 def test_agents_are_trained_again_to_the_same_rows(ratings: Any, monkeypatch: pytest.MonkeyPatch):
     known, later = ratings
-    monkeypatch.setattr(drr_movielens, "N_ONLINE", 20)
-    monkeypatch.setattr(drr_movielens, "N_LEARNING", 3)
+    module = Trial.__init__.__globals__
+    monkeypatch.setitem(module, "N_ONLINE", 20)
+    monkeypatch.setitem(module, "N_LEARNING", 3)
     first, second = (
-        finished(
-            Unfinished(name, PROTOCOL), range(1), [MODEL], AGENTS, lambda seed: Trial(known, later, seed, steps=1200)
-        )
+        finished(Unfinished(name, PROTOCOL), range(1), [MODEL], AGENTS, lambda seed: trial(known, later, seed, 1200))
         for name in ("first", "second")
     )
     assert first == second and [row["model"] for row in first] == [MODEL, *AGENTS]
-    assert all(LEARNING in row["metrics"] for row in first[1:])
+    assert all({LEARNING, f"{ONLINE} in neighbors, noise 0.5"} <= row["metrics"].keys() for row in first[1:])
+    assert all("learning_above_as_trained" in row for row in first[1:])
 
 
 @pytest.mark.parametrize(
@@ -129,4 +137,19 @@ def test_a_row_has_means_and_differences_and_learning_is_compared_with_the_same_
     assert row["metrics"] == pytest.approx({"ndcg@10": 0.625, ONLINE: 0.6, LEARNING: 0.25})
     above = {name: told["difference"] for name, told in row["above_matrix_factorisation"].items()}
     assert above == pytest.approx({"ndcg@10": 0.25, ONLINE: 0.1, LEARNING: -0.5})
-    assert drr_movielens.summaries("a", [row])[0]["above_matrix_factorisation"] == pytest.approx(0.25)
+    assert row["learning_above_as_trained"]["difference"] == pytest.approx(-0.5)
+
+
+def test_agents_are_compared_seed_by_seed_with_those_who_have_all_of_their_seeds():
+    """Differences of .2 and .4 have a mean of .3 and a standard error of .1, of which it is three times above 0."""
+
+    def row(model: str, seed: int, value: float) -> dict[str, Any]:
+        return {"model": model, "seed": seed, "metrics": {"ndcg@10": value}}
+
+    agent = [row("DRR-p, user", 0, 0.9), row("DRR-p, user", 1, 0.95)]
+    others = [row(MODEL, 0, 0.7), row(MODEL, 1, 0.55), row("popularity", 0, 0.5)]
+    (line,) = paired([*others, *agent])
+    assert (line["a"], line["b"], line["n"], line["above"]) == ("DRR-p, user", MODEL, 2, True)
+    assert [line["difference"], line["std_error"], *line["by_seed"]] == pytest.approx([0.3, 0.1, 0.2, 0.4])
+    reached = {line["model"]: line["reached"] for line in summaries([*others, *agent])}
+    assert reached == {"DRR-p, user": True, MODEL: None, "popularity": None}

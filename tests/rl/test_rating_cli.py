@@ -55,6 +55,32 @@ def test_an_evaluation_pairs_the_agent_with_every_other_policy(ratings, tmp_path
     assert "agent - oracle" in capsys.readouterr().out
 
 
+def test_every_policy_plays_the_same_sessions_in_each_simulator_that_is_asked_for(ratings, tmp_path, capsys):
+    options = EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings, sessions=30)
+    assert evaluate_drr(options)["simulators"] == []
+    changes = {"families": ("factorisation", "neighbors"), "noises": (0.0, 1.0)}
+    told = evaluate_drr(options.model_copy(update=changes))
+    places = [(each["family"], each["noise"]) for each in told["simulators"]]
+    assert places == [(family, noise) for family in changes["families"] for noise in changes["noises"]]
+    for each in told["simulators"]:
+        assert set(each["models"]) == {*told["models"], "neighbors"}
+        assert {pair["b"] for pair in each["paired"]} == set(each["models"]) - {"agent"}
+    as_learnt, noisy, others, _ = (each["models"] for each in told["simulators"])
+    assert as_learnt["agent"] == told["models"]["agent"]["online_reward"]
+    assert as_learnt["agent"] != noisy["agent"] and as_learnt["agent"] != others["agent"]
+    for found in (as_learnt, others):
+        assert max(each["value"] for each in found.values()) == pytest.approx(found["oracle"]["value"])
+    assert others["neighbors"]["value"] > others["matrix factorisation"]["value"]
+    assert "in the simulator neighbors, noise of 1 stars" in capsys.readouterr().out
+
+
+def test_noise_alone_keeps_the_family(ratings, tmp_path):
+    told = evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings, sessions=5, noises=(0.5,)))
+    (simulator,) = told["simulators"]
+    assert (simulator["family"], simulator["noise"]) == ("factorisation", 0.5)
+    assert "neighbors" not in simulator["models"]
+
+
 def test_an_agent_of_other_ratings_is_refused(ratings, tmp_path):
     file = agent_file(tmp_path, n_users=N_USERS + 1)
     with pytest.raises(ConfigError, match=f"trained on {N_USERS + 1} users"):
