@@ -46,6 +46,7 @@ class BundleDetails(Config):
         git_sha: commit of the code, `-dirty` appended when it was changed; None outside a checkout.
         parent: the version that training went on from; None where it began anew.
         trained_from_ms, trained_until_ms: what it learned from; of a model with a parent what was new.
+        warnings: what makes the training doubtful.
     """
 
     config: dict[str, JsonValue]
@@ -57,6 +58,7 @@ class BundleDetails(Config):
     parent: str | None = None
     trained_from_ms: int | None = None
     trained_until_ms: int | None = None
+    warnings: list[str] = Field(default_factory=list)
 
 
 class FileDigest(Config):

@@ -124,6 +124,7 @@ def train(
             parent=config.incremental.parent,
             trained_from_ms=from_ms,
             trained_until_ms=starts[-1],
+            warnings=runs.doubts,
         ),
     )
     if sums.by_name:

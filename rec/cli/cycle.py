@@ -64,6 +64,8 @@ def _told(journal: "Journal") -> Answer:
     print(f"cycle {journal.cycle}: {journal.status}; champion {champion}, challenger {challenger or 'none'}")
     for reason in why:
         print(f"  {reason}")
+    if before := steps["read"].get("judged_before"):
+        print(f"  some of these requests judged {before} challengers before; see docs/cycle.md")
     for name, estimate in steps.get("estimate", {}).get("comparison", {}).items():
         around = estimate["interval"]
         interval = "" if around is None else f" [{around['low']:+.4f}, {around['high']:+.4f}]"

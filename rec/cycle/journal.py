@@ -25,6 +25,7 @@ class Journal:
         config: it goes on with this, whatever is asked for when it is taken up again.
         status: `open` until it ended. A cycle that was killed is open; one that raised has `failed`.
         steps: what each finished step found, by name, in order.
+        begun: the step that was begun last.
         error: of the step that raised.
     """
 
@@ -32,6 +33,7 @@ class Journal:
     config: CycleConfig
     status: Status = "open"
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    begun: str | None = None
     error: str | None = None
 
     @classmethod
@@ -41,8 +43,16 @@ class Journal:
         now_ms = int(now.timestamp() * 1000) if config.now_ms is None else config.now_ms
         return cls(f"{now:%Y%m%dT%H%M%S%f}Z", config.model_copy(update={"now_ms": now_ms}))
 
+    def beginning(self, step: str) -> "Journal":
+        """With a step begun."""
+        return replace(self, begun=step)
+
     def done(self, step: str, found: dict[str, Any]) -> "Journal":
-        """With one step more."""
+        """With one step more.
+
+        Raises: ValueError, TypeError: when what it found is no JSON, as what is not a number is none.
+        """
+        json.dumps(found, allow_nan=False)
         return replace(self, steps={**self.steps, step: found})
 
     def ended(self, status: Status, error: str | None = None) -> "Journal":

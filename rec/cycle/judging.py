@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rec.bundle_policy import bundle_policy, logged_cap
 from rec.calibration import calibration
@@ -98,9 +99,12 @@ def judged(
     told = [str(warning.message) for warning in caught if issubclass(warning.category, OverlapWarning)]
     timed = latency_ms((challenger, champion), log)
     k = log.slate.shape[1]
+    errors = calibration_errors((challenger, champion), rounds)
     one_health, other_health = (
-        Health(coverage(policy, k, recommender.n_items), milliseconds, calibration_error(recommender, rounds))
-        for policy, recommender, milliseconds in zip((ours, theirs), (challenger, champion), timed, strict=True)
+        Health(coverage(policy, k, recommender.n_items), milliseconds, error)
+        for policy, recommender, milliseconds, error in zip(
+            (ours, theirs), (challenger, champion), timed, errors, strict=True
+        )
     )
     own = np.asarray(log.policy_version == champion.version)
     again = np.all(np.abs(other.weights - 1) <= _TOLERANCE, axis=1)
@@ -143,25 +147,38 @@ def latency_ms(recommenders: Sequence[Recommender], log: SlateLog) -> list[float
     return (1000 * np.median(seconds, axis=0)).tolist()
 
 
-def calibration_error(recommender: Recommender, rounds: Rounds) -> float | None:
-    """Expected calibration error of the ranker's probabilities of the first task, on impressions.
+def calibration_errors(recommenders: Sequence[Recommender], rounds: Rounds) -> list[float | None]:
+    """Expected calibration error of each ranker's probabilities of its first task, on the same impressions.
 
-    Those that were not answered count as what did not happen, as they do where the ranker learns.
+    These are of users and items that all of them know. Those that were not answered count as what did not happen, as
+    they do where the rankers learn.
 
-    Returns: None where the ranker predicts none, or the bundle knows nobody and nothing of what was shown.
+    Returns: None where a ranker predicts none, and everywhere where there is no such impression.
     """
-    model = recommender.ranker.model
-    if not isinstance(model, ProbabilityModel) or rounds.action is None:
-        return None
-    snapshot = recommender.snapshot
-    items = snapshot.item_positions(rounds.item_id.tolist())
-    known = np.flatnonzero((items >= 0) & (snapshot.user_positions(rounds.user_id.tolist()) >= 0))
-    if not len(known):
-        return None
+    known = np.flatnonzero(np.all([_knows(recommender, rounds) for recommender in recommenders], axis=0))
+    if rounds.action is None or not len(known):
+        return [None] * len(recommenders)
     rows = known[np.linspace(0, len(known) - 1, min(len(known), CALIBRATED)).astype(np.int64)]
-    items = items[rows, None]
-    states = recommender.hydrate([str(user_id) for user_id in rounds.user_id[rows]])
+    users, shown, actions = rounds.user_id[rows].astype(str), rounds.item_id[rows], rounds.action[rows].astype(str)
+    return [_calibration_error(recommender, users.tolist(), shown.tolist(), actions) for recommender in recommenders]
+
+
+def _knows(recommender: Recommender, rounds: Rounds) -> NDArray[np.bool_]:
+    """Of which impressions a bundle knows user and item, (R,)."""
+    snapshot = recommender.snapshot
+    users, items = rounds.user_id.tolist(), rounds.item_id.tolist()
+    return (snapshot.item_positions(items) >= 0) & (snapshot.user_positions(users) >= 0)
+
+
+def _calibration_error(
+    recommender: Recommender, users: list[str], shown: list[str], actions: NDArray[np.str_]
+) -> float | None:
+    model = recommender.ranker.model
+    if not isinstance(model, ProbabilityModel):
+        return None
+    items = recommender.snapshot.item_positions(shown)[:, None]
+    states = recommender.hydrate(users)
     matrix = recommender.ranker.features.matrix(states, items, recommender.source.scores(states, items))
     task = recommender.config.ranker.tasks[0].resolved(recommender.config.data)
-    happened = np.isin(rounds.action[rows].astype(str), list(task.actions or ()))
+    happened = np.isin(actions, list(task.actions or ()))
     return calibration(model.probabilities(matrix), happened).expected_error

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from rec.cycle.journal import Journal
+from rec.cycle.run import reasons
 from rec.gate import Comparison
 from rec.metrics import format_estimate
 from rec.ope import Estimate
@@ -44,11 +45,12 @@ def _outcome(journal: Journal) -> str:
     champion, challenger = journal.steps["read"]["champion"], journal.steps["train"]["challenger"]
     if journal.steps["promote"]["promoted"]:
         return f"Promoted {challenger}; until now {champion} served."
-    return f"{champion} goes on serving. {challenger} was not promoted: " + "; ".join(journal.steps["gate"]["reasons"])
+    return f"{champion} goes on serving. {challenger} was not promoted: " + "; ".join(reasons(journal))
 
 
 def _tables(journal: Journal) -> list[_Table]:
     read, found, verdict = (journal.steps[name] for name in ("read", "estimate", "gate"))
+    before = read["versions_before"] or {}
     checks = [
         (check["name"], _number(check["found"]), f"{check['relation']} {check['required']:.4g}", _mark(check["passed"]))
         for check in verdict["checks"]
@@ -62,7 +64,8 @@ def _tables(journal: Journal) -> list[_Table]:
         ("the champion knows what was before", _time(read["champion_knows_until_ms"])),
         ("held out from", _time(read["since_ms"])),
         ("held out until", _time(read["until_ms"])),
-        *((f"version of {table}", str(version)) for table, version in read["versions"].items()),
+        ("judged before by some of these requests, challengers", str(read["judged_before"])),
+        *((f"version of {table}", _since(version, before.get(table))) for table, version in read["versions"].items()),
     ]
     tables.append(_Table("Log", ("", ""), period))
     if warnings := journal.steps["train"].get("warnings"):
@@ -113,6 +116,10 @@ def _number(value: float | None) -> str:
 
 def _mark(passed: bool) -> str:
     return "holds" if passed else "fails"
+
+
+def _since(version: int | None, before: int | None) -> str:
+    return str(version) if before is None else f"{version}, in the cycle before {before}"
 
 
 def _time(at_ms: int) -> str:

@@ -21,12 +21,14 @@ WAITING: Final = "waiting"
 class Cycle:
     """What a step reads.
 
-    Attributes: location: of the home, as given. home: the same, opened. journal: what came before.
+    Attributes: location: of the home, as given. home: the same, opened. journal: what came before. again: whether a
+        process that was killed had begun this step.
     """
 
     location: str
     home: Home
     journal: Journal
+    again: bool = False
 
     @property
     def config(self) -> CycleConfig:
@@ -66,14 +68,18 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
             if name in journal.steps:
                 continue
             lease.hold()
+            again = journal.begun == name
+            journal = journal.beginning(name)
+            journal.write(home)
             started = time.perf_counter()
             try:
-                found = step(Cycle(location, home, journal))
+                found = step(Cycle(location, home, journal, again))
+                after = journal.done(name, {**found, "seconds": round(time.perf_counter() - started, 2)})
             except Exception as error:
                 journal.ended("failed", f"{name}: {error}").write(home)
                 raise
             lease.hold()
-            journal = journal.done(name, {**found, "seconds": round(time.perf_counter() - started, 2)})
+            journal = after
             journal.write(home)
         journal = journal.ended(_status(journal))
         journal.write(home)
@@ -93,9 +99,9 @@ def run_every(seconds: float, cycle: Callable[[], object], *, sleep: Callable[[f
 
 
 def reasons(journal: Journal) -> list[str]:
-    """What there is to wait for, or what the gate found not to hold."""
+    """What there is to wait for, what the gate found not to hold, or why what it let pass was not promoted."""
     waiting = [found[WAITING] for found in journal.steps.values() if WAITING in found]
-    return [*waiting, *journal.steps.get("gate", {}).get("reasons", [])]
+    return [*waiting, *(why for step in ("gate", "promote") for why in journal.steps.get(step, {}).get("reasons", []))]
 
 
 def _status(journal: Journal) -> Status:

@@ -3,21 +3,22 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from rec.bundle import Manifest
 from rec.config import CycleConfig, SplitConfig, TrainConfig
-from rec.cycle.journal import CYCLES, read_journal
+from rec.cycle.journal import CYCLES, Journal, read_journal
 from rec.cycle.judging import judged
 from rec.cycle.report import write_cycle_report
 from rec.cycle.run import WAITING, Cycle, Step
 from rec.data.events import EventTables
-from rec.data.source import read_dataset
-from rec.errors import BundleError, ConfigError, DataError, SupportError
+from rec.data.logged import read_logged
+from rec.errors import ConfigError, DataError, SupportError
 from rec.features.as_of import DAY_MS
 from rec.gate import Comparison, Health, Verdict, decide, guard, judge
 from rec.parent import came_back
 from rec.pipeline import train
 from rec.preparation import NothingNewError
 from rec.recommender import Recommender
-from rec.registry import CURRENT, Registry
+from rec.registry import Registry
 from rec.runs import has_run
 from rec.storage import Home
 
@@ -49,10 +50,12 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
     times = events.read("requests", version=versions["requests"], columns=["timestamp"])["timestamp"].to_numpy()
     n_new = int(((times >= knows_ms) & (times < since_ms)).sum())
     n_held_out = int(((times >= since_ms) & (times <= until_ms)).sum())
+    earlier = _earlier(home, cycle.journal.cycle)
     found = {
         "champion": champion.version,
         "versions": versions,
-        "versions_before": _versions_before(home, cycle.journal.cycle),
+        "versions_before": earlier[-1].steps["read"]["versions"] if earlier else None,
+        "judged_before": sum(_judged_by(journal, since_ms) for journal in earlier),
         "champion_knows_until_ms": knows_ms,
         "since_ms": since_ms,
         "until_ms": until_ms,
@@ -83,8 +86,13 @@ def train_challenger(cycle: Cycle) -> dict[str, Any]:
     )
     published = _published(registry, config)
     if published is not None:
-        return {"challenger": published, "run": None}
-    dataset = read_dataset(config.data.model_copy(update={"path": cycle.location}))
+        return {
+            "challenger": published.version,
+            "run": None,
+            "valid": published.metrics,
+            "warnings": published.warnings,
+        }
+    dataset = read_logged(config.data.model_copy(update={"path": cycle.location}), versions=read["versions"])
     # Of the same cycle and the same data it is the same run, which a restart goes on with.
     name = f"{cycle.journal.cycle}-{dataset.sha256[:8]}"
     resume = name if has_run(cycle.home, name) else None
@@ -153,20 +161,22 @@ def gate(cycle: Cycle) -> dict[str, Any]:
 def promote(cycle: Cycle) -> dict[str, Any]:
     """Lets the challenger serve where the gate says so, unless another than the champion serves by now.
 
+    A cycle that was killed at this may have promoted. Where the champion serves when it goes on, somebody may have
+    rolled back meanwhile, which is not undone.
+
     Raises: BundleError: when somebody promoted another meanwhile.
     """
     champion, challenger = cycle.found("read")["champion"], cycle.found("train")["challenger"]
     if not cycle.found("gate")["promote"]:
         return {"promoted": False, "current": champion}
     registry = Registry(cycle.home)
-    current = registry.current()
-    if current not in (champion, challenger):
-        raise BundleError(
-            f"{challenger} was judged beside {champion}, and meanwhile {current} was promoted: the next cycle judges "
-            "beside that",
-            file=cycle.home.show(CURRENT),
+    if cycle.again and registry.current() == champion:
+        why = (
+            f"the cycle was killed while it promoted {challenger}, and {champion} serves, to which somebody may have "
+            f"gone back: tandem models promote {challenger} lets it serve"
         )
-    registry.promote(challenger)
+        return {"promoted": False, "current": champion, "reasons": [why]}
+    registry.promote(challenger, instead_of=champion)
     return {"promoted": True, "current": challenger}
 
 
@@ -185,19 +195,23 @@ STEPS: Final[dict[str, Step]] = {
 }
 
 
-def _versions_before(home: Home, cycle: str) -> dict[str, int | None] | None:
-    """Which versions of the tables the cycle before read, None where there was none."""
-    earlier = [read_journal(home, name) for name in home.children(CYCLES) if name < cycle]
-    read = [journal.steps["read"] for journal in earlier if journal is not None and "read" in journal.steps]
-    return read[-1]["versions"] if read else None
+def _earlier(home: Home, cycle: str) -> list[Journal]:
+    """The cycles before this one that read the log."""
+    journals = (read_journal(home, name) for name in home.children(CYCLES) if name < cycle)
+    return [journal for journal in journals if journal is not None and "read" in journal.steps]
 
 
-def _published(registry: Registry, config: TrainConfig) -> str | None:
-    """The version of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
+def _judged_by(journal: Journal, since_ms: int) -> bool:
+    """Whether a cycle estimated something by requests of this time or later."""
+    return "comparison" in journal.steps.get("estimate", {}) and journal.steps["read"]["until_ms"] >= since_ms
+
+
+def _published(registry: Registry, config: TrainConfig) -> Manifest | None:
+    """The model of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
     wanted = config.model_dump(mode="json")
     champion = config.incremental.parent or config.incremental.catalogue or ""
-    later = [version for version in registry.versions() if version > champion]
-    return next((version for version in later if registry.show(version).config == wanted), None)
+    later = (registry.show(version) for version in registry.versions() if version > champion)
+    return next((manifest for manifest in later if manifest.config == wanted), None)
 
 
 def _day(at_ms: int) -> str:

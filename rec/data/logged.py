@@ -32,13 +32,14 @@ NO_FEEDBACK: Final = "no_feedback"
 EARLIER: Final = "interactions.parquet"
 
 
-def read_logged(config: DataConfig) -> Dataset:
+def read_logged(config: DataConfig, *, versions: Mapping[str, int | None] | None = None) -> Dataset:
     """The data set of a log: its rounds, and as interactions the latest feedback on each impression.
 
     An impression that got none in time is an interaction of action `no_feedback`, at the time when that was clear.
     What people did before the service logged are interactions at no position (-1).
     What was logged after `config.now_ms` does not count, so the data of a time are the same whenever they are read.
 
+    Args: versions: of the tables, as `EventTables.versions` has them; by default those that there are now.
     Raises: DataError: naming table, row and column; also for a log without an impression that is old enough, and for
         earlier interactions that are ratings.
         ConfigError: for a `now_ms` in another unit, and where rewards are not given and no positive action occurs.
@@ -47,7 +48,7 @@ def read_logged(config: DataConfig) -> Dataset:
     home = Home(config.path)
     now_ms = int(time.time() * 1000) if config.now_ms is None else config.now_ms
     events = EventTables(home)
-    versions = events.versions()
+    versions = events.versions() if versions is None else versions
     requests, impressions, feedback = (
         events.read(table, version=versions[table]) for table in ("requests", "impressions", "feedback")
     )

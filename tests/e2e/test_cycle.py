@@ -10,11 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import rec.cycle.steps
 from rec.cycle.run import WAITING, Cycle
 from rec.cycle.steps import STEPS
 from rec.data.events import open_events
 from rec.data.tabular import write_side_tables
+from rec.pipeline import train
 from rec.recommender import Recommender
+from rec.registry import Registry
+from rec.storage import Home
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok, Sessions
 from rl.instatok.slate_log import Candidates, log_slates
@@ -115,6 +119,8 @@ def test_a_cycle_reads_trains_judges_and_decides(tandem: Any, home: str, monkeyp
     assert list(steps) == list(STEPS)
     assert steps["read"]["champion"] == champion and steps["read"]["versions"]["requests"] == 3
     assert Recommender.load(home, found["challenger"]).snapshot.at_ms <= steps["read"]["since_ms"]
+    read = {f"events/{table}": str(version) for table, version in steps["read"]["versions"].items()}
+    assert Registry(Home(home)).show(found["challenger"]).tables.items() >= read.items()
     assert steps["estimate"]["n_requests"] == pytest.approx(3000, abs=60)
     assert steps["estimate"]["reproduced"] == 1
     promoted = found["status"] == "promoted"
@@ -146,8 +152,13 @@ def test_a_given_challenger_that_the_log_does_not_vouch_for_is_not_promoted(tand
 
 
 @pytest.mark.slow
-def test_what_is_withdrawn_from_the_champion_does_not_come_back(tandem: Any, home: str) -> None:
-    """Neither by a challenger that is trained anew, nor by one that was published before."""
+def test_what_is_withdrawn_from_the_champion_does_not_come_back(
+    tandem: Any, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a challenger that is trained anew, nor by one that was published before.
+
+    What makes the training doubtful is told also by a cycle that was killed when the model had been published.
+    """
     before = Recommender.load(home)
     gone = str(before.item_ids[0])
     added = Path(home).parent / "added.csv"
@@ -161,7 +172,19 @@ def test_what_is_withdrawn_from_the_champion_does_not_come_back(tandem: Any, hom
     assert done.returncode == 2 and error["field"] == "challenger"
     assert f"tandem models update --version {before.version} --no-promote --withdraw {gone}" in error["message"]
 
+    class Killed(BaseException):
+        pass
+
+    def killed_once_it_has_published(*args: Any, **options: Any) -> dict[str, Any]:
+        train(*args, **options)
+        raise Killed
+
+    with monkeypatch.context() as cut, pytest.raises(Killed):
+        cut.setattr(rec.cycle.steps, "train", killed_once_it_has_published)
+        cycle(tandem, home, 2, "--anew", "--gate.min-ess", "300")
+    published = Registry(Home(home)).versions()
     found = cycle(tandem, home, 2, "--anew", "--gate.min-ess", "300")
+    assert Registry(Home(home)).versions() == published and found["challenger"] == published[-1]
     challenger = Recommender.load(home, found["challenger"])
     assert challenger.config.incremental.parent is None and challenger.config.incremental.catalogue == champion
     assert challenger.item_ids[challenger.snapshot.withdrawn].tolist() == [gone]

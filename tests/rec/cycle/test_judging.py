@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.config import TrainConfig
-from rec.cycle.judging import calibration_error
+from rec.cycle.judging import calibration_errors
 
 CONFIG = TrainConfig.model_validate({"ranker": {"tasks": [{"name": "watched", "actions": ["watched"]}]}})
 
@@ -19,11 +19,12 @@ class AlwaysHalf:
         return np.full(len(matrix), 0.5)
 
 
-def positions(names: list[str]) -> NDArray[np.int64]:
-    return np.array([-1 if name == "new" else 0 for name in names])
+def recommender(*unknown: str) -> Any:
+    """One that knows all users and items but these."""
 
+    def positions(names: list[str]) -> NDArray[np.int64]:
+        return np.array([-1 if name in unknown else 0 for name in names])
 
-def recommender() -> Any:
     features = SimpleNamespace(matrix=lambda states, items, scores: np.zeros((len(items), 1), np.float32))
     return SimpleNamespace(
         config=CONFIG,
@@ -40,14 +41,25 @@ def rounds(*shown: tuple[str, str, str | None]) -> Any:
     return SimpleNamespace(user_id=user_id, item_id=item_id, action=action)
 
 
+def calibration_error(shown: Any) -> float | None:
+    return calibration_errors([recommender("new")], shown)[0]
+
+
 def test_silence_is_that_the_task_did_not_happen() -> None:
     # Half of what was shown was watched; of what was answered, all.
-    assert calibration_error(recommender(), rounds(("u", "i", "watched"), ("u", "i", None))) == 0
-    assert calibration_error(recommender(), rounds(("u", "i", "watched"), ("u", "i", "skipped"))) == 0
-    assert calibration_error(recommender(), rounds(("u", "i", "watched"), ("u", "i", "watched"))) == 0.5
+    assert calibration_error(rounds(("u", "i", "watched"), ("u", "i", None))) == 0
+    assert calibration_error(rounds(("u", "i", "watched"), ("u", "i", "skipped"))) == 0
+    assert calibration_error(rounds(("u", "i", "watched"), ("u", "i", "watched"))) == 0.5
 
 
 def test_what_a_bundle_does_not_know_says_nothing_of_its_probabilities() -> None:
     known = ("u", "i", "watched")
-    assert calibration_error(recommender(), rounds(known, ("u", "new", None), ("new", "i", None))) == 0.5
-    assert calibration_error(recommender(), rounds(("new", "i", "watched"))) is None
+    assert calibration_error(rounds(known, ("u", "new", None), ("new", "i", None))) == 0.5
+    assert calibration_error(rounds(("new", "i", "watched"))) is None
+
+
+def test_two_bundles_are_held_against_each_other_on_what_both_know() -> None:
+    # Each alone knows three, of which two were watched, and would be off by 1/6; what both know was always watched.
+    shown = rounds(("u", "i", "watched"), ("u", "i", "watched"), ("u", "new", None), ("late", "i", None))
+    assert calibration_errors([recommender("new"), recommender("late")], shown) == [0.5, 0.5]
+    assert calibration_errors([recommender("u"), recommender("late")], shown) == [None, None]

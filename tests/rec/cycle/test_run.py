@@ -1,5 +1,6 @@
 """A cycle ends the same wherever it was killed, and one that failed does not stop the next."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from rec.config import CycleConfig
 from rec.cycle.journal import JOURNAL_FILE, Journal, latest_journal, read_journal
 from rec.cycle.lease import Lease, LeaseError
-from rec.cycle.run import LEASE, Cycle, run_cycle, run_every
+from rec.cycle.run import LEASE, Cycle, Step, run_cycle, run_every
 from rec.errors import DataError
 from rec.storage import Home
 
@@ -89,6 +90,35 @@ def test_a_step_that_raises_ends_its_cycle_and_the_next_begins_anew(tmp_path: Pa
     failed = latest_journal(Home(tmp_path))
     assert failed is not None and (failed.status, failed.error) == ("failed", "train: no log")
     assert found(run_cycle(str(tmp_path), CONFIG, promoting())) == [1, 2, 3]
+
+
+def test_a_step_that_finds_what_is_no_number_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_cycle(str(tmp_path), CONFIG, {**promoting(), "train": lambda cycle: {"n": math.nan}})
+    failed = latest_journal(Home(tmp_path))
+    assert failed is not None and failed.status == "failed" and (failed.error or "").startswith("train: ")
+    assert found(run_cycle(str(tmp_path), CONFIG, promoting())) == [1, 2, 3]
+
+
+def test_a_step_knows_whether_one_that_was_killed_had_begun_it(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def noting(name: str) -> Step:
+        def step(cycle: Cycle) -> dict[str, Any]:
+            again.append((name, cycle.again))
+            if name == "train" and not cycle.again:
+                raise Killed
+            return promoting()[name](cycle)
+
+        return step
+
+    again: list[tuple[str, bool]] = []
+    steps = {name: noting(name) for name in promoting()}
+    with pytest.raises(Killed):
+        run_cycle(str(tmp_path), CONFIG, steps)
+    run_cycle(str(tmp_path), CONFIG, steps)
+    assert again == [("read", False), ("train", False), ("train", True), ("promote", False)]
 
 
 def test_two_do_not_cycle_at_once(tmp_path: Path) -> None:

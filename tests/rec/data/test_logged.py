@@ -117,6 +117,18 @@ def test_the_data_of_a_time_are_the_same_whenever_they_are_read(tmp_path):
     assert read_logged(config.model_copy(update={"now_ms": now_ms + 86_400_000})).sha256 != before.sha256
 
 
+def test_the_data_of_recorded_versions_are_the_same_whatever_has_come_late(tmp_path):
+    world = InstaTok(InstaTokConfig(n_users=20, n_videos=60, seed=0))
+    policy, options = by_category(np.zeros(8), 20), {"n_sessions": 60, "k": 4, "epsilon": 0.1, "temperature": 1.0}
+    events, config = open_events(str(tmp_path)), DataConfig(name="events", path=str(tmp_path))
+    log_slates(world, policy, rng=np.random.default_rng(0), **options).append_to(events)
+    versions, before = events.versions(), read_logged(config)
+    log_slates(world, policy, rng=np.random.default_rng(1), **options).append_to(events)
+    assert read_logged(config).sha256 != before.sha256
+    again = read_logged(config, versions=versions)
+    assert (again.sha256, again.tables) == (before.sha256, before.tables)
+
+
 @pytest.fixture
 def with_earlier(home, tmp_path):
     """The same log in a home that knows what people did in the two months before it."""
