@@ -2,7 +2,7 @@
 
 Run:    TANDEM_DATA=/path/to/data python benchmarks/quality/drr_movielens.py [--seeds 5] [--states p u ave]
                 [--variants paper vector item user logged] [--steps STEPS] [--policies NAMES] [--simulators]
-                [--name drr_movielens] [--again]
+                [--name drr_movielens] [--again [--beside NAME]]
 Data:   $TANDEM_DATA/ml-1m in its original files.
 Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% are the user's session, ties in file
         order, test ratings of items without a training rating left out. Everything, vectors and histories included,
@@ -29,7 +29,8 @@ Beside: `untrained`: the products of the vectors that `user` starts from; `best 
 Expect: one minute a seed for the factorisations and one or two for each agent, on one core; of `paper` a quarter of an
         hour or more. Each row is kept as it comes: the same command, or one for fewer or more rows, goes on at the same
         commit where it was cut off.
-Writes: benchmarks/results/NAME.json (not with --validate); `--again` only summarises the rows that are in it once more.
+Writes: benchmarks/results/NAME.json (not with --validate); `--again` only summarises the rows that are in it once more,
+        `--beside` with the policies of another result, whose factorisations have to be the same.
 """
 
 import argparse
@@ -49,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from quality.drr.table import Row, paired, row_of, show, summaries
 from quality.drr.trial import N_LEARNING, N_ONLINE, TRAIN_FRACTION, Trial
-from quality.drr.variants import LOGGED, POLICIES, SIMULATORS, VARIANTS
+from quality.drr.variants import LOGGED, MODEL, POLICIES, SIMULATORS, VARIANTS
 from results import FOLDER, data_folder, quality_result, write_result
 from unfinished import Unfinished
 
@@ -72,9 +73,14 @@ def main() -> None:
     parser.add_argument("--name", default="drr_movielens")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--beside", metavar="NAME")
     options = parser.parse_args()
     if options.again:
-        stored = json.loads((FOLDER / f"{options.name}.json").read_text(encoding="utf-8"))
+        stored = stored_result(options.name)
+        if options.beside:
+            beside = stored_result(options.beside)
+            stored["rows"] = with_policies_of(beside["rows"], stored["rows"])
+            stored["policies_of"] = {key: beside[key] for key in ("name", "command", "git_sha")}
         tell(stored, stored["rows"])
         write_result(stored)
         return
@@ -117,6 +123,24 @@ def main() -> None:
     if not options.validate:
         write_result(result)
     unfinished.end(rows)
+
+
+def stored_result(name: str) -> dict[str, Any]:
+    """What was measured before."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def with_policies_of(others: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """These rows after the other result's rows of the same seeds, of policies that have none here.
+
+    Ends the benchmark where both do not have the same rows of matrix factorisation: then users, sessions or vectors
+    are not the same.
+    """
+    ours, theirs = ({row["seed"]: row for row in found if row["model"] == MODEL} for found in (rows, others))
+    if not ours or any(theirs.get(seed) != row for seed, row in ours.items()):
+        sys.exit("the two results are not of the same factorisations, users and sessions")
+    missing = set(POLICIES) - {row["model"] for row in rows}
+    return [*(row for row in others if row["model"] in missing and row["seed"] in ours), *rows]
 
 
 def tell(result: dict[str, Any], rows: Sequence[Row]) -> None:

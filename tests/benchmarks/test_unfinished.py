@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality.drr_movielens import POLICIES, Trial, Unfinished, finished, paired, row_of, summaries
+from benchmarks.quality.drr_movielens import (
+    POLICIES,
+    Trial,
+    Unfinished,
+    finished,
+    paired,
+    row_of,
+    summaries,
+    with_policies_of,
+)
 from rec.data.dataset import Interactions
 from rl.config import RatingNeighborsConfig
 from rl.rating_neighbors import RatingNeighbors
@@ -153,3 +162,14 @@ def test_agents_are_compared_seed_by_seed_with_those_who_have_all_of_their_seeds
     assert [line["difference"], line["std_error"], *line["by_seed"]] == pytest.approx([0.3, 0.1, 0.2, 0.4])
     reached = {line["model"]: line["reached"] for line in summaries([*others, *agent])}
     assert reached == {"DRR-p, user": True, MODEL: None, "popularity": None}
+
+
+def test_policies_of_another_result_join_where_the_factorisations_are_the_same():
+    def row(model: str, seed: int, value: float = 0.5) -> dict[str, Any]:
+        return {"model": model, "seed": seed, "metrics": {"ndcg@10": value}}
+
+    ours = [row(MODEL, 0), row(MODEL, 1), row("DRR-p, user", 0), row("DRR-p, user", 1)]
+    theirs = [row("popularity", 0), row("popularity", 2), row(MODEL, 0), row(MODEL, 1), row("DRR-u, user", 0)]
+    assert with_policies_of(theirs, ours) == [row("popularity", 0), *ours]
+    with pytest.raises(SystemExit, match="not of the same factorisations"):
+        with_policies_of([*theirs[:2], row(MODEL, 0), row(MODEL, 1, 0.6)], ours)
