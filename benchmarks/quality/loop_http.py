@@ -2,7 +2,7 @@
 
 Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 12000]
 World:  8,000 people who have stated their interests, and 200 videos, so that over the days few run out of what they
-        like: nothing watched is shown again. From day 6 on whoever wanted one category wants another, whatever they
+        like: nothing seen is shown again. From day 6 on whoever wanted one category wants another, whatever they
         have stated.
 Loop:   a first model learns from a twentieth of 10,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
         slate of two, and what its user did with it. After each day a cycle trains a challenger on what was known before
