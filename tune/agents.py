@@ -18,12 +18,12 @@ from rl.pmf_env import RatingWorld
 from rl.rating_cli import TrainDRROptions, fitted_ratings, train_drr
 from rl.rating_evaluation import by_actor, play
 from rl.session_evaluation import play_sessions
-from tune.trials import Measured
+from tune.trials import Judged, Measured
 
 _VALIDATION: Final = 2_000_003
 
 
-def judge_dqn(config: Config, folder: Path, sessions: int, seed: int) -> Measured:
+def judge_dqn(config: Config, folder: Path, sessions: int, seed: int) -> Judged:
     """The reward of a session of short videos."""
     options = cast(TrainDQNOptions, config).model_copy(update={"home": str(folder), "export": False})
     agent = load_agent(Path(train_dqn(options)["agent"]))
@@ -31,7 +31,7 @@ def judge_dqn(config: Config, folder: Path, sessions: int, seed: int) -> Measure
     return _mean("session_reward", played.reward)
 
 
-def judge_drr(config: Config, folder: Path, sessions: int, seed: int) -> Measured:
+def judge_drr(config: Config, folder: Path, sessions: int, seed: int) -> Judged:
     """The reward of a step in the simulator of the known ratings; the later ones are not looked at."""
     options = cast(TrainDRROptions, config).model_copy(update={"home": str(folder), "export": False})
     agent = load_agent(Path(train_drr(options)["agent"]))
@@ -43,7 +43,7 @@ def judge_drr(config: Config, folder: Path, sessions: int, seed: int) -> Measure
     return _mean("step_reward", play(world, by_actor(agent.actor), users, int(streams[0] >> 32)).reward_per_step)
 
 
-JUDGES: Final[Mapping[Literal["dqn", "drr"], Callable[[Config, Path, int, int], Measured]]] = {
+JUDGES: Final[Mapping[Literal["dqn", "drr"], Callable[[Config, Path, int, int], Judged]]] = {
     "dqn": judge_dqn,
     "drr": judge_drr,
 }
@@ -54,6 +54,7 @@ def validation_seeds(seed: int, n_sessions: int) -> NDArray[np.uint64]:
     return np.random.SeedSequence((seed, _VALIDATION)).generate_state(n_sessions, np.uint64).astype(np.uint64)
 
 
-def _mean(metric: str, rewards: NDArray[Any]) -> Measured:
+def _mean(metric: str, rewards: NDArray[Any]) -> Judged:
     found = mean_over_users(rewards)
-    return Measured(metric, found.value, found.std_error, found.n, found.value)
+    measured = Measured(metric, found.value, found.std_error, found.n, found.value)
+    return Judged(measured, np.asarray(rewards, dtype=np.float64))

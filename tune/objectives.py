@@ -25,7 +25,7 @@ from rec.retriever_task import VALID_METRIC
 from rec.runs import Runs
 from rec.storage import Home
 from tune.config import Judge
-from tune.trials import Measured
+from tune.trials import Judged, Measured
 
 ESTIMATOR: Final = "sn_cascade"
 
@@ -69,25 +69,25 @@ def refuse_unjudged(config: TrainConfig, judge: Judge, *, asha: bool) -> None:
         raise ConfigError("a search has nothing withdrawn; leave the catalogue out", field="incremental.catalogue")
 
 
-def judge_retriever(dataset: Dataset, config: TrainConfig, runs: Runs) -> Measured:
+def judge_retriever(dataset: Dataset, config: TrainConfig, runs: Runs) -> Judged:
     """The two-tower model of before the validation period, by what was liked in it, or as a policy by its rounds."""
     ready = prepare(dataset, config)
     last = len(ready.period_starts) - 2
     fitted = fit_retriever(runs, ready, last)
     if config.retriever.objective not in LIKES:
         best = fitted.progress.best
-        return Measured(SNIPS, best[SNIPS], best[SNIPS_ERROR], best[ESS], best[SNIPS_LOW])
+        return Judged(Measured(SNIPS, best[SNIPS], best[SNIPS_ERROR], best[ESS], best[SNIPS_LOW]), None)
     source = two_tower_source(snapshot_at(ready, config, ready.period_starts[last]), fitted, config)
     return _by_likes(ready, config, lists_of(source))
 
 
-def judge_both(dataset: Dataset, config: TrainConfig, runs: Runs) -> Measured:
+def judge_both(dataset: Dataset, config: TrainConfig, runs: Runs) -> Judged:
     """Both stages of before the validation period, by what was liked in it."""
     ready = prepare(dataset, config)
     return _by_likes(ready, config, _judged(runs, ready, config).top_k)
 
 
-def judge_policy(dataset: Dataset, config: TrainConfig, runs: Runs) -> Measured:
+def judge_policy(dataset: Dataset, config: TrainConfig, runs: Runs) -> Judged:
     """Both stages of before the validation period, by what their slates would have earned in it.
 
     Slates are drawn as the log's were, by the same epsilon and temperature. The score is the lower end of the 95%
@@ -112,10 +112,10 @@ def judge_policy(dataset: Dataset, config: TrainConfig, runs: Runs) -> Measured:
     policy = bundle_policy(recommender, log, epsilon=log.logging.epsilon, temperature=log.logging.temperature)
     found = evaluate_slates(logged_slates(log, policy, rng=rng), [ESTIMATOR], rng=rng)[ESTIMATOR]
     low = found.value if found.interval is None else found.interval.low
-    return Measured(ESTIMATOR, found.value, found.std_error, found.ess, low)
+    return Judged(Measured(ESTIMATOR, found.value, found.std_error, found.ess, low), None)
 
 
-JUDGES: Final[dict[Judge, Callable[[Dataset, TrainConfig, Runs], Measured]]] = {
+JUDGES: Final[dict[Judge, Callable[[Dataset, TrainConfig, Runs], Judged]]] = {
     "retriever": judge_retriever,
     "both": judge_both,
     "policy": judge_policy,
@@ -127,7 +127,9 @@ def _judged(runs: Runs, ready: Prepared, config: TrainConfig) -> Recommender:
     return train_anew(runs, ready, snapshots, counted).judged
 
 
-def _by_likes(ready: Prepared, config: TrainConfig, lists: TopK) -> Measured:
+def _by_likes(ready: Prepared, config: TrainConfig, lists: TopK) -> Judged:
     period = validation_period(ready, snapshot_at(ready, config, ready.period_starts[-2]))
-    found: MetricEstimate = evaluate({"": lists}, period, metrics=(VALID_METRIC,)).models[""][VALID_METRIC]
-    return Measured(VALID_METRIC, found.value, found.std_error, found.n, found.value)
+    report = evaluate({"": lists}, period, metrics=(VALID_METRIC,))
+    found: MetricEstimate = report.models[""][VALID_METRIC]
+    measured = Measured(VALID_METRIC, found.value, found.std_error, found.n, found.value)
+    return Judged(measured, report.values[""][VALID_METRIC])

@@ -18,12 +18,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.importance import get_param_importances
 
-from rec.metrics import format_estimate
+from rec.metrics import format_estimate, mean_over_users
 from rec.report import drawn, page, table
 from rec.storage import replace_file
 from tune.search import SEARCH_FILE, Search, write_config
 from tune.spaces import Learner, Space
-from tune.trials import Trial
+from tune.trials import Trial, Trials
 
 BEST_FILE: Final = "best.yaml"
 TABLE_FILE: Final = "trials.csv"
@@ -44,8 +44,8 @@ def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     write_config(folder / BEST_FILE, search.space.configured(search.base, best.values))
     rows(trials).to_csv(folder / TABLE_FILE, index=False)
     importance = importances(search.space, trials)
-    again, use = again_commands(search)
-    replace_file(folder / REPORT_FILE, _page(search, trials, importance, again, use).encode())
+    near, (again, use) = len(indistinguishable(search.trials, trials)), again_commands(search)
+    replace_file(folder / REPORT_FILE, _page(search, trials, near, importance, again, use).encode())
     states = [trial.state for trial in trials]
     return {
         "run_dir": str(folder),
@@ -54,7 +54,7 @@ def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
         "report": str(folder / REPORT_FILE),
         "trials": {state: states.count(state) for state in ("finished", "stopped", "failed")},
         "importance": importance,
-        "indistinguishable": len(indistinguishable(trials)),
+        "indistinguishable": near,
         "again": again,
         "use": use,
     }
@@ -107,26 +107,40 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
     return {name: float(share) for name, share in get_param_importances(study).items()}
 
 
-def indistinguishable(trials: Sequence[Trial]) -> list[Trial]:
+def indistinguishable(kept: Trials, trials: Sequence[Trial]) -> list[Trial]:
     """Finished trials whose value is within two standard errors of the best's, itself among them.
 
-    The errors are of each value alone, though trials are judged by the same rows: it is a generous measure.
+    The error is of the difference, paired by user or session. Where the best is a policy it is of its value alone,
+    which is generous: trials are judged by the same rows.
     """
-    best = trials[0].measured
+    best, ours = trials[0].measured, kept.each(trials[0].name)
     assert best is not None
-    slack = 2 * (best.std_error or 0.0)
-    return [trial for trial in trials if trial.measured is not None and trial.measured.value >= best.value - slack]
+
+    def error(trial: Trial) -> float | None:
+        theirs = None if ours is None else kept.each(trial.name)
+        if ours is None or theirs is None or len(ours) != len(theirs):
+            return best.std_error
+        return mean_over_users(ours - theirs).std_error
+
+    return [
+        trial
+        for trial in trials
+        if trial.measured is not None and best.value - trial.measured.value <= 2 * (error(trial) or 0.0)
+    ]
 
 
-def _page(search: Search, trials: Sequence[Trial], importance: Mapping[str, float], again: str, use: str) -> str:
+def _page(
+    search: Search, trials: Sequence[Trial], near: int, importance: Mapping[str, float], again: str, use: str
+) -> str:
     best = trials[0]
     assert best.measured is not None
     names = list(search.space.parameters)
     parts = [
         f"<h1>Search {html.escape(search.folder.name)}</h1>",
         f"<p>Best of {len(trials)} trials: {best.measured.metric} {format_estimate(asdict(best.measured))} on "
-        f"validation, by {html.escape(str(best.values))}. {len(indistinguishable(trials))} trials are within two "
-        "standard errors of it. The best of many estimates is too high: a test tells what it is worth.</p>",
+        f"validation, by {html.escape(str(best.values))}. {near} trials, itself among them, are within two "
+        "standard errors of it: of the difference, paired by user or session; of a policy, of its value alone. "
+        "The best of many estimates is too high: a test tells what it is worth.</p>",
         f"<p>Use it: <code>{html.escape(use)}</code><br>Search again: <code>{html.escape(again)}</code></p>",
         "<h2>Trials</h2>",
         table(

@@ -136,10 +136,13 @@ class Search:
         path = str(self.folder / _TUNER)
         if ray_tune.Tuner.can_restore(path):
             self._forgive()
-            tuner = ray_tune.Tuner.restore(path, trainable, resume_unfinished=True, restart_errored=True)
+            # Resumed and not restarted: they keep their names, which their files go by.
+            tuner = ray_tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True)
+            told = "as many side by side as when it began"
         else:
             tuner = self._tuner(trainable, side_by_side)
-        say(f"search {self.folder.name}: {self.config.trials} trials, {side_by_side} side by side, in {self.folder}")
+            told = f"{side_by_side} side by side"
+        say(f"search {self.folder.name}: {self.config.trials} trials, {told}, in {self.folder}")
         tuner.fit()
         trials = self.trials.all()
         if not any(each.measured for each in trials):
@@ -258,16 +261,18 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
 
             place = trials.home.place(trials.name(name))
             runs = Runs(folder, config, resumed=before is not None, on_epoch=on_epoch, place=place)
-            measured = JUDGES[search.config.judge](dataset, config, runs)
+            judged = JUDGES[search.config.judge](dataset, config, runs)
         else:
             learner = search.space.learner
             assert learner != "train"
-            measured = AGENT_JUDGES[learner](config, folder, search.config.sessions, search.config.seed)
+            judged = AGENT_JUDGES[learner](config, folder, search.config.sessions, search.config.seed)
     except Exception as error:
         told = str(error) if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
         trials.write(replace(trial, state="failed", epochs=tuple(epochs), error=told))
         raise
-    seconds = time.perf_counter() - began
+    seconds, measured = time.perf_counter() - began, judged.measured
+    if judged.each is not None:
+        trials.write_each(name, judged.each)
     trials.write(replace(trial, state="finished", measured=measured, epochs=tuple(epochs), seconds=round(seconds, 1)))
     _report(measured.score, len(epochs) + 1)
 

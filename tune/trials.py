@@ -1,14 +1,19 @@
 """Trials as they are kept: one file each, which says what was tried and what came of it."""
 
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rec.storage import Home
 
 FOLDER: Final = "trials"
 FILE: Final = "trial.json"
+EACH_FILE: Final = "each.npy"
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -29,6 +34,18 @@ class Measured:
     std_error: float | None
     n: float
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a trial came to, and what that is the mean of.
+
+    Attributes: each: of the same users or sessions in every trial, in the same order, (n,); None of a policy, whose
+        estimate is no mean over them.
+    """
+
+    measured: Measured
+    each: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,17 @@ class Trials:
     def write(self, trial: Trial) -> None:
         """Writes a trial, at once or not at all."""
         self.home.write(f"{self.name(trial.name)}/{FILE}", (json.dumps(asdict(trial), indent=1) + "\n").encode())
+
+    def write_each(self, trial: str, each: NDArray[np.float64]) -> None:
+        """Keeps what the value of a trial is the mean of, (n,)."""
+        content = io.BytesIO()
+        np.save(content, each)
+        self.home.write(f"{self.name(trial)}/{EACH_FILE}", content.getvalue())
+
+    def each(self, trial: str) -> NDArray[np.float64] | None:
+        """What the value of a trial is the mean of, (n,); None where it is not kept."""
+        content = self.home.read(f"{self.name(trial)}/{EACH_FILE}")
+        return None if content is None else np.load(io.BytesIO(content))
 
     def all(self) -> list[Trial]:
         """All that there are, the best first, then those without a result."""

@@ -29,7 +29,7 @@ def test_validation_plays_other_sessions_than_evaluation():
 @pytest.mark.slow
 def test_an_agent_is_judged_by_the_reward_of_its_sessions(tmp_path: Path, ray_session):
     options = TrainDQNOptions.model_validate({**TINY, "home": "nowhere"})
-    found = JUDGES["dqn"](options, tmp_path, 50, 0)
+    found = JUDGES["dqn"](options, tmp_path, 50, 0).measured
     assert found.metric == "session_reward" and found.n == 50
     assert found.std_error is not None and found.std_error > 0
     assert found.score == found.value and -2 <= found.value <= 2 * 5

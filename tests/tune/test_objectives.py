@@ -49,8 +49,11 @@ def test_what_happens_in_the_test_changes_nothing(dataset: Dataset, judge, tmp_p
         JUDGES[judge](each, config, Runs(tmp_path / name, config, resumed=False))
         for name, each in (("as it is", dataset), ("other", with_other_test(dataset)))
     ]
-    assert found[0] == found[1]
-    assert found[0].metric == "ndcg@10" and found[0].value > 0 and found[0].std_error > 0
+    one, other = (judged.measured for judged in found)
+    assert one == other
+    assert one.metric == "ndcg@10" and one.value > 0 and one.std_error is not None and one.std_error > 0
+    assert found[0].each is not None and found[1].each is not None
+    assert len(found[0].each) == one.n and np.array_equal(found[0].each, found[1].each)
 
 
 def test_the_best_epoch_is_what_the_retriever_is_judged_by(dataset: Dataset, tmp_path: Path):
@@ -61,7 +64,7 @@ def test_the_best_epoch_is_what_the_retriever_is_judged_by(dataset: Dataset, tmp
         assert fit == judged_fit(config)
         epochs.append(metrics["ndcg@10"])
 
-    found = JUDGES["retriever"](dataset, config, Runs(tmp_path, config, resumed=False, on_epoch=on_epoch))
+    found = JUDGES["retriever"](dataset, config, Runs(tmp_path, config, resumed=False, on_epoch=on_epoch)).measured
     assert found.value == pytest.approx(max(epochs), rel=1e-6)
 
 

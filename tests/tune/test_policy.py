@@ -59,7 +59,7 @@ def test_a_retriever_is_judged_by_the_bound_that_chose_its_epoch(data, dataset, 
     def on_epoch(fit: str, metrics: dict[str, float]) -> None:
         epochs.append(metrics)
 
-    found = JUDGES["retriever"](dataset, config, Runs(tmp_path, config, resumed=False, on_epoch=on_epoch))
+    found = JUDGES["retriever"](dataset, config, Runs(tmp_path, config, resumed=False, on_epoch=on_epoch)).measured
     best = max(epochs, key=lambda epoch: epoch["snips_low"])
     assert found.metric == "snips" and (found.value, found.score) == (best["snips"], best["snips_low"])
     assert found.std_error is not None and found.score < found.value - found.std_error
@@ -69,7 +69,7 @@ def test_a_retriever_is_judged_by_the_bound_that_chose_its_epoch(data, dataset, 
 @pytest.mark.slow
 def test_both_stages_are_judged_by_a_lower_bound_of_what_they_earn(data, dataset, tmp_path: Path):
     config = config_of(data, "two_stage_ips")
-    found = JUDGES["policy"](dataset, config, Runs(tmp_path, config, resumed=False))
+    found = JUDGES["policy"](dataset, config, Runs(tmp_path, config, resumed=False)).measured
     assert found.metric == "sn_cascade" and found.std_error is not None
     # A two-sided interval of 95%: normal, or Student's over users, of whom there are ten at least.
     assert 1.95 < (found.value - found.score) / found.std_error < 2.27

@@ -1,5 +1,6 @@
 """The report of a search: its best config is one that training takes, and importance follows what matters."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,20 @@ def test_few_trials_say_nothing_of_importance(search):
 def test_trials_within_two_standard_errors_of_the_best_are_told(search):
     values = drawn(search, 1, by_rate)[0].values
     trials = [Trial("a", values, "finished", measured(value)) for value in (0.5, 0.481, 0.479)]
-    assert indistinguishable(trials) == trials[:2]
+    assert indistinguishable(search.trials, trials) == trials[:2]
+
+
+def test_trials_of_the_same_users_are_told_apart_by_their_differences(search):
+    values, rng = drawn(search, 1, by_rate)[0].values, np.random.default_rng(0)
+    users = rng.normal(0.5, 0.3, 400)
+    each = {"a": users, "b": users - 0.01 + rng.normal(0, 0.02, 400), "c": users - 0.01 + rng.normal(0, 0.3, 400)}
+    # Within the error of one value, .015, are all; of the differences, .001 and .015, only the first tells.
+    trials = [Trial(name, values, "finished", measured(float(of.mean()), 0.015)) for name, of in each.items()]
+    assert trials[0].measured.value - trials[1].measured.value > 0.005
+    for name, of in each.items():
+        search.trials.write_each(name, of)
+    assert indistinguishable(search.trials, trials) == [trials[0], trials[2]]
+    assert indistinguishable(search.trials, [replace(trial, name=f"{trial.name}2") for trial in trials])[1].name == "b2"
 
 
 @pytest.mark.parametrize("where", ["local", "object store"])

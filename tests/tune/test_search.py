@@ -155,6 +155,10 @@ def test_trials_that_fail_say_why_and_the_others_go_on(tmp_path: Path, base: Pat
     assert [trial.state for trial in trials] == ["finished", "failed"]
     assert "the loss of epoch" in (trials[1].error or "")
     assert [trial.attempts for trial in trials] == [1, 1], "what failed by itself is not tried again"
+    # A search that goes on tries it once more, and keeps it where it was.
+    again = search.run(data)
+    assert [(trial.name, trial.state) for trial in again] == [(trial.name, trial.state) for trial in trials]
+    assert [trial.attempts for trial in again] == [1, 2] and again[1].error == trials[1].error
 
 
 def _started(mark: str, *arguments: str) -> subprocess.Popen[str]:
