@@ -1,7 +1,7 @@
 """The loop closes itself: ten days in which people use a service over HTTP, and a cycle follows each.
 
 Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 12000]
-World:  8,000 people who have stated their interests, and 200 videos, so that over the days few run out of what they
+World:  2,000 people who have stated their interests, and 400 videos, so that over the days few run out of what they
         like: nothing seen is shown again. From day 6 on whoever wanted one category wants another, whatever they
         have stated.
 Loop:   a first model learns from a twentieth of 10,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
@@ -42,8 +42,8 @@ from serve.app import start
 
 matplotlib.use("Agg")
 
-USERS: Final = 8000
-VIDEOS: Final = 200
+USERS: Final = 2000
+VIDEOS: Final = 400
 FIRST_VISITS: Final = 10_000
 GATE: Final = GateConfig()
 POISONED: Final = 4

@@ -163,11 +163,14 @@ def measured(
     n_steps, ours, theirs = 0, [], []
     for turn in np.array_split(np.arange(len(recorded)), options.repeats):
         began = time.process_time()
+        played: list[Step] = []
         for step in turn.tolist():
             if step == 0 or recorded[step].seed != recorded[step - 1].seed:
                 notebook.start(recorded[step].seed)
-            recorded[step].require_same(notebook.step())
+            played.append(notebook.step())
         theirs.append((time.process_time() - began) / len(turn))
+        for step, by_peer in zip(turn.tolist(), played, strict=True):
+            recorded[step].require_same(by_peer)
         n_live, began = 0, time.process_time()
         for _ in range(options.steps):
             # The step after the last of a session shows nothing.
@@ -227,7 +230,7 @@ class Notebook:
         assert log.action is not None
         self.arena, self.config, self.agent = arena, config, agent
         rows = zip(log.user.tolist(), log.item.tolist(), REWARDS[log.action].tolist(), strict=True)
-        self.log = [Interaction(*row) for row in rows]
+        self.log = pd.DataFrame([Interaction(*row) for row in rows])
         self.views = (arena.world.initial_views + np.bincount(log.item, minlength=arena.world.n_items)).tolist()
         self.parts: dict[str, float] = dict.fromkeys(("candidates", "state", "agent", "world"), 0.0)
 
@@ -235,7 +238,7 @@ class Notebook:
         """A new session; what the one before added to the table is gone."""
         self.seed, self.n_steps = seed, 0
         self.user = int(self._luck()[0] * self.arena.world.n_users)
-        self.table = pd.DataFrame(self.log)
+        self.table = self.log.copy()
         self.seconds, self.actions, self.categories = 0.0, [], []
 
     def step(self) -> Step:

@@ -10,9 +10,9 @@ Both train the same network in the same environment, 128 sessions side by side, 
 played (or it ends with an error), from uniform replay: one thread, no double Q-learning, as the peer has none, Huber
 loss, the same schedules of learning rate and exploration, batches and soft target updates. After every 5,000 steps the
 greedy policy is judged in the same 2,000 sessions, which no training has; judging is not timed, nor is making the
-environment. `until_s` is the processor time of the first report from which on all earn 90% of what the best policy over
-the same candidates does, `step_s` that of a step over the whole training, updates included. (One report above that is
-luck: after 5,000 steps, nearly all of them random, a policy may have it, and lose it with the next.)
+environment. Of each share of what the best policy over the same candidates earns, `until_s` is the processor time of
+the first report from which on all earn as much, and `first_s` that of the first that does, which the next may lose
+again. `step_s` is that of a step over the whole training, updates included.
 
 What differs: the peer starts a session in the same step in which the one before ended, lets all sessions explore in the
 same steps, and its updates are its own; ours are RLlib's learner behind `rl.dqn`, in one process with the environment.
@@ -25,7 +25,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +50,7 @@ from rl.instatok.arena import Arena, VideoRound  # noqa: E402
 from rl.instatok.slot_policies import baselines, by_agent  # noqa: E402
 from rl.session_evaluation import evaluation_seeds, play_sessions  # noqa: E402
 
-SHARE_OF_ORACLE: Final = 0.9
+SHARES_OF_ORACLE: Final = (0.85, 0.9, 0.925, 0.95)
 TRAINING: Final = DQNTrainConfig(double=False, loss="huber", target_every=1, tau=0.1)
 
 Run = dict[str, Any]
@@ -78,10 +78,10 @@ def main() -> None:
             raise RuntimeError(f"the peer's network has {said['parameters']} parameters, ours {parameters}")
         for seed in range(options.seeds):
             seeds = evaluation_seeds(seed, options.sessions)
-            wanted = SHARE_OF_ORACLE * best_reward(arena, seeds)
+            best = best_reward(arena, seeds)
             runs = {"ours": trained(arena, training, seed, seeds), "peer": ask(str(seed))}
             require_as_many_updates(runs, training)
-            rows.append({"seed": seed, "wanted": wanted, **{side: told(run, wanted) for side, run in runs.items()}})
+            rows.append({"seed": seed, "oracle": best, **{side: told(run, best) for side, run in runs.items()}})
             print(line(rows[-1]), flush=True)
     named = {"name": "stable-baselines3", "version": said["version"], "torch": said["torch"]}
     result = {
@@ -89,11 +89,11 @@ def main() -> None:
         "command": command(),
         "git_sha": git_sha(),
         "machine": {**machine(), "load_average": os.getloadavg()[0]},
-        "protocol": {**given, "share_of_oracle": SHARE_OF_ORACLE, "parameters": parameters, "clock": "processor time"},
+        "protocol": {**given, "parameters": parameters, "clock": "processor time"},
         "unit": "ms",
         "repeats": options.seeds,
-        **of_seeds(rows, "until_s", named),
-        "a_step": of_seeds(rows, "step_s", named),
+        **compared(*([row[side]["step_s"] for row in rows] for side in ("ours", "peer")), named),
+        "shares": [of_share(rows, share) for share in SHARES_OF_ORACLE],
         "rows": rows,
     }
     write_result(result)
@@ -103,7 +103,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True, help="a Python that has stable-baselines3, and what we need")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=TRAINING.total_steps, help="played while training")
     parser.add_argument("--sessions", type=int, default=2000, help="judged in each report")
     options = parser.parse_args()
@@ -150,39 +150,58 @@ def require_as_many_updates(runs: Mapping[str, Run], training: DQNTrainConfig) -
         )
 
 
-def told(run: Run, wanted: float) -> dict[str, Any]:
-    """When a curve came to what is wanted for good, None where it never did, and the time of a step."""
+def told(run: Run, best: float) -> dict[str, Any]:
+    """When a curve came to each share of the best reward, for good and first, and the time of a step."""
     curve = run["curve"]
-    reached = None
-    for row in reversed(curve):
-        if row["reward"] < wanted:
-            break
-        reached = row
     return {
-        "until_s": reached and reached["seconds"],
-        "until_steps": reached and reached["steps"],
+        "shares": [{"share": share, **reached(curve, share * best)} for share in SHARES_OF_ORACLE],
         "step_s": curve[-1]["seconds"] / curve[-1]["steps"],
-        "last_reward": curve[-1]["reward"],
+        "last_share": curve[-1]["reward"] / best,
         "updates": run["updates"],
         "curve": curve,
     }
 
 
-def of_seeds(rows: list[dict[str, Any]], name: str, named: dict[str, Any]) -> dict[str, Any]:
-    """Both sides over the seeds; without a ratio where a side never came there."""
-    ours, theirs = ([row[side][name] for row in rows] for side in ("ours", "peer"))
-    if None in (*ours, *theirs):
-        return {"ours": {"seconds": ours}, "peer": {**named, "seconds": theirs}, "ratio": None}
-    return compared(ours, theirs, named)
+def reached(curve: Sequence[Mapping[str, float]], wanted: float) -> dict[str, float | None]:
+    """When all reports from one on earned what is wanted, and when the first did; None for never."""
+    enough = [row["reward"] >= wanted for row in curve]
+    lasting = len(curve) - next((n for n, held in enumerate(reversed(enough)) if not held), len(curve))
+    return {
+        "until_s": curve[lasting]["seconds"] if lasting < len(curve) else None,
+        "first_s": curve[enough.index(True)]["seconds"] if any(enough) else None,
+    }
 
 
-def line(row: dict[str, Any]) -> str:
+def of_share(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, Any]:
+    """How many seeds of each side came to a share, and the ratio over those in which both did, from two on."""
+    found: dict[str, Any] = {"share": share}
+    for name in ("until_s", "first_s"):
+        times = [
+            [next(each[name] for each in row[side]["shares"] if each["share"] == share) for side in ("ours", "peer")]
+            for row in rows
+        ]
+        both = [pair for pair in times if None not in pair]
+        found[name] = {
+            "n_ours": sum(ours is not None for ours, _ in times),
+            "n_peer": sum(theirs is not None for _, theirs in times),
+            **(compared(*zip(*both, strict=True), {}) if len(both) > 1 else {"ratio": None}),
+        }
+    return found
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A seed in words."""
     sides = (
-        f"{side} until {row[side]['until_s'] or float('nan'):.1f} s ({row[side]['until_steps']} steps), "
-        f"{1e6 * row[side]['step_s']:.0f} us a step, at last {row[side]['last_reward']:.2f}"
+        f"{side} until "
+        + ", ".join(f"{each['share']:g}: {_seconds(each['until_s'])}" for each in row[side]["shares"])
+        + f", {1e6 * row[side]['step_s']:.0f} us a step, at last {row[side]['last_share']:.3f}"
         for side in ("ours", "peer")
     )
-    return f"seed {row['seed']}, wanted {row['wanted']:.2f}: " + "; ".join(sides)
+    return f"seed {row['seed']}, shares of {row['oracle']:.2f}: " + "; ".join(sides)
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.1f} s"
 
 
 if __name__ == "__main__":

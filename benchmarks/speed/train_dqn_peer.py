@@ -148,10 +148,11 @@ def main() -> None:
 def trained(arena: Arena, config: DQNTrainConfig, seed: int, seeds: np.ndarray) -> dict[str, Any]:
     """The curve of one agent, its updates and the steps it played."""
     round_steps = config.steps_between_updates * config.sessions
+    end = config.final_learning_rate
     model = DQN(
         Policy,
         Sessions(VideoRound(arena, config.sessions), config.sessions, seed),
-        learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
+        learning_rate=lambda left: config.learning_rate * (end + (1 - end) * left),
         buffer_size=config.replay_capacity,
         learning_starts=config.warmup_steps,
         batch_size=config.batch_size,

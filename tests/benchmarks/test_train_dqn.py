@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.speed.train_dqn import TRAINING, require_as_many_updates, told
+from benchmarks.speed.train_dqn import TRAINING, of_share, reached, require_as_many_updates, told
 
 
 def run(steps: int, updates: int) -> dict[str, Any]:
@@ -22,7 +22,20 @@ def test_updates_over_as_many_steps_are_compared():
         require_as_many_updates({"ours": run(6_000, 0), "peer": run(6_000, 0)}, TRAINING)
 
 
-def test_what_is_told_is_of_the_first_report_that_earns_what_is_wanted():
-    found = told(run(60_000, 460), wanted=8.0)
-    assert (found["until_s"], found["until_steps"], found["updates"]) == (2.0, 60_000, 460)
-    assert told(run(60_000, 460), wanted=9.5)["until_s"] is None
+def test_a_share_is_reached_for_good_by_the_report_from_which_on_all_have_it():
+    curve = [{"seconds": float(place), "reward": reward} for place, reward in enumerate((9.0, 3.0, 9.0, 9.5))]
+    assert reached(curve, 9.0) == {"until_s": 2.0, "first_s": 0.0}
+    assert reached(curve, 9.2) == {"until_s": 3.0, "first_s": 3.0}
+    assert reached(curve, 2.0) == {"until_s": 0.0, "first_s": 0.0}
+    assert reached(curve, 9.6) == {"until_s": None, "first_s": None}
+    assert reached([*curve, {"seconds": 4.0, "reward": 1.0}], 9.0) == {"until_s": None, "first_s": 0.0}
+
+
+def test_a_ratio_is_over_the_seeds_in_which_both_sides_got_there():
+    rows = [
+        {side: told(run(60_000, 460), best) for side, best in (("ours", 9.0), ("peer", theirs))}
+        for theirs in (9.0, 9.1, 20.0)
+    ]
+    found = of_share(rows, 0.95)["until_s"]
+    assert (found["n_ours"], found["n_peer"], found["ratio"]) == (3, 2, 1.0)
+    assert of_share(rows[1:], 0.95)["until_s"]["ratio"] is None
