@@ -92,7 +92,7 @@ def main() -> None:
         "protocol": {**given, "parameters": parameters, "clock": "processor time"},
         "unit": "ms",
         "repeats": options.seeds,
-        **compared(*([row[side]["step_s"] for row in rows] for side in ("ours", "peer")), named),
+        **compared([row["ours"]["step_s"] for row in rows], [row["peer"]["step_s"] for row in rows], named),
         "shares": [of_share(rows, share) for share in SHARES_OF_ORACLE],
         "rows": rows,
     }
@@ -184,7 +184,11 @@ def of_share(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, Any]:
         found[name] = {
             "n_ours": sum(ours is not None for ours, _ in times),
             "n_peer": sum(theirs is not None for _, theirs in times),
-            **(compared(*zip(*both, strict=True), {}) if len(both) > 1 else {"ratio": None}),
+            **(
+                compared([pair[0] for pair in both], [pair[1] for pair in both], {})
+                if len(both) > 1
+                else {"ratio": None}
+            ),
         }
     return found
 
