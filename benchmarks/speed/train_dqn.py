@@ -181,6 +181,7 @@ def of_share(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, Any]:
             for row in rows
         ]
         both = [pair for pair in times if None not in pair]
+        ratio = compared([pair[0] for pair in both], [pair[1] for pair in both], {}) if len(both) > 1 else {"ratio": None}
         found[name] = {
             "n_ours": sum(ours is not None for ours, _ in times),
             "n_peer": sum(theirs is not None for _, theirs in times),
