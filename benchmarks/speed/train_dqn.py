@@ -181,15 +181,11 @@ def of_share(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, Any]:
             for row in rows
         ]
         both = [pair for pair in times if None not in pair]
-        ratio = compared([pair[0] for pair in both], [pair[1] for pair in both], {}) if len(both) > 1 else {"ratio": None}
+        ours, theirs = ([pair[side] for pair in both] for side in (0, 1))
         found[name] = {
             "n_ours": sum(ours is not None for ours, _ in times),
             "n_peer": sum(theirs is not None for _, theirs in times),
-            **(
-                compared([pair[0] for pair in both], [pair[1] for pair in both], {})
-                if len(both) > 1
-                else {"ratio": None}
-            ),
+            **(compared(ours, theirs, {}) if len(both) > 1 else {"ratio": None}),
         }
     return found
 
