@@ -6,7 +6,8 @@ before the service logged: it counts as ever, but in off-policy learning, as nob
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +24,13 @@ from rec.data.dataset import Dataset, Interactions
 from rec.data.event_rows import refuse_other_units
 from rec.data.events import FOLDER, EventTables
 from rec.data.rounds import join_rounds
-from rec.data.side_tables import SideTable
 from rec.data.tabular import read_parquet, read_side_tables
 from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
 NO_FEEDBACK: Final = "no_feedback"
 EARLIER: Final = "interactions.parquet"
+SIDE_FILES: Final = ("users.parquet", "items.parquet")
 
 
 def read_logged(config: DataConfig, *, versions: Mapping[str, int | None] | None = None) -> Dataset:
@@ -65,8 +66,9 @@ def read_logged(config: DataConfig, *, versions: Mapping[str, int | None] | None
             f"the log holds no impression older than {config.attribution_s} s, after which silence is an answer",
             file=events.uri("impressions"),
         )
-    users, items = _side_tables(home, config)
-    earlier = _earlier(home, now_ms)
+    with _beside_the_tables(home) as folder:
+        users, items = read_side_tables(folder, config)
+        earlier = _earlier(folder, now_ms)
     assert rounds.action is not None and rounds.answered_at is not None
     ignored = pd.isna(rounds.action)
     ranked = rounds.requests.candidates
@@ -120,10 +122,27 @@ def _vocabulary(known: NDArray[np.object_], found: NDArray) -> NDArray[np.object
     return np.concatenate([known, np.array(new, dtype=object)])
 
 
-def _earlier(home: Home, now_ms: int) -> list[pd.DataFrame]:
+@contextmanager
+def _beside_the_tables(home: Home) -> Iterator[Path]:
+    """The folder of what lies beside the tables; of an object store copies, whose errors name what was copied."""
+    if home.folder is not None:
+        yield home.folder / FOLDER
+        return
+    with TemporaryDirectory() as folder:
+        for name in home.existing([f"{FOLDER}/{file}" for file in (*SIDE_FILES, EARLIER)]):
+            home.download(name, Path(folder) / Path(name).name)
+        try:
+            yield Path(folder)
+        except DataError as error:
+            if error.file is not None:
+                error.file = error.file.replace(folder, home.show(FOLDER))
+            raise
+
+
+def _earlier(folder: Path, now_ms: int) -> list[pd.DataFrame]:
     """What people did before the service logged, by the ids of users and items, where there is a file of it."""
-    file = None if home.folder is None else Path(home.folder) / FOLDER / EARLIER
-    if file is None or not file.exists():
+    file = folder / EARLIER
+    if not file.exists():
         return []
     done = read_parquet(DataConfig(name="parquet", path=str(file))).interactions
     if done.action is None:
@@ -133,17 +152,3 @@ def _earlier(home: Home, now_ms: int) -> list[pd.DataFrame]:
             file=str(file),
         )
     return [done.before(now_ms + 1).to_frame().assign(position=-1)]
-
-
-def _side_tables(home: Home, config: DataConfig) -> tuple[SideTable, SideTable]:
-    if home.folder is not None:
-        return read_side_tables(Path(home.folder) / FOLDER, config)
-    with TemporaryDirectory() as folder:
-        for name in home.existing([f"{FOLDER}/users.parquet", f"{FOLDER}/items.parquet"]):
-            home.download(name, Path(folder) / Path(name).name)
-        try:
-            return read_side_tables(Path(folder), config)
-        except DataError as error:
-            if error.file is not None:
-                error.file = error.file.replace(folder, home.show(FOLDER))
-            raise

@@ -47,19 +47,22 @@ def test_every_impression_is_an_interaction_and_a_round(home):
     )
 
 
-def test_a_log_in_an_object_store_is_the_same_data(home, remote_home):
-    """What describes users and items comes from there, too, and errors name it there."""
-    folder, _ = home
+def test_a_log_in_an_object_store_is_the_same_data(with_earlier, remote_home):
+    """What lies beside the tables comes from there, too, and errors name it there."""
+    folder, before = with_earlier
     store = Home(remote_home)
     for file in (folder / "events").rglob("*"):
         if file.is_file():
             store.upload(file, str(file.relative_to(folder)))
     here, there = (read_logged(DataConfig(name="events", path=path)) for path in (str(folder), remote_home))
     assert there.sha256 == here.sha256 and there.schema == here.schema and there.schema.features
-    store.write("events/items.parquet", b"no table")
-    with pytest.raises(DataError) as refused:
-        read_logged(DataConfig(name="events", path=remote_home))
-    assert refused.value.file == f"{remote_home}/events/items.parquet"
+    assert there.interactions.position is not None
+    assert (there.interactions.position == -1).sum() == len(before.interactions)
+    for name in ("interactions.parquet", "items.parquet"):
+        store.write(f"events/{name}", b"no table")
+        with pytest.raises(DataError) as refused:
+            read_logged(DataConfig(name="events", path=remote_home))
+        assert refused.value.file == f"{remote_home}/events/{name}"
 
 
 def test_rewards_are_those_configured(home):
