@@ -2,6 +2,7 @@
 
     export RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
     export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.ids:around_serve
+    export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"
     serve run serve.app:build home=./.tandem
     serve run serve/serve.yaml
 

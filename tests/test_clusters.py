@@ -17,6 +17,7 @@ SERVE_VARIABLES = {
     "RAY_SERVE_ENABLE_HA_PROXY",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+    "RAY_SERVE_HAPROXY_RETRY_ON",
 }
 MANIFESTS = ("raycluster.yaml", "rayservice.yaml")
 BASE = f"rayproject/ray:{RAY[1]}-py311"

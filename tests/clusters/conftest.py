@@ -23,8 +23,25 @@ import psutil
 import pytest
 
 MARK: Final = "TANDEM_TEST_NODE"
+RAYLET: Final = "raylet/raylet"
 HOST: Final = "127.0.0.1"
 PATIENCE_S: Final = 240.0
+# Of Serve's proxies: as nodes share this machine, each has ports of its own, and people come to the head's HAProxy.
+PORTS: Final = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    "RAY_SERVE_WORKER_PROXY_HTTP_PORT",
+)
+# Where HAProxy keeps its files, each node's in a folder of its own there.
+HAPROXY: Final = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "server-state",
+    "METRICS_SOCKET_PATH": "metrics.sock",
+}
 
 
 def wait_until(true: Callable[[], Any], what: str | Callable[[], str], patience_s: float = PATIENCE_S) -> Any:
@@ -49,7 +66,10 @@ def free_port() -> int:
 @final
 @dataclass(frozen=True)
 class Node:
-    """A node of a cluster: the mark of its processes, the command that started it, and what was asked of `start`."""
+    """A node of a cluster: the mark of its processes, the command that started it, and what was asked of `start`.
+
+    Where the cluster grows by itself, the nodes it starts are processes of its head.
+    """
 
     mark: str
     process: subprocess.Popen[bytes]
@@ -68,6 +88,11 @@ class Node:
         return found
 
     @property
+    def n_raylets(self) -> int:
+        """Its own, and one of each node that it started."""
+        return len(self.processes(RAYLET))
+
+    @property
     def killed(self) -> bool:
         """Whether it was killed, and did not end by itself."""
         return self.process.returncode == -signal.SIGKILL
@@ -75,7 +100,8 @@ class Node:
     def kill(self) -> None:
         """As when its power fails: the raylet first, which starts the others, then whatever it had started."""
         while left := self.processes():
-            for each in sorted(left, key=lambda process: "raylet/raylet" not in " ".join(process.cmdline())):
+            raylets = self.processes(RAYLET)
+            for each in sorted(left, key=lambda process: process not in raylets):
                 try:
                     each.kill()
                 except psutil.NoSuchProcess:
@@ -107,6 +133,7 @@ class LocalCluster:
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
             "TANDEM_CACHE": str(self._folder / "cache"),
             "OMP_NUM_THREADS": "1",
+            **{f"RAY_SERVE_HAPROXY_{name}": str(self._folder / file) for name, file in HAPROXY.items()},
             **environment,
         }
 
@@ -125,10 +152,12 @@ class LocalCluster:
         # Nodes that shared a folder would overwrite the working directories that the others' processes are in.
         own += ["--temp-dir", str(self._folder / mark)]
         command = ["ray", "start", "--block", "--disable-usage-stats", "--node-ip-address", HOST]
+        alone = {MARK: mark, "TANDEM_CACHE": str(self._folder / f"{mark}-cache")}
+        alone |= {name: str(free_port()) for name in PORTS}
         with (self._folder / f"{mark}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, *own, *shared, *size, *more],
-                env={**self.environment, MARK: mark, "TANDEM_CACHE": str(self._folder / f"{mark}-cache")},
+                env={**self.environment, **alone},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -139,23 +168,31 @@ class LocalCluster:
 
     def wait(self, cpus: int) -> None:
         """Waits until the nodes have joined."""
-        code = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources().get('CPU', 0))"
+        look = f"while ray.cluster_resources().get('CPU', 0) < {cpus}: time.sleep(0.2)"
+        code, said = f"import ray, time\nray.init(log_to_driver=False)\n{look}", ""
 
         def has_cpus() -> bool:
+            nonlocal said
             for node in [*self.nodes]:
                 # Ray gives a node 30 seconds to start, which a busy machine does not always have.
                 if node.process.poll() is not None and not node.killed:
                     node.kill()
                     self.nodes.remove(node)
                     self.start(*node.asked[0], head=node.asked[1])
-            done = self.run(sys.executable, "-c", code)
-            return done.returncode == 0 and float(done.stdout.split()[-1]) >= cpus
+            try:
+                done = self.run(sys.executable, "-c", code, timeout_s=60)
+            except subprocess.TimeoutExpired as error:
+                # Whoever joins a head that ends meanwhile waits for it.
+                said = str(error.stderr or error)
+                return False
+            said = done.stderr
+            return done.returncode == 0
 
-        wait_until(has_cpus, f"the cluster did not get {cpus} CPUs: {self.logs()}")
+        wait_until(has_cpus, lambda: f"the cluster did not get {cpus} CPUs: {said[-2000:]}\n{self.logs()}")
 
-    def run(self, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Runs a command that finds the cluster by its environment."""
-        return subprocess.run(command, env=self.driver, capture_output=True, text=True, timeout=600, **more)
+        return subprocess.run(command, env=self.driver, capture_output=True, text=True, timeout=timeout_s)
 
     @property
     def driver(self) -> dict[str, str]:
