@@ -2,7 +2,7 @@
 
     python -m pytest -m slow tests/clusters/test_nodes.py -s
 
-The home is in an object store: what the nodes share is that, and no disk.
+The home is in an object store. The nodes are simulated, so they share this machine's disk as well.
 """
 
 import asyncio
