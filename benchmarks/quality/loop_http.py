@@ -1,7 +1,7 @@
 """The loop closes itself: ten days in which people use a service over HTTP, and a cycle follows each.
 
-Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 12000]
-World:  2,000 people who have stated their interests, and 400 videos, so that over the days few run out of what they
+Run:    python benchmarks/quality/loop_http.py [--days 10] [--visits 8000]
+World:  4,000 people who have stated their interests, and 100 videos, so that over the days few run out of what they
         like: nothing seen is shown again. From day 6 on whoever wanted one category wants another, whatever they
         have stated.
 Loop:   a first model learns from a twentieth of 10,000 random slates. It serves on Ray Serve, over HTTP; a visit is one
@@ -42,8 +42,8 @@ from serve.app import start
 
 matplotlib.use("Agg")
 
-USERS: Final = 2000
-VIDEOS: Final = 400
+USERS: Final = 4000
+VIDEOS: Final = 100
 FIRST_VISITS: Final = 10_000
 GATE: Final = GateConfig()
 POISONED: Final = 4
@@ -54,7 +54,7 @@ def main() -> None:
     """Lets the days pass, and prints and writes what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=10)
-    parser.add_argument("--visits", type=int, default=12000)
+    parser.add_argument("--visits", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
