@@ -36,13 +36,17 @@ def test_people_use_a_service_that_takes_what_the_cycle_promotes_and_no_poison(
     with start(serve_config(home)) as server:
         loop = Loop(server, home, n_visits=VISITS, seed=0)
         one = loop.day(world, gate=OPEN)
-        two = loop.day(world, poison=True)
-    (promoted,), (poison, _) = one["cycles"], two["cycles"]
+        # No effective sample is too small: what the gate refuses it refuses by the gain. So few visits cannot show that
+        # the poison loses, as those of benchmarks/quality/loop_http.py do, but that another does not lose as much.
+        two = loop.day(world, gate=OPEN.model_copy(update={"margin": -0.15}), poison=True)
+    (promoted,), (poison, honest) = one["cycles"], two["cycles"]
     assert promoted["status"] == "promoted", promoted["reasons"]
     assert [one["version"], two["version"]] == [first, promoted["challenger"]]
     assert poison["poisoned"] and poison["status"] == "refused"
-    assert poison["true_value"] < two["true_value"]
-    assert Registry(Home(home)).current() != poison["challenger"]
+    (why,) = poison["reasons"]
+    assert why.startswith("lower bound of the gain") and poison["true_value"] < two["true_value"] - 0.1
+    assert honest["status"] == "promoted", honest["reasons"]
+    assert Registry(Home(home)).current() == honest["challenger"]
     for day in (one, two):
         assert day["versions"] == {day["version"]: VISITS} and day["cut_off"] == 0
         reward = day["reward"]
