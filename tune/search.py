@@ -29,7 +29,7 @@ from rec.storage import Home
 from tune.agents import JUDGES as AGENT_JUDGES
 from tune.config import TuneConfig
 from tune.objectives import JUDGES, epoch_score, judged_fit, refuse_unjudged
-from tune.resources import concurrent_trials, workers_of
+from tune.resources import concurrent_trials, reserved, workers_of
 from tune.spaces import CONFIGS, PLACES, Space, Values
 from tune.trials import FOLDER, Trial, Trials
 
@@ -130,9 +130,7 @@ class Search:
         cpus = self.config.cpus or ray.cluster_resources().get("CPU", 0)
         side_by_side = concurrent_trials(cpus, workers, self.config.concurrent)
         trial = ray_tune.with_parameters(partial(run_trial, search=self), dataset=dataset)
-        # Ray Train reserves its workers' CPUs itself; the runners of RLlib take what the trial has reserved.
-        bundles = 1 if isinstance(self.base, TrainConfig) else 1 + workers
-        trainable = ray_tune.with_resources(trial, PlacementGroupFactory([{"CPU": 1}] * bundles))
+        trainable = ray_tune.with_resources(trial, PlacementGroupFactory(reserved(self.base)))
         path = str(self.folder / _TUNER)
         if ray_tune.Tuner.can_restore(path):
             self._forgive()
