@@ -14,7 +14,7 @@ from two_stage.evaluation import Judge
 from two_stage.fitting import fit_pairs, new_model
 from two_stage.logged import Logged, World
 from two_stage.models import Generator
-from two_stage.training import OBJECTIVES, Fitted, Objective, clicks_of, fit_generator
+from two_stage.training import EPOCHS, OBJECTIVES, Fitted, Objective, clicks_of, fit_generator
 
 N_VALID_USERS: Final = 2000
 CHECKED: Final = "precision@10"
@@ -32,11 +32,19 @@ Recipe = Callable[[World, Logged, int, Judge, Judge], Fitted]
 
 
 def policy_gradient(
-    world: World, logged: Logged, seed: int, valid: Judge, test: Judge, *, objective: Objective
+    world: World,
+    logged: Logged,
+    seed: int,
+    valid: Judge,
+    test: Judge,
+    *,
+    objective: Objective,
+    epochs: int = EPOCHS,
 ) -> Fitted:
     """A generator fitted to the clicked rounds, as in the paper."""
     clicks = clicks_of(logged.log, logged.propensity, logged.ranker_logits)
-    return fit_generator(new_model(Generator, world.data, seed), clicks, objective, seed, valid, test, CHECKED)
+    generator = new_model(Generator, world.data, seed)
+    return fit_generator(generator, clicks, objective, seed, valid, test, CHECKED, epochs)
 
 
 def weighted_likes(

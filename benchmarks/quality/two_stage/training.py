@@ -115,7 +115,14 @@ def clicks_of(log: BanditLog, propensity: NDArray[np.float64], ranker_logits: Ca
 
 
 def fit_generator(
-    generator: nn.Module, clicks: Clicks, objective: Objective, seed: int, valid: Judge, test: Judge, checked: str
+    generator: nn.Module,
+    clicks: Clicks,
+    objective: Objective,
+    seed: int,
+    valid: Judge,
+    test: Judge,
+    checked: str,
+    epochs: int = EPOCHS,
 ) -> Fitted:
     """Fits a generator, of contexts (B,) to logits (B, N), and keeps the epoch best by `checked` on `valid`.
 
@@ -125,7 +132,7 @@ def fit_generator(
     draws = torch.Generator().manual_seed(seed)
     optimize = Adagrad(generator)
     best_epoch, best_valid, best_weights = 0, {checked: -1.0}, {}
-    for epoch in range(1, EPOCHS + 1):
+    for epoch in range(1, epochs + 1):
         for batch in torch.arange(len(clicks.action) // BATCH_SIZE * BATCH_SIZE).view(-1, BATCH_SIZE):
             context = clicks.context[batch]
             ranker_logits = clicks.ranker_logits(context)
