@@ -61,16 +61,17 @@ SEARCH_EPOCHS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeWithError(Judge):
-    """A judge that says how sure it is of what decides."""
+class JudgeOfEach(Judge):
+    """A judge that says of each user what decides, so that settings are compared by the same users."""
 
-    def judge(self, lists: Tensor) -> dict[str, float]:
-        """Also `std_error` of CHECKED, over users."""
+    def judge(self, lists: Tensor) -> dict[str, Any]:
+        """Also CHECKED of each user, as `each`, and its standard error over users, `std_error`."""
         kind, k = parse_metric(CHECKED)
         hit = self.relevant.gather(1, lists).numpy()
         each: NDArray[np.float64] = METRICS[kind](hit, self.relevant.sum(dim=1).numpy(), k)
         # Not super(): a dataclass with slots is another class than the one this method was written in.
-        return {**Judge.judge(self, lists), "std_error": float(each.std(ddof=1) / len(each) ** 0.5)}
+        std_error = float(each.std(ddof=1) / len(each) ** 0.5)
+        return {**Judge.judge(self, lists), "std_error": std_error, "each": each.tolist()}
 
 
 class Experiment:
@@ -99,6 +100,8 @@ class Experiment:
             self.runs.append(found)
             found = self.runs.find(settings)
             assert found is not None
+        if found in self.used:
+            return found
         self.used.append(found)
         shown = "  ".join(f"{name.split('.')[1]} {value:.4g}" for name, value in values.items())
         told = found["two-stage"][CHECKED] if stage == "test" else found["valid"][CHECKED]
@@ -110,9 +113,9 @@ class Experiment:
         if log not in self._logs:
             logged = draw_log(self._world, log, "draw")
             valid, test = judges_of(self._world, logged)
-            with_error = JudgeWithError(valid.users, valid.relevant, valid.clicked, valid.ranker_logits, valid.metrics)
+            of_each = JudgeOfEach(valid.users, valid.relevant, valid.clicked, valid.ranker_logits, valid.metrics)
             # One at a time: each holds tables of all users and items.
-            self._logs = {log: (self._world, logged, with_error, test)}
+            self._logs = {log: (self._world, logged, of_each, test)}
         return self._logs[log]
 
 
@@ -141,7 +144,7 @@ def search(experiment: Experiment, space: Space, n_trials: int) -> list[Trial]:
     """The trials, the best first."""
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS["tpe"](SEARCH_SEED))
     study.enqueue_trial(space.encoded(PAPER))
-    trials = []
+    trials: list[Trial] = []
     for place in range(n_trials):
         asked = study.ask(space.distributions())
         values = space.decoded(asked.params)
@@ -201,9 +204,9 @@ def write(
         beyond = bool(abs(gained.mean()) > 2 * std_error)
         differences[name] = {**paired, "std_error": std_error, "beyond_two_std_errors": beyond}
         print(f"found - paper, {name}: {format_difference(paired)}, std error {std_error:.4f}")
-    near = [trial for trial in trials if score(trial) >= best.score - 2 * best.std_error]
+    near = [trial for trial in trials if is_near(experiment, trial, trials[0])]
     print(f"best trial on validation {best.value:.4f} ± {best.std_error:.4f} by {trials[0].values}")
-    print(f"{len(near)} of {len(trials)} trials are within two standard errors of it")
+    print(f"{len(near)} of {len(trials)} trials are within two standard errors of it, paired by user")
     print(f"found {finalists[0]['values']}, over {len(SEARCH_LOGS)} logs {finalists[0]['metrics'][CHECKED]:.4f}")
     result = quality_result(
         NAME,
@@ -219,7 +222,7 @@ def write(
             },
             "paper": PAPER,
             "found": finalists[0]["values"],
-            "within_two_std_errors": len(near),
+            "within_two_std_errors_by_user": len(near),
             "importance": importances(space, trials),
             "commits_of_runs": commits(experiment.used),
         },
@@ -228,6 +231,15 @@ def write(
     )
     write_result({**result, "paired": differences})
     plot(space, trials)
+
+
+def is_near(experiment: Experiment, trial: Trial, best: Trial) -> bool:
+    """Whether the validation users, by whom both were judged, do not tell a trial from the best."""
+    ours, theirs = (
+        np.array(experiment.run("search", each.values, SEARCH_LOGS[0])["valid"]["each"]) for each in (best, trial)
+    )
+    gained = ours - theirs
+    return bool(gained.mean() <= 2 * gained.std(ddof=1) / len(gained) ** 0.5)
 
 
 def told(trial: Trial) -> dict[str, Any]:
