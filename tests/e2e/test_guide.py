@@ -26,11 +26,13 @@ def free_port() -> int:
 
 
 def shell(script: str, folder: Path) -> str:
-    """What a script prints, each command before what it does; the script and all it left running are ended."""
+    """What a script prints, each command and its second before what it does; all it left running is ended."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {name: value for name, value in os.environ.items() if name not in ("TANDEM_HOME", "RAY_ADDRESS")}
+    # Of Ray, too, nothing is taken over: a service of this process has claimed ports of its own.
+    ours = ("TANDEM_HOME", "RAY_ADDRESS", "RAY_SERVE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     ran = subprocess.Popen(
-        ["bash", "-xeuo", "pipefail", "-c", script],
+        ["bash", "-xeuo", "pipefail", "-c", f"PS4='+ $SECONDS s: '\n{script}"],
         cwd=folder,
         env={**environment, "PATH": path},
         stdout=subprocess.PIPE,
