@@ -1,7 +1,7 @@
 """Every command line that the documentation shows is one that the program takes, and every config file, too.
 
 Options by name are held to the commands in test_docs_flags.py; here whole lines are parsed, values included, and
-nothing is run. Lines in blocks are run in tests/e2e/test_docs_shell.py, those of docs/guide.md in test_guide.py beside it.
+nothing is run. Those in blocks are run in tests/e2e/test_docs_shell.py, and in test_guide.py beside it.
 """
 
 import re
