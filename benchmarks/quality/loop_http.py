@@ -8,8 +8,7 @@ Loop:   a first model learns from a twentieth of 10,000 random slates. It serves
         slate of two, and what its user did with it. After each day a cycle trains a challenger on what was known before
         the day, judges it and the champion by the day, and promotes it or not; the service takes what is promoted. On
         day 4 a challenger comes first that learned from answers turned into their opposite, judged by the same day.
-Gate:   the default of `tandem cycle`, which asks for an effective sample of 1,000. To another policy a day is worth
-        about a third of its requests, after a drift a fifth.
+Gate:   the default of `tandem cycle`.
 Truth:  what a slate of a model earns, averaged over everybody: exact given user and slate, over 40 slates of each.
 Expect: what serves is worth more and more until the drift, less with it, and more again after it (a rise of 0, as of a
         loop that promotes nothing, is none); nine of ten 95% intervals of a challenger's gain, made before its
@@ -144,7 +143,7 @@ def summarised(days: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     value = {day["day"]: day["true_value"] for day in days}
     last = max(value)
     judged = [(day, cycle) for day in days for cycle in day["cycles"] if cycle["comparison"] is not None]
-    held = [held_truth(day, cycle) for day, cycle in judged]
+    held = [held_truth(day, cycle) for day, cycle in judged if cycle["gain"]["low"] is not None]
     poison = [cycle for _, cycle in judged if cycle["poisoned"]]
     gains = [cycle["true_value"] - day["true_value"] for day, cycle in judged if cycle["status"] == "promoted"]
     rows = [_row("estimates", "held", held, (">=", 0.9)), _row("promotions", "true_gain", gains, (">", 0.0))]
