@@ -1,5 +1,6 @@
 """The examples of docs/off-policy.md and the log of docs/data.md run, and print what the pages say of them."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def test_the_log_is_written_and_read_as_the_page_says(tmp_path: Path, monkeypatc
     exec(compile(example, "docs/data.md", "exec"), names)
     rounds = names["rounds"]
     assert isinstance(rounds, Rounds) and rounds.reward.tolist() == [1.0]
+
+
+def test_the_search_over_capping_and_alpha_found_what_the_page_says() -> None:
+    stored = json.loads((PAGE.parents[1] / "benchmarks/results/tune_two_stage.json").read_text(encoding="utf-8"))
+    page = (PAGE.parent / "off-policy-results.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ((?:two|one)-stage \w+@10) \| (.*) \|$", page, re.MULTILINE))
+    assert len(rows) == 5
+    for metric, row in rows.items():
+        of_both = {each["model"]: each for each in stored["summary"] if each["metric"] == metric}
+        difference = stored["paired"][metric]
+        told = [of_both[model][what] for model in ("found", "paper") for what in ("mean", "std_error")]
+        told += [difference[what] for what in ("difference", "std_error", "low", "high")]
+        assert [float(number) for number in re.findall(r"[+-]?\d*\.\d+", row)] == [
+            round(100 * each, 2) for each in told
+        ]
 
 
 def _examples(page: Path) -> list[str]:
