@@ -63,7 +63,7 @@ def test_the_commands_of_the_guide_run(tmp_path: Path) -> None:
     events = open_events(str(tmp_path / "home"))
     acts = Counter(events.read("feedback", columns=["event_id"])["event_id"].to_pylist())
     assert all(acts[f"act-{place}"] == 1 for place in range(3)), "what was said by curl is in the log once"
-    assert len(events.read("requests", columns=["request_id"])) > 1200
+    assert len(events.read("requests", columns=["request_id"])) > 1000
     assert "more than the logging policy" in printed
 
     told = json.loads((tmp_path / "cycle.json").read_text(encoding="utf-8"))
