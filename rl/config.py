@@ -156,7 +156,7 @@ class DRRTrainConfig(Config):
     Attributes:
         network: actor, critic and state.
         critic_reads: what an action is to the critic: the ranking `vector`, as in the paper, or that of the `item`
-            recommended. The critic is then asked about ranking vectors of the mean length of an item's.
+            recommended. The critic is then asked about ranking vectors of the root mean squared length of items'.
         exploration: a random available `item` with probability epsilon, or `gaussian` noise on the ranking vector.
         exploration_steps: played until the probability of a random item has gone from 1 to `final_epsilon`.
         noise: standard deviation of Gaussian noise.

@@ -72,7 +72,8 @@ class MatrixFactorisation:
         many epochs is chosen on the latest ratings of each user, held out at first; the model is then fitted to all.
 
         Source: Salakhutdinov and Mnih (2007), equation 4, with biases as in Koren et al. (2009), equation 5,
-        doi:10.1109/MC.2009.263.
+        doi:10.1109/MC.2009.263. Differs from the former in: a vector is regularised once for each of its ratings, as in
+        the latter, where equation 4 does so once for each vector, however many ratings it has.
 
         Args: ratings: all that the model may know. config: size, steps and seed.
         Raises: DataError: for a log without ratings. TrainingError: when the descent diverges.

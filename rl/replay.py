@@ -40,8 +40,9 @@ class PrioritizedReplay:
     A new one has the highest priority so far. alpha = 0 draws uniformly. What is drawn too often counts less, by
     (N P(i))^-beta over the largest such weight of the batch.
 
-    Source: Schaul et al. (2016), arXiv:1511.05952, equations 1 and section 3.4. Differs from it in: sums are taken anew
-    for every batch, which for a hundred thousand numbers costs less than a tree in Python.
+    Source: Schaul et al. (2016), arXiv:1511.05952, equations 1 and section 3.4. Differs from it in: all callers keep
+    beta constant, where the paper lets it rise to 1 by the end of training; sums are taken anew for every batch, which
+    for a hundred thousand numbers costs less than a tree in Python.
     """
 
     def __init__(

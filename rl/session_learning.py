@@ -42,10 +42,8 @@ def trained_module(checkpoint: Path, agent: DRRAgent) -> DRRModule:
     return module
 
 
-def play_learning(
-    world: RatingWorld, module: DRRModule, users: NDArray[np.integer], seed: int, updates_per_step: int = 1
-) -> Played:
-    """One session of each of these users, one after the other, with updates after every step.
+def play_learning(world: RatingWorld, module: DRRModule, users: NDArray[np.integer], seed: int) -> Played:
+    """One session of each of these users, one after the other, with an update after every step.
 
     Before each session networks and targets are as training left them, and the optimizers new. What was played goes
     into a replay that lasts, and updates are those of training: a batch by |TD error|, critic, actor, soft targets.
@@ -55,7 +53,7 @@ def play_learning(
     no replay.
 
     Args: world: where. module: networks with their targets, which stay as they are. users: (S,). seed: session i has
-        the stream seed + i, as with `rl.rating_evaluation.play`. updates_per_step: batches.
+        the stream seed + i, as with `rl.rating_evaluation.play`.
     """
     settings, learner = module.settings, copy.deepcopy(module)
     trained = copy.deepcopy(learner.state_dict())
@@ -85,8 +83,7 @@ def play_learning(
             step += 1
             reward = outcome.reward.astype(np.float32)
             replay.add(Transitions(seen, action, reward, sessions.observe(), outcome.done.copy()))
-            for _ in range(updates_per_step):
-                update(learner, optimizers, replay)
+            update(learner, optimizers, replay)
         shown.append(sessions.shown[0].copy())
     users = np.asarray(users, np.int64)
     return Played(users, np.array(shown), rewards, world.lengths[users])

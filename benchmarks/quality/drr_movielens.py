@@ -81,6 +81,7 @@ def main() -> None:
             beside = stored_result(options.beside)
             stored["rows"] = with_policies_of(beside["rows"], stored["rows"])
             stored["policies_of"] = {key: beside[key] for key in ("name", "command", "git_sha")}
+        stored["protocol"] = measured(stored["protocol"], stored["rows"])
         tell(stored, stored["rows"])
         write_result(stored)
         return
@@ -102,13 +103,14 @@ def main() -> None:
         "variants": {name: asdict(variant) for name, variant in VARIANTS.items()},
     }
     name = options.name + ("_validation" if options.validate else "")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     agents = {
         f"DRR-{state}, {variant}": (state, variant)
         for variant in options.variants
         for state in options.states
         if variant != LOGGED or state == "ave"
     }
+    if agents:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     neighbors = cache(lambda: RatingNeighbors.fit(known, RatingNeighborsConfig()))
     unfinished = Unfinished(name, protocol)
     rows = finished(
@@ -118,7 +120,7 @@ def main() -> None:
         agents,
         lambda seed: Trial(known, later, seed, neighbors, others, options.steps),
     )
-    result = quality_result(name, protocol=protocol, rows=rows, summary=[])
+    result = quality_result(name, protocol=measured(protocol, rows), rows=rows, summary=[])
     tell(result, rows)
     if not options.validate:
         write_result(result)
@@ -141,6 +143,13 @@ def with_policies_of(others: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
         sys.exit("the two results are not of the same factorisations, users and sessions")
     missing = set(POLICIES) - {row["model"] for row in rows}
     return [*(row for row in others if row["model"] in missing and row["seed"] in ours), *rows]
+
+
+def measured(protocol: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """The protocol, with those variants alone of which there are rows."""
+    models = {row["model"] for row in rows}
+    variants = {name: how for name, how in protocol["variants"].items() if any(m.endswith(f", {name}") for m in models)}
+    return protocol | {"variants": variants}
 
 
 def tell(result: dict[str, Any], rows: Sequence[Row]) -> None:

@@ -151,17 +151,34 @@ def test_a_row_has_means_and_differences_and_learning_is_compared_with_the_same_
 
 def test_agents_are_compared_seed_by_seed_with_those_who_have_all_of_their_seeds():
     """Differences of .2 and .4 have a mean of .3 and a standard error of .1, of which it is three times above 0."""
-
-    def row(model: str, seed: int, value: float) -> dict[str, Any]:
-        return {"model": model, "seed": seed, "metrics": {"ndcg@10": value}}
-
-    agent = [row("DRR-p, user", 0, 0.9), row("DRR-p, user", 1, 0.95)]
-    others = [row(MODEL, 0, 0.7), row(MODEL, 1, 0.55), row("popularity", 0, 0.5)]
-    (line,) = paired([*others, *agent])
+    agent = [told("DRR-p, user", 0, 0.9, 0.02), told("DRR-p, user", 1, 0.95, 0.04)]
+    others = [told(MODEL, 0, 0.7, 0), told(MODEL, 1, 0.55, 0), told("item mean", 0, 0.5, 0)]
+    line, of_policy = reversed(paired([*others, *agent]))
+    assert (of_policy["a"], of_policy["b"], of_policy["n"]) == ("item mean", MODEL, 1)
     assert (line["a"], line["b"], line["n"], line["above"]) == ("DRR-p, user", MODEL, 2, True)
     assert [line["difference"], line["std_error"], *line["by_seed"]] == pytest.approx([0.3, 0.1, 0.2, 0.4])
     reached = {line["model"]: line["reached"] for line in summaries([*others, *agent])}
-    assert reached == {"DRR-p, user": True, MODEL: None, "popularity": None}
+    assert reached == {"DRR-p, user": True, MODEL: None, "item mean": None}
+
+
+def test_seeds_that_agree_do_not_hide_how_far_their_users_are_apart():
+    """All seeds say .1; users differ: beside matrix factorisation by .04 and .08, beside another by .1 more at most.
+
+    .1 is less than two of the mean error .06, and seeds that agree are no reason to call it above 0.
+    """
+    agent = [told("DRR-p, user", seed, 0.6, error) for seed, error in enumerate((0.04, 0.08))]
+    others = [told(name, seed, 0.5, error) for name, error in ((MODEL, 0), ("item mean", 0.1)) for seed in (0, 1)]
+    lines = {line["b"]: line for line in paired([*others, *agent]) if line["a"] == "DRR-p, user"}
+    assert {name: line["difference"] for name, line in lines.items()} == pytest.approx({"item mean": 0.1, MODEL: 0.1})
+    assert {name: line["std_error"] for name, line in lines.items()} == pytest.approx({"item mean": 0.16, MODEL: 0.06})
+    assert not any(line["above"] for line in lines.values())
+
+
+def told(model: str, seed: int, value: float, error: float) -> dict[str, Any]:
+    """A row of one metric, with its error over users beside matrix factorisation."""
+    interval = {"low": -1.96 * error, "high": 1.96 * error}
+    above = {"ndcg@10": interval | {"difference": 0.0}}
+    return {"model": model, "seed": seed, "metrics": {"ndcg@10": value}, "above_matrix_factorisation": above}
 
 
 def test_policies_of_another_result_join_where_the_factorisations_are_the_same():

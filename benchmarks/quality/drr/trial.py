@@ -78,8 +78,7 @@ class Trial:
             trained = with_vectors(trained, RatingVectors.of(self._model))
         else:
             model = self._model if how.dim == PMFConfig().dim else self._fitted(how.dim)
-            world = RatingWorld.of(self._known, model, RatingEnvConfig())
-            *_, (_, trained) = training(world, RatingVectors.of(model), config)
+            *_, (_, trained) = training(self._online, RatingVectors.of(model), config)
         learning = play_learning(self._online, trained, self._users[:N_LEARNING], self._seed)
         return self._judge(by_actor(trained.actor)) | {LEARNING: learning.reward_per_step}
 
