@@ -154,7 +154,7 @@ def show(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> 
         print(f"{line['model']:<24}{line['metric']:<44}{told(line['mean'], line['std_error'])}")
     for line in pairs:
         of = f"{line['a']} - {line['b']}"
-        print(f"{of:<44}{line['metric']:<44}{told(line['difference'], line['std_error'], sign='+')}")
+        print(f"{of:<48}{line['metric']:<44}{told(line['difference'], line['std_error'], sign='+')}")
 
 
 def told(mean: float, error: float | None, sign: str = "") -> str:
