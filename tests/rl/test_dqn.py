@@ -79,17 +79,29 @@ def test_a_run_is_gone_on_with_and_refuses_other_options(trained):
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_what_is_reported_of_learning_is_of_all_updates():
+def test_what_is_reported_of_learning_is_of_all_updates(monkeypatch):
+    """Each value is the mean of what the learner said of every update, and not the last one's."""
     from rl.dqn import dqn_config
 
     algorithm: Any = dqn_config(Marshmallow, INPUTS, CONFIG).build_algo()
+    learners, names = algorithm.learner_group, ("qf_mean", "qf_min", "qf_max")
+    update, of_updates = learners.update, []
+
+    def noted(**given):
+        answers = update(**given)
+        of_updates.extend([float(answer["default_policy"][name].peek()) for name in names] for answer in answers)
+        return answers
+
+    monkeypatch.setattr(learners, "update", noted)
     try:
         learnt = algorithm.train()["learners"]["default_policy"]
     finally:
         algorithm.stop()
-    assert algorithm.n_updates > 1
+    assert len(of_updates) == algorithm.n_updates > 1
     assert learnt["num_module_steps_trained_lifetime"] == algorithm.n_updates * CONFIG.batch_size
-    assert learnt["qf_min"] <= learnt["qf_mean"] <= learnt["qf_max"]
+    found = [float(learnt[name]) for name in names]
+    assert found == pytest.approx(np.mean(of_updates, axis=0), rel=1e-4)
+    assert found != pytest.approx(of_updates[-1], rel=1e-2)
 
 
 @pytest.mark.usefixtures("ray_session")
