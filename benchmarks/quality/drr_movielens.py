@@ -15,6 +15,8 @@ Protocol: the earliest 80% of each user's ratings to learn from, the latest 20% 
         of .5 and 1 stars, and where neighbours (`rl.rating_neighbors`) predict, with 0, .5 and 1.
 Seeds:  of matrix factorisation, and of the agent that reads its vectors. Choices are made with `--validate`, which
         takes the latest 20% of each user's training ratings in place of the test, and never sees that.
+Errors: of means those over seeds; of differences the larger of that over seeds and that over users, or sessions, which
+        is said at most: the mean of the seeds' own, as the users are the same in all.
 Variants: `paper`: one update after each step of one session, vectors of 100 factors (docs/agents.md lists what differs
         from the paper all the same); `vector`: the defaults of DRRTrainConfig, by which the critic reads ranking
         vectors, too; as in all that follow, an update after each 32 steps and vectors of 32 factors; `item`: the critic
