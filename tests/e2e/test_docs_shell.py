@@ -88,7 +88,12 @@ def key() -> str:
 
 CHOSEN: Final[dict[str, Chosen]] = {
     "README.md": {"./.tandem/demo": "./.tandem", "user-850": "user-3"},
-    "docs/agents.md": {"RUN": newest_agent, "NAME": newest_agent},
+    "docs/agents.md": {
+        "--data instatok": "--data instatok --path world.yaml",
+        "RUN": newest_agent,
+        "NAME": newest_agent,
+        VERSION: version,
+    },
     "docs/batch.md": {"--workers 8": "--workers 2"},
     # One that begins again every day does not end.
     "docs/cycle.md": {"--every 24h": ""},

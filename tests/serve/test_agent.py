@@ -1,8 +1,11 @@
 """An agent chooses over HTTP as it does in its simulator, and every choice has the probability that is logged."""
 
 import copy
+import json
+import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -125,6 +128,14 @@ def test_propensities_are_those_of_exploring(requests, asked, own_home, version)
         np.testing.assert_allclose([[item["propensity"] for item in answer["items"]]], expected, rtol=1e-12)
         explored += sum(item["source"] == "explore" for item in answer["items"])
     assert 0 < explored < 5 * N_SESSIONS / 2
+
+
+def test_the_request_in_the_documentation_is_answered(asked):
+    page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    (body,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    answer = asked(json.loads(body))
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["items"]) == 1
 
 
 @pytest.mark.parametrize(
