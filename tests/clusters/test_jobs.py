@@ -182,3 +182,13 @@ def test_a_search_as_a_job(jobs: Jobs, home: Home) -> None:
     kept = home.children(f"runs/{Path(tuned['run_dir']).name}/trials")
     assert len(kept) == 2 and tuned["best"]["trial"] in kept
     assert load_config(TrainConfig, tuned["config"]).data.path == HOME
+
+
+def test_an_agent_as_a_job(jobs: Jobs, home: Home, trained: dict[str, Any]) -> None:
+    """Sessions are played by a process that the cluster gives it, beside the one that learns."""
+    world = ("--env.world.n-users", "40", "--env.world.n-videos", "400", "--env.world.max-steps", "12")
+    short = ("--total-steps", "400", "--sessions", "32", "--batch-size", "32", "--warmup-steps", "100")
+    options = (*world, *short, "--steps-per-report", "200", "--env-runners", "1", "--export", "--json")
+    learned = jobs.answer("tandem", "rl", "train", "dqn", "--home", HOME, *options)
+    print(f"\nrl train: {learned['steps']} steps, published {learned['version']}")
+    assert learned["steps"] >= 400 and Recommender.load(HOME, learned["version"]).agent is not None
