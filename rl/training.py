@@ -1,6 +1,7 @@
 """Training runs of session agents: curves, checkpoints, resuming, and the agent as a file."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _module(algorithm: Algorithm) -> Any:
 
 
 def _row(result: dict[str, Any]) -> dict[str, float]:
-    """One point of the curve; before the first session has ended, or the first update was made, some are missing."""
+    """One point of the curve, without what is a mean of nothing: no session ended, or no update was made."""
     played = result[ENV_RUNNER_RESULTS]
     learnt = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
     found = {
@@ -116,7 +117,11 @@ def _row(result: dict[str, Any]) -> dict[str, float]:
         "loss": learnt.get("total_loss"),
         "value": learnt.get("qf_mean"),
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return _finite(found)
+
+
+def _finite(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def _keep(curve: list[dict[str, float]], folder: Path) -> None:
