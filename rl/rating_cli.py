@@ -71,10 +71,15 @@ class EvaluateDRROptions(Config):
 
 
 def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
-    """`tandem rl train drr`."""
+    """`tandem rl train drr`.
+
+    Raises: ConfigError: for a network that reads histories of another length, or as `start_run`.
+    """
     from rec.runs import say
     from rl.drr import RatingVectors, agent_of, drr_config, ranked_rounds
     from rl.pmf_env import RatingWorld
+
+    _require_one_length(options.network.history_length, options.ratings.env)
 
     def algorithm() -> Any:
         split, model = fitted_ratings(options.ratings)
@@ -104,6 +109,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     agent = load_agent(Path(options.agent))
     if not isinstance(agent, DRRAgent):
         raise ConfigError(f"holds an agent of kind {agent.kind!r}; one of kind 'drr' is required", file=options.agent)
+    _require_one_length(agent.config.history_length, options.ratings.env, file=options.agent)
     split, model = fitted_ratings(options.ratings)
     users, items = agent.actor.state.users, agent.actor.state.items
     if (len(users), len(items) - 1) != (split.train.n_users, split.train.n_items):
@@ -159,6 +165,16 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
         "simulators": simulated,
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def _require_one_length(read: int, env: RatingEnvConfig, *, file: str | None = None) -> None:
+    if read != env.history_length:
+        raise ConfigError(
+            f"the network reads the latest {read} liked items (network.history_length) and sessions show "
+            f"{env.history_length} (ratings.env.history_length); give both the same number",
+            file=file,
+            field="ratings.env.history_length",
+        )
 
 
 def _simulated(

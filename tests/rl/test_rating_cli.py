@@ -11,7 +11,7 @@ from rec.errors import ConfigError
 from rec.models.drr import DRRActor
 from rec.models.drr_agent import DRRAgent
 from rl.config import PMFConfig, RatingEnvConfig
-from rl.rating_cli import EvaluateDRROptions, RatingSessions, evaluate_drr
+from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, train_drr
 
 N_USERS, N_ITEMS, EACH = 12, 40, 20
 NETWORK = DRRNetworkConfig(history_length=3, hidden=8)
@@ -85,3 +85,12 @@ def test_an_agent_of_other_ratings_is_refused(ratings, tmp_path):
     file = agent_file(tmp_path, n_users=N_USERS + 1)
     with pytest.raises(ConfigError, match=f"trained on {N_USERS + 1} users"):
         evaluate_drr(EvaluateDRROptions(agent=file, ratings=ratings))
+
+
+def test_histories_of_another_length_than_the_network_reads_are_refused_at_once(ratings, tmp_path):
+    other = ratings.model_copy(update={"env": RatingEnvConfig(history_length=4)})
+    with pytest.raises(ConfigError, match=r"latest 3 liked items .* show 4 \(ratings\.env\.history_length"):
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=other))
+    with pytest.raises(ConfigError, match="latest 3 liked items"):
+        train_drr(TrainDRROptions(home=str(tmp_path), ratings=other, network=NETWORK))
+    assert not (tmp_path / "runs").exists()
