@@ -69,10 +69,10 @@ class RatingWorld:
         """A world in which these ratings are known.
 
         Args: known: a pair at most once. model: fitted to the same ratings. config: of the sessions.
-        Raises: DataError: for a log without ratings. ConfigError: where a session can come to the end of the items.
+        Raises: DataError: for a log without ratings or with one off the scale. ConfigError: where a session can come to
+            the end of the items.
         """
-        if known.rating is None:
-            raise DataError("ratings are required; this log has actions", field="rating")
+        ratings = _on_the_scale(known)
         n_items = known.n_items
         pairs = known.user.astype(np.int64) * n_items + known.item
         order = pairs.argsort()
@@ -93,7 +93,7 @@ class RatingWorld:
             histories=latest_liked(known, config.history_length),
             recommendable=recommendable,
             rated=pairs[order],
-            ratings=known.rating[order].astype(np.float64),
+            ratings=ratings[order],
         )
 
     @classmethod
@@ -104,10 +104,10 @@ class RatingWorld:
 
         Args: known: before the sessions, of which histories are taken. later: pairs not in `known`, of the same
             vocabularies. model: is never asked. config: of the sessions.
-        Raises: DataError: for a log without ratings or with a pair twice.
+        Raises: DataError: for a log without ratings, with one off the scale, or with a pair twice.
         """
-        if later.rating is None:
-            raise DataError("ratings are required; this log has actions", field="rating")
+        _on_the_scale(known)
+        ratings = _on_the_scale(later)
         pairs = later.user.astype(np.int64) * later.n_items + later.item
         order = pairs.argsort()
         if (np.diff(pairs[order]) == 0).any():
@@ -123,7 +123,7 @@ class RatingWorld:
             histories=latest_liked(known, config.history_length),
             recommendable=sparse.csr_array((np.ones(len(later), np.bool_), (later.user, later.item)), shape=shape),
             rated=pairs[order],
-            ratings=later.rating[order].astype(np.float64),
+            ratings=ratings[order],
         )
 
     def simulated_by(self, model: RatingModel, noise: float) -> Self:
@@ -149,6 +149,21 @@ class RatingWorld:
         noise = self.config.noise * ndtri(np.maximum(points, 2.0**-54)) if self.config.noise else 0.0
         predicted = np.clip(self.model.predict(users, items) + noise, LOWEST, HIGHEST)
         return np.where(self.rated[places] == pairs, self.ratings[places], predicted)
+
+
+def _on_the_scale(log: Interactions) -> NDArray[np.float64]:
+    if log.rating is None:
+        raise DataError("ratings are required; this log has actions", field="rating")
+    wrong = np.flatnonzero(~((log.rating >= LOWEST) & (log.rating <= HIGHEST)))
+    if len(wrong):
+        first = wrong[0]
+        raise DataError(
+            f"ratings from {LOWEST:g} to {HIGHEST:g} are required; found {log.rating[first]:g}, of user "
+            f"{log.user_ids[log.user[first]]!r} and item {log.item_ids[log.item[first]]!r} ({len(wrong)} of {len(log)} "
+            "ratings are off the scale); bring them to it",
+            field="rating",
+        )
+    return log.rating.astype(np.float64)
 
 
 def latest_liked(ratings: Interactions, n: int) -> NDArray[np.int64]:

@@ -223,6 +223,20 @@ def test_what_cannot_be_a_world_is_refused(known, model):
         RatingWorld.of(replace(known, rating=None), model, RatingEnvConfig())
 
 
+@pytest.mark.parametrize("off", [0.5, 6.0, np.nan])
+def test_ratings_off_the_scale_are_refused(known, model, off):
+    ratings = known.rating.copy()
+    ratings[7] = off
+    wrong = replace(known, rating=ratings)
+    message = rf"from 1 to 5 are required; found {off:g}, of user 'u{known.user[7]}' and item 'i{known.item[7]}' \(1 of"
+    with pytest.raises(DataError, match=message):
+        RatingWorld.of(wrong, model, RatingEnvConfig())
+    early, late = np.arange(100), np.arange(100, N_RATINGS)
+    for first, second in ((early, late), (late, early)):
+        with pytest.raises(DataError, match=message):
+            RatingWorld.logged(wrong.take(first), wrong.take(second), model, RatingEnvConfig())
+
+
 def assert_same(found, expected):
     """Equal, through tuples and dicts."""
     if isinstance(expected, dict):
