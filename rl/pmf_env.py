@@ -69,12 +69,12 @@ class RatingWorld:
         """A world in which these ratings are known.
 
         Args: known: a pair at most once. model: fitted to the same ratings. config: of the sessions.
-        Raises: DataError: for a log without ratings or with one off the scale. ConfigError: where a session can come to
-            the end of the items.
+        Raises: DataError: for a log without ratings, with one off the scale, or with a pair twice. ConfigError: where a
+            session can come to the end of the items.
         """
         ratings = _on_the_scale(known)
-        n_items = known.n_items
-        pairs = known.user.astype(np.int64) * n_items + known.item
+        _require_once(known)
+        n_items, pairs = known.n_items, _pairs(known)
         order = pairs.argsort()
         recommendable = np.bincount(known.item, minlength=n_items) > 0
         longest = config.history_length + config.session_length
@@ -104,14 +104,13 @@ class RatingWorld:
 
         Args: known: before the sessions, of which histories are taken. later: pairs not in `known`, of the same
             vocabularies. model: is never asked. config: of the sessions.
-        Raises: DataError: for a log without ratings, with one off the scale, or with a pair twice.
+        Raises: DataError: for a log without ratings, with one off the scale, or with a pair twice, be it once in each.
         """
         _on_the_scale(known)
         ratings = _on_the_scale(later)
-        pairs = later.user.astype(np.int64) * later.n_items + later.item
+        _require_once(known, later)
+        pairs = _pairs(later)
         order = pairs.argsort()
-        if (np.diff(pairs[order]) == 0).any():
-            raise DataError("a session holds an item twice; keep one rating of each user and item", field="item_id")
         shape = (later.n_users, later.n_items)
         counts = np.bincount(later.user, minlength=later.n_users)
         return cls(
@@ -164,6 +163,22 @@ def _on_the_scale(log: Interactions) -> NDArray[np.float64]:
             field="rating",
         )
     return log.rating.astype(np.float64)
+
+
+def _pairs(log: Interactions) -> NDArray[np.int64]:
+    return log.user.astype(np.int64) * log.n_items + log.item
+
+
+def _require_once(*logs: Interactions) -> None:
+    pairs = np.sort(np.concatenate([_pairs(log) for log in logs]))
+    twice = np.flatnonzero(pairs[1:] == pairs[:-1])
+    if len(twice):
+        user, item = divmod(int(pairs[twice[0]]), logs[0].n_items)
+        raise DataError(
+            f"user {logs[0].user_ids[user]!r} rated item {logs[0].item_ids[item]!r} twice; keep one rating of each user"
+            " and item",
+            field="item_id",
+        )
 
 
 def latest_liked(ratings: Interactions, n: int) -> NDArray[np.int64]:

@@ -281,10 +281,14 @@ def test_a_logged_session_recommends_each_users_own_later_items_with_their_ratin
         assert len(items) == len(set(items)) == min(5, len(own)) and set(items) <= set(own)
 
 
-def test_a_session_that_holds_an_item_twice_is_refused(known, model):
-    twice = known.take(np.array([0, 0]))
-    with pytest.raises(DataError, match="twice"):
-        RatingWorld.logged(known, twice, model, RatingEnvConfig())
+def test_a_pair_rated_twice_is_refused_by_name(known, model):
+    first, others = known.take(np.array([0])), known.take(np.arange(1, N_RATINGS))
+    message = f"user 'u{known.user[0]}' rated item 'i{known.item[0]}' twice"
+    for earlier, later in ((first, known), (others, known.take(np.array([0, 0])))):
+        with pytest.raises(DataError, match=message):
+            RatingWorld.logged(earlier, later, model, RatingEnvConfig())
+    with pytest.raises(DataError, match=message):
+        RatingWorld.of(known.take(np.append(np.arange(N_RATINGS), 0)), model, RatingEnvConfig())
 
 
 def test_the_switch_of_a_ranking_vector_recommends_any_available_item(logged, model):
