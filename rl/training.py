@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import (
 )
 from tensorboardX import SummaryWriter
 
-from rec.errors import ConfigError
+from rec.errors import ConfigError, DataError
 from rec.models.session_agent import AGENT_FILE, SessionAgent
 from rec.runs import say
 from rec.storage import recover_folder, replace_file, replace_folder
@@ -29,6 +29,7 @@ CONFIG_FILE: Final = "agent.json"
 CURVE_FILE: Final = "curve.jsonl"
 PLOT_FILE: Final = "curve.html"
 CHECKPOINT: Final = "checkpoint"
+_NETWORKS: Final = f"learner_group/learner/rl_module/{DEFAULT_MODULE_ID}"
 
 
 @final
@@ -70,7 +71,8 @@ def train_agent(
         folder: of the run.
         resume: whether to go on from the checkpoint in it.
 
-    Raises: ConfigError: for a run that cannot be resumed, or was asked for something else.
+    Raises: ConfigError: for a run that cannot be resumed, or was asked for something else. DataError: for one with a
+        damaged file.
     """
     if resume:
         recover_folder(folder / CHECKPOINT)
@@ -132,8 +134,7 @@ def _curve_so_far(folder: Path, algorithm: Algorithm) -> list[dict[str, float]]:
     """The rows up to the step of the checkpoint that the algorithm was restored from."""
     assert algorithm.metrics is not None
     played = float(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
-    rows = [json.loads(line) for line in (folder / CURVE_FILE).read_text(encoding="utf-8").splitlines()]
-    kept = [row for row in rows if row["steps"] <= played]
+    kept = [row for row in _rows(folder / CURVE_FILE) if row["steps"] <= played]
     if not kept or kept[-1]["steps"] != played:
         raise ConfigError(
             f"{CHECKPOINT} is of step {played:.0f}, of which {CURVE_FILE} has no row: one of the two is of another run",
@@ -143,10 +144,32 @@ def _curve_so_far(folder: Path, algorithm: Algorithm) -> list[dict[str, float]]:
     return kept
 
 
+def _rows(file: Path) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(_finite(dict(json.loads(line))))
+            rows[-1]["steps"]
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DataError(
+                f"a JSON object of numbers with `steps` is required; found {line[:60]!r}, the file is damaged",
+                file=str(file),
+                row=number,
+            ) from error
+    return rows
+
+
 def _require_same(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (folder / CHECKPOINT).is_dir() or not all((folder / name).is_file() for name in (CONFIG_FILE, CURVE_FILE)):
         raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
-    if json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) != asked:
+    # RLlib restores what is there of a checkpoint, and leaves the rest as it was made.
+    if not (folder / CHECKPOINT / _NETWORKS).is_dir():
+        raise ConfigError(f"the checkpoint is damaged: it has no {_NETWORKS}", file=str(folder), field="resume")
+    try:
+        before = json.loads((folder / CONFIG_FILE).read_bytes())
+    except ValueError as error:
+        raise DataError(f"is no JSON, the file is damaged: {error}", file=str(folder / CONFIG_FILE)) from error
+    if before != asked:
         raise ConfigError(
             f"the run was asked for something else, see {CONFIG_FILE}; give it the same options",
             file=str(folder),

@@ -131,6 +131,6 @@ def load_agent(file: Path) -> SessionAgent:
     """
     description = read_description(file)
     kind = description.get("kind")
-    if kind not in AGENTS:
+    if not isinstance(kind, str) or kind not in AGENTS:
         raise BundleError(f"holds an agent of kind {kind!r}; there are {', '.join(sorted(AGENTS))}", file=str(file))
     return AGENTS[kind].load(file, description)

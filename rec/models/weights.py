@@ -32,9 +32,12 @@ def read_description(file: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            return json.loads((opened.metadata() or {})[DESCRIPTION])
+            description = json.loads((opened.metadata() or {})[DESCRIPTION])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"does not say what model it is of: {error!r}; train again", file=str(file)) from error
+    if not isinstance(description, dict):
+        raise BundleError(f"says that its model is {description!r}, which is no mapping; train again", file=str(file))
+    return description
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rec.errors import ConfigError
+from rec.errors import ConfigError, DataError
 from rec.models.session_agent import load_agent
 from rl.session_env import SessionVectorEnv
 from tests.rl.marshmallow import CONFIG, INPUTS, LATER, PATIENT, SWEET, Marshmallow
@@ -141,6 +141,12 @@ def test_a_run_that_was_killed_goes_on_from_its_last_whole_checkpoint(trained, t
     assert [path.name for path in folder.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
     curve.write_text(curve.read_text().partition("\n")[0])
     with pytest.raises(ConfigError, match="has no row"):
+        again()
+    curve.write_text("{\n")
+    with pytest.raises(DataError, match=r"curve\.jsonl', row 1"):
+        again()
+    shutil.rmtree(checkpoint / "learner_group")
+    with pytest.raises(ConfigError, match="the checkpoint is damaged"):
         again()
 
 

@@ -62,6 +62,13 @@ def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
     save_described(agent.network.state_dict(), {"kind": "oracle"}, file)
     with pytest.raises(BundleError, match=r"kind 'oracle'; there are .*dqn"):
         load_agent(file)
+    for no_mapping in (["dqn"], "dqn", 3, None):
+        save_described(agent.network.state_dict(), no_mapping, file)
+        with pytest.raises(BundleError, match=r"which is no mapping.*agent\.safetensors"):
+            load_agent(file)
+    save_described(agent.network.state_dict(), {"kind": ["dqn"]}, file)
+    with pytest.raises(BundleError, match=r"kind \['dqn'\].*agent\.safetensors"):
+        load_agent(file)
     described = {"kind": "dqn", "inputs": INPUTS.model_dump(mode="json"), "config": {"hidden": 17}}
     save_described(agent.network.state_dict(), json.loads(json.dumps(described)), file)
     with pytest.raises(BundleError, match="weights are of another model"):
