@@ -160,6 +160,6 @@ def _networks(algorithm: Any) -> DRRModule:
     return copy.deepcopy(next(iter(learnt)).get())
 
 
-def agent_of(module: Any) -> DRRAgent:
-    """A copy of the actor, without RLlib."""
-    return DRRAgent(copy.deepcopy(module.actor), module.settings.network)
+def agent_of(module: Any, ratings: str | None = None) -> DRRAgent:
+    """A copy of the actor, without RLlib; `ratings` is the digest of those it was trained on (`rl.pmf.digest_of`)."""
+    return DRRAgent(copy.deepcopy(module.actor), module.settings.network, ratings)

@@ -1,5 +1,6 @@
 """Probabilistic matrix factorisation: ratings as means, biases and products of factors."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, final
 
@@ -104,6 +105,18 @@ class MatrixFactorisation:
         """Expected ratings of all items, (S,) -> (S, N)."""
         product = self.user_factors[users] @ self.item_factors.T
         return np.clip(self.mean + self.user_bias[users, None] + self.item_bias + product, LOWEST, HIGHEST)
+
+
+def digest_of(ratings: Interactions) -> str:
+    """SHA-256 of who rated what how, by positions and whatever the order of rows: tells what was learnt from.
+
+    Raises: DataError: for a log without ratings.
+    """
+    rated, order = _required(ratings), np.lexsort((ratings.item, ratings.user))
+    found = hashlib.sha256(f"{ratings.n_users} {ratings.n_items}\n".encode())
+    for values, kind in ((ratings.user, "<i8"), (ratings.item, "<i8"), (rated, "<f8")):
+        found.update(values[order].astype(kind).tobytes())
+    return found.hexdigest()
 
 
 def rmse(model: RatingModel, ratings: Interactions) -> float:

@@ -48,11 +48,12 @@ class TrainDRROptions(DRRTrainConfig, RunOptions):
 class EvaluateDRROptions(Config):
     """A DRR agent beside random, popularity, item mean, matrix factorisation and the oracle.
 
-    `agent`: the agent.safetensors of a run on the same ratings. Each user's later ratings are reranked, without
-    updates, and `sessions` sessions are played in the simulator of the known ones. With `checkpoint`, the folder of
-    that name in the agent's run, the first `learning_sessions` of these are played again by networks that learn within
-    each session and start from the trained ones in the next, as in the paper. A checkpoint holds pickles: name one of
-    your own runs only.
+    `agent`: the agent.safetensors of a run on the same ratings; one of others, or of a run that did not note which, is
+    refused, as it may have seen those of the test. Each user's later ratings are reranked, without updates, and
+    `sessions` sessions are played in the simulator of the known ones. With `checkpoint`, the folder of that name in the
+    agent's run, the first `learning_sessions` of these are played again by networks that learn within each session and
+    start from the trained ones in the next, as in the paper. A checkpoint holds pickles: name one of your own runs
+    only.
 
     With `families` or `noises` every policy plays the same `sessions` in other simulators, too: one for each of these
     families (factorisation, where none is named) and levels of noise in stars (that of `ratings.env`). `neighbors` says
@@ -77,12 +78,16 @@ def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     """
     from rec.runs import say
     from rl.drr import RatingVectors, agent_of, drr_config, ranked_rounds
+    from rl.pmf import digest_of
     from rl.pmf_env import RatingWorld
 
     _require_one_length(options.network.history_length, options.ratings.env)
+    known = ""
 
     def algorithm() -> Any:
+        nonlocal known
         split, model = fitted_ratings(options.ratings)
+        known = digest_of(split.train)
         if model.report.valid_rmse:
             say(
                 f"matrix factorisation: RMSE {min(model.report.valid_rmse):.4f} stars on the ratings held out for "
@@ -91,11 +96,14 @@ def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
         world, vectors = RatingWorld.of(split.train, model, options.ratings.env), RatingVectors.of(model)
         return drr_config(ranked_rounds(world, vectors), vectors, options.settings(DRRTrainConfig))
 
-    return start_run(options, algorithm, agent_of)
+    return start_run(options, algorithm, lambda module: agent_of(module, known))
 
 
 def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
-    """`tandem rl evaluate drr`."""
+    """`tandem rl evaluate drr`.
+
+    Raises: ConfigError: for an agent of another kind, of other ratings, or of histories of another length.
+    """
     import numpy as np
 
     from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
@@ -118,6 +126,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
             f"and {split.train.n_items}: name the same data",
             file=options.agent,
         )
+    _require_unseen(agent.ratings, split.train, file=options.agent)
     offline = RatingWorld.logged(split.train, split.test, model, options.ratings.env)
     online = RatingWorld.of(split.train, model, options.ratings.env)
     played_by = np.random.default_rng(options.seed).choice(online.users, options.sessions)
@@ -165,6 +174,26 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
         "simulators": simulated,
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def _require_unseen(trained_on: str | None, known: "Interactions", *, file: str) -> None:
+    """Refuses an agent that may have seen the ratings it is to be judged by."""
+    from rl.pmf import digest_of
+
+    if trained_on is None:
+        raise ConfigError(
+            "does not say which ratings it was trained on, so it may have seen those of the test; train it again with "
+            "`tandem rl train drr`",
+            file=file,
+            field="ratings",
+        )
+    if trained_on != digest_of(known):
+        raise ConfigError(
+            "was trained on other ratings than these options leave to training, so it may have seen those of the test; "
+            "give ratings.data and ratings.train_fraction as in training",
+            file=file,
+            field="ratings",
+        )
 
 
 def _require_one_length(read: int, env: RatingEnvConfig, *, file: str | None = None) -> None:

@@ -24,13 +24,16 @@ class DRRAgent:
     """Values candidates by their product with the actor's ranking vector.
 
     The state is `user`, a position, and `history`, positions of the latest n liked items, oldest first, with the number
-    of items for none; a candidate is `item`, a position. Attributes: actor: with its vectors. config: its sizes.
+    of items for none; a candidate is `item`, a position.
+
+    Attributes: actor: with its vectors. config: its sizes. ratings: digest of those it was trained on, None where it is
+        not known.
     """
 
     kind: ClassVar[str] = "drr"
 
-    def __init__(self, actor: DRRActor, config: DRRNetworkConfig) -> None:
-        self.actor, self.config = actor.eval(), config
+    def __init__(self, actor: DRRActor, config: DRRNetworkConfig, ratings: str | None = None) -> None:
+        self.actor, self.config, self.ratings = actor.eval(), config, ratings
 
     @torch.no_grad()
     def score(self, state: Mapping[str, Any], candidates: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -62,7 +65,7 @@ class DRRAgent:
     def save(self, file: Path) -> None:
         """See SessionAgent; the vectors are in the file, too."""
         vectors = {USERS: self.actor.state.users, ITEMS: self.actor.state.items[:-1]}
-        described = {"kind": self.kind, "config": self.config.model_dump(mode="json")}
+        described = {"kind": self.kind, "config": self.config.model_dump(mode="json"), "ratings": self.ratings}
         save_described(self.actor.state_dict() | vectors, described, file)
 
     @classmethod
@@ -75,7 +78,7 @@ class DRRAgent:
                 raise BundleError(f"holds no {name}; export the agent again", file=str(file))
         actor = DRRActor(weights.pop(USERS), weights.pop(ITEMS), config)
         put_weights(actor, weights, file=str(file))
-        return cls(actor, config)
+        return cls(actor, config, description.get("ratings"))
 
 
 def _positions(given: Any, name: str, size: int) -> Tensor:

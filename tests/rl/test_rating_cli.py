@@ -1,5 +1,7 @@
 """`tandem rl evaluate drr` on a small table of ratings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,8 @@ from rec.errors import ConfigError
 from rec.models.drr import DRRActor
 from rec.models.drr_agent import DRRAgent
 from rl.config import PMFConfig, RatingEnvConfig
-from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, train_drr
+from rl.pmf import digest_of
+from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, fitted_ratings, train_drr
 
 N_USERS, N_ITEMS, EACH = 12, 40, 20
 NETWORK = DRRNetworkConfig(history_length=3, hidden=8)
@@ -35,15 +38,20 @@ def ratings(tmp_path_factory):
     )
 
 
-def agent_file(folder, n_users=N_USERS):
+@pytest.fixture(scope="module")
+def seen(ratings):
+    return digest_of(fitted_ratings(ratings)[0].train)
+
+
+def agent_file(folder, seen=None, n_users=N_USERS):
     torch.manual_seed(0)
-    agent = DRRAgent(DRRActor(torch.rand(n_users, 5) - 0.5, torch.randn(N_ITEMS, 5), NETWORK), NETWORK)
+    agent = DRRAgent(DRRActor(torch.rand(n_users, 5) - 0.5, torch.randn(N_ITEMS, 5), NETWORK), NETWORK, seen)
     agent.save(folder / "agent.safetensors")
     return str(folder / "agent.safetensors")
 
 
-def test_an_evaluation_pairs_the_agent_with_every_other_policy(ratings, tmp_path, capsys):
-    told = evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings, sessions=30))
+def test_an_evaluation_pairs_the_agent_with_every_other_policy(ratings, seen, tmp_path, capsys):
+    told = evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, seen), ratings=ratings, sessions=30))
     names = {"random", "popularity", "item mean", "matrix factorisation", "oracle", "agent"}
     assert set(told["models"]) == names and all(set(found) == METRICS for found in told["models"].values())
     assert told["models"]["oracle"]["ndcg@5"]["value"] == pytest.approx(1)
@@ -55,8 +63,8 @@ def test_an_evaluation_pairs_the_agent_with_every_other_policy(ratings, tmp_path
     assert "agent - oracle" in capsys.readouterr().out
 
 
-def test_every_policy_plays_the_same_sessions_in_each_simulator_that_is_asked_for(ratings, tmp_path, capsys):
-    options = EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings, sessions=30)
+def test_every_policy_plays_the_same_sessions_in_each_simulator_that_is_asked_for(ratings, seen, tmp_path, capsys):
+    options = EvaluateDRROptions(agent=agent_file(tmp_path, seen), ratings=ratings, sessions=30)
     assert evaluate_drr(options)["simulators"] == []
     changes = {"families": ("factorisation", "neighbors"), "noises": (0.0, 1.0)}
     told = evaluate_drr(options.model_copy(update=changes))
@@ -74,23 +82,46 @@ def test_every_policy_plays_the_same_sessions_in_each_simulator_that_is_asked_fo
     assert "in the simulator neighbors, noise of 1 stars" in capsys.readouterr().out
 
 
-def test_noise_alone_keeps_the_family(ratings, tmp_path):
-    told = evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings, sessions=5, noises=(0.5,)))
+def test_noise_alone_keeps_the_family(ratings, seen, tmp_path):
+    file = agent_file(tmp_path, seen)
+    told = evaluate_drr(EvaluateDRROptions(agent=file, ratings=ratings, sessions=5, noises=(0.5,)))
     (simulator,) = told["simulators"]
     assert (simulator["family"], simulator["noise"]) == ("factorisation", 0.5)
     assert "neighbors" not in simulator["models"]
 
 
-def test_an_agent_of_other_ratings_is_refused(ratings, tmp_path):
-    file = agent_file(tmp_path, n_users=N_USERS + 1)
+def test_an_agent_of_other_ratings_is_refused(ratings, seen, tmp_path):
+    file = agent_file(tmp_path, seen, n_users=N_USERS + 1)
     with pytest.raises(ConfigError, match=f"trained on {N_USERS + 1} users"):
         evaluate_drr(EvaluateDRROptions(agent=file, ratings=ratings))
 
 
-def test_histories_of_another_length_than_the_network_reads_are_refused_at_once(ratings, tmp_path):
+def test_an_agent_that_may_have_seen_the_test_ratings_is_refused(ratings, seen, tmp_path):
+    """Of the same users and items, but trained on more of each user's ratings, or on no one knows which."""
+    more = digest_of(fitted_ratings(ratings.model_copy(update={"train_fraction": 0.9}))[0].train)
+    with pytest.raises(ConfigError, match=r"seen those of the test; give ratings\.data and ratings\.train_fraction"):
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, more), ratings=ratings))
+    with pytest.raises(ConfigError, match="does not say which ratings it was trained on"):
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, None), ratings=ratings))
+
+
+def test_a_digest_is_of_who_rated_what_how_in_any_order(ratings, seen):
+    train = fitted_ratings(ratings)[0].train
+    assert digest_of(train.take(np.random.default_rng(0).permutation(len(train)))) == seen
+    last = np.arange(len(train)) == len(train) - 1
+    others = [
+        replace(train, user=np.where(last, (train.user + 1) % N_USERS, train.user)),
+        replace(train, item=np.where(last, (train.item + 1) % N_ITEMS, train.item)),
+        replace(train, rating=np.where(last, 6 - train.rating + (train.rating == 3), train.rating)),
+        train.take(~last),
+    ]
+    assert len({seen, *map(digest_of, others)}) == 5
+
+
+def test_histories_of_another_length_than_the_network_reads_are_refused_at_once(ratings, seen, tmp_path):
     other = ratings.model_copy(update={"env": RatingEnvConfig(history_length=4)})
     with pytest.raises(ConfigError, match=r"latest 3 liked items .* show 4 \(ratings\.env\.history_length"):
-        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=other))
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, seen), ratings=other))
     with pytest.raises(ConfigError, match="latest 3 liked items"):
         train_drr(TrainDRROptions(home=str(tmp_path), ratings=other, network=NETWORK))
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,8 @@ from rec.registry import Registry
 from rec.storage import Home
 from rl.cli import TrainDQNOptions, train_dqn
 from rl.config import InstaTokConfig, InstaTokEnvConfig, PMFConfig
-from rl.rating_cli import RatingSessions, TrainDRROptions, train_drr
+from rl.pmf import digest_of
+from rl.rating_cli import RatingSessions, TrainDRROptions, fitted_ratings, train_drr
 
 SHORT: dict[str, Any] = {
     "sessions": 8,
@@ -64,6 +65,8 @@ def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_pat
     assert ("RMSE" in capsys.readouterr().err) == (kind == "drr")
     published = registry.open(told["version"]).path(AGENT_FILE)
     assert load_agent(published).kind == kind
+    if kind == "drr":
+        assert load_agent(published).ratings == digest_of(fitted_ratings(options.ratings)[0].train)
     run = tmp_path / "runs" / told["run_dir"].split("/")[-1]
     assert published.read_bytes() == (run / AGENT_FILE).read_bytes()
     again = options.model_copy(update={"resume": run.name, "export": False})
