@@ -82,6 +82,10 @@ class DQNAgent:
             _refuse_other(field, seen[field.name], leading)
         values = self.network({name: torch.as_tensor(value[None] if alone else value) for name, value in seen.items()})
         scores = values.double().numpy()
+        if not np.isfinite(scores).all():
+            numbers = [field.name for field in (*self.inputs.session, *self.inputs.candidate) if field.numbers]
+            named = ", ".join([*numbers, "or weights"])
+            raise ScoreError(f"values are not finite: {named} are too large for the network")
         return scores[0] if alone else scores
 
     def save(self, file: Path) -> None:
@@ -110,8 +114,11 @@ def _refuse_other(field: AgentField, values: NDArray[Any], leading: tuple[int, .
     if values.shape != shape and not (field.width == 1 and values.shape == leading):
         raise ScoreError(f"{field.name} of shape {shape} is required; found {values.shape}")
     if not field.categories:
-        if not np.isfinite(values).all():
-            raise ScoreError(f"{field.name} must hold finite numbers")
+        # The network computes in float32, where 1e39 is infinite.
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32)).all()
+        if not finite:
+            raise ScoreError(f"{field.name} must hold numbers that are finite in float32")
         return
     if values.dtype.kind not in "iu":
         raise ScoreError(f"{field.name} must hold categories, which are whole numbers; found {values.dtype}")

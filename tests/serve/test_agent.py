@@ -145,6 +145,7 @@ def test_the_request_in_the_documentation_is_answered(asked):
         (lambda c: c["session"].pop("profile"), "profile is missing"),
         (lambda c: c["session"].update(profile=[0, 0, 99, 0]), "profile must hold categories"),
         (lambda c: c["session"].update(numbers=[0.5]), r"numbers of shape (6,) is required"),
+        (lambda c: c["session"].update(numbers=[1e39] * 6), "numbers must hold numbers that are finite"),
         (lambda c: c["session"].update(numbers="many"), "context.session.numbers"),
         (lambda c: c["candidates"].pop("item_id"), "context.candidates.item_id"),
         (lambda c: c["candidates"]["item_id"].pop(), "context.candidates.candidates"),

@@ -57,6 +57,22 @@ def test_what_is_missing_is_named(agent):
         agent.score({"numbers": state["numbers"]}, candidates)
 
 
+@pytest.mark.parametrize("number", [np.inf, np.nan, -1e39])
+def test_a_number_that_is_not_finite_in_float32_is_refused_and_its_field_named(agent, number):
+    state, candidates = session(8)
+    with pytest.raises(ScoreError, match=r"^numbers must hold"):
+        agent.score(state | {"numbers": np.full(3, number)}, candidates)
+    with pytest.raises(ScoreError, match=r"^features must hold"):
+        agent.score(state, candidates | {"features": np.full((8, 2), number)})
+
+
+def test_numbers_whose_sums_are_not_finite_are_refused(agent):
+    agent.network.session.weight.data.fill_(2.0)
+    state, candidates = session(8)
+    with pytest.raises(ScoreError, match="values are not finite: numbers, features, or weights are too large"):
+        agent.score(state | {"numbers": np.full(3, 3e38)}, candidates)
+
+
 def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
     file = tmp_path / "agent.safetensors"
     save_described(agent.network.state_dict(), {"kind": "oracle"}, file)
