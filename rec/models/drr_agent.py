@@ -13,7 +13,7 @@ from rec.config import parse_config
 from rec.config.drr import DRRNetworkConfig
 from rec.errors import BundleError, ScoreError
 from rec.models.drr import DRRActor
-from rec.models.weights import put_weights, read_weights, save_described
+from rec.models.weights import put_weights, read_weights, require_finite, save_described
 
 USERS: Final = "user_vectors"
 ITEMS: Final = "item_vectors"
@@ -76,6 +76,7 @@ class DRRAgent:
         for name in (USERS, ITEMS):
             if name not in weights:
                 raise BundleError(f"holds no {name}; export the agent again", file=str(file))
+        require_finite(weights, file=str(file))
         actor = DRRActor(weights.pop(USERS), weights.pop(ITEMS), config)
         put_weights(actor, weights, file=str(file))
         return cls(actor, config, description.get("ratings"))

@@ -54,7 +54,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, file: str | None = None) -> None:
     """Copies weights into a model of the same shape.
 
-    Raises: BundleError: when names or shapes are not the model's; the first that differs is named.
+    Raises: BundleError: when names or shapes are not the model's, or a number is not finite; the first such is named.
     """
     own = model.state_dict()
     for name in sorted(own.keys() | weights.keys()):
@@ -65,7 +65,23 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, file: str | 
                 f"weights are of another model: at {name} the configured model has {wanted}, the weights {found}",
                 file=file,
             )
+    require_finite(weights, file=file)
     model.load_state_dict(dict(weights))
+
+
+def require_finite(weights: Mapping[str, Tensor], *, file: str | None = None) -> None:
+    """Refuses weights with which a model could answer nothing.
+
+    Raises: BundleError: naming the first tensor with a number that is not finite.
+    """
+    for name in sorted(weights):
+        n_wrong = int((~weights[name].isfinite()).sum())
+        if n_wrong:
+            raise BundleError(
+                f"{n_wrong} of {weights[name].numel()} numbers of {name} are not finite; train again with a lower "
+                "learning rate",
+                file=file,
+            )
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

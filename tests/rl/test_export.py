@@ -72,6 +72,14 @@ def test_one_session_of_many_scores_as_it_does_alone(arena):
         np.testing.assert_allclose(alone, together[row], rtol=1e-5, atol=1e-6)
 
 
+def test_an_agent_that_learnt_no_numbers_is_not_published(registry):
+    agent, before = agent_of(0), registry.versions()
+    agent.network.advantage.bias.data.fill_(torch.nan)
+    with pytest.raises(BundleError, match=r"advantage\.bias are not finite"):
+        publish_with_agent(registry, agent)
+    assert registry.versions() == before
+
+
 def test_without_a_bundle_there_is_nothing_to_join(tmp_path):
     with pytest.raises(BundleError, match="no model was promoted yet"):
         publish_with_agent(Registry(Home(tmp_path)), agent_of(0))

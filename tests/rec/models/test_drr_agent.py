@@ -45,6 +45,15 @@ def test_scores_are_products_with_the_ranking_vector_alone_and_among_others(agen
         np.testing.assert_allclose(together[row], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("vectors", ["user_vectors", "item_vectors"])
+def test_vectors_that_are_not_finite_are_refused_by_file_and_tensor(agent, tmp_path, vectors):
+    state = agent.actor.state
+    (state.users if vectors == "user_vectors" else state.items)[0, 0] = torch.inf
+    agent.save(tmp_path / "agent.safetensors")
+    with pytest.raises(BundleError, match=rf"1 of \d+ numbers of {vectors} are not finite.*agent\.safetensors"):
+        load_agent(tmp_path / "agent.safetensors")
+
+
 def test_what_is_missing_is_named(agent, tmp_path):
     state, candidates = sessions()
     with pytest.raises(ScoreError, match="history is missing"):

@@ -73,6 +73,13 @@ def test_numbers_whose_sums_are_not_finite_are_refused(agent):
         agent.score(state | {"numbers": np.full(3, 3e38)}, candidates)
 
 
+def test_weights_that_are_not_finite_are_refused_by_file_and_tensor(agent, tmp_path):
+    agent.network.session.weight.data[0, 0] = torch.nan
+    agent.save(tmp_path / "agent.safetensors")
+    with pytest.raises(BundleError, match=r"1 of \d+ numbers of session\.weight are not finite.*agent\.safetensors"):
+        load_agent(tmp_path / "agent.safetensors")
+
+
 def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
     file = tmp_path / "agent.safetensors"
     save_described(agent.network.state_dict(), {"kind": "oracle"}, file)
