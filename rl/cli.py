@@ -4,13 +4,17 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
 
 from rec.config import Config, HomePath, Seed
+from rec.errors import ConfigError
 from rl.config import DQNTrainConfig, InstaTokEnvConfig
 from rl.run_cli import RunOptions, start_run
+
+if TYPE_CHECKING:
+    from rec.models.session_agent import DQNAgent
 
 
 class TrainDQNOptions(DQNTrainConfig, RunOptions):
@@ -59,7 +63,7 @@ def train_dqn(options: TrainDQNOptions) -> Mapping[str, Any]:
 def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
     """`tandem rl evaluate`."""
     from rec.metrics import format_difference, format_estimate
-    from rec.models.session_agent import AGENT_FILE, load_agent
+    from rec.models.session_agent import AGENT_FILE
     from rec.registry import Registry
     from rec.storage import Home
     from rl.instatok.arena import Arena
@@ -72,7 +76,8 @@ def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
         file = Registry(Home(options.home)).open(options.version).path(AGENT_FILE)
     else:
         file = Path(options.agent)
-    agent = load_agent(file)
+    agent = _agent_of_videos(file)
+    logging = agent if options.logged_by is None else _agent_of_videos(Path(options.logged_by))
     arena, seeds = Arena.of(options.env), evaluation_seeds(options.seed, options.sessions)
     played = compare(arena, {**baselines(arena, seeds), "agent": by_agent(agent)}, seeds)
     told = to_json(played, against="agent")
@@ -80,7 +85,6 @@ def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
         print(f"{name:<12}" + "  ".join(f"{metric} {format_estimate(metrics[metric])}" for metric in metrics))
     for pair in told["paired"]:
         print(f"agent - {pair['b']:<12} {format_difference(pair)}")
-    logging = agent if options.logged_by is None else load_agent(Path(options.logged_by))
     estimates = estimates_from_log(
         arena, logging, agent, n_sessions=options.logged_sessions, epsilon=options.log_epsilon, seed=options.seed
     )
@@ -99,3 +103,16 @@ def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:
         },
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def _agent_of_videos(file: Path) -> "DQNAgent":
+    from rec.models.session_agent import DQNAgent, load_agent
+
+    agent = load_agent(file)
+    if not isinstance(agent, DQNAgent):
+        raise ConfigError(
+            f"holds an agent of kind {agent.kind!r}, which plays no sessions of videos; judge it with "
+            f"`tandem rl evaluate {agent.kind} --agent {file}`",
+            file=str(file),
+        )
+    return agent

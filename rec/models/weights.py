@@ -33,6 +33,8 @@ def read_description(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, framework="pt") as opened:
             description = json.loads((opened.metadata() or {})[DESCRIPTION])
+    except FileNotFoundError as error:
+        raise BundleError("no such file", file=str(file)) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"does not say what model it is of: {error!r}; train again", file=str(file)) from error
     if not isinstance(description, dict):

@@ -96,6 +96,8 @@ def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
     save_described(agent.network.state_dict(), json.loads(json.dumps(described)), file)
     with pytest.raises(BundleError, match="weights are of another model"):
         load_agent(file)
+    with pytest.raises(BundleError, match=r"no such file .*nowhere\.safetensors"):
+        load_agent(tmp_path / "nowhere.safetensors")
     file.write_bytes(b"nothing")
     with pytest.raises(BundleError, match=r"agent\.safetensors"):
         load_agent(file)
