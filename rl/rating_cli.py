@@ -111,9 +111,11 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     from rec.models.session_agent import load_agent
     from rl.pmf_env import RatingWorld
     from rl.rating_evaluation import by_actor, judge, scorers
-    from rl.session_learning import play_learning, trained_module
+    from rl.session_learning import module_folder, play_learning, trained_module
 
     began = time.perf_counter()
+    if options.checkpoint is not None:
+        module_folder(Path(options.checkpoint))
     agent = load_agent(Path(options.agent))
     if not isinstance(agent, DRRAgent):
         raise ConfigError(f"holds an agent of kind {agent.kind!r}; one of kind 'drr' is required", file=options.agent)

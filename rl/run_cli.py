@@ -46,31 +46,45 @@ def start_run(
 
     Args: options: of the run; all but where it goes has to be the same when it is resumed. algorithm: makes what RLlib
         is told. agent_of: makes the agent of RLlib's module. processes: that Ray needs CPUs for.
-    Raises: ConfigError: for a run that is not there, or was asked for something else.
+    Raises: ConfigError: for a run that is not there, or was asked for something else. BundleError: before it trains,
+        where there is no bundle to publish the agent with.
     """
+    from rec.models.session_agent import AGENT_FILE
     from rec.ray_cluster import ensure_ray
     from rec.registry import Registry
+    from rec.runs import say
     from rec.storage import Home
     from rl.export import publish_with_agent
-    from rl.training import train_agent
+    from rl.training import CHECKPOINT, train_agent
 
     began = time.perf_counter()
     home = Home(options.home)
     folder = run_folder(home, options.resume)
+    if options.export:
+        Registry(home).open()
+    say(f"run {folder}")
     ensure_ray(processes)
-    trained = train_agent(
-        algorithm(),
-        agent_of,
-        total_steps=options.total_steps,
-        asked=options.model_dump(mode="json", exclude={"home", "resume", "export"}),
-        folder=folder,
-        resume=options.resume is not None,
-    )
-    version = publish_with_agent(Registry(home), trained.agent) if options.export else None
+    try:
+        trained = train_agent(
+            algorithm(),
+            agent_of,
+            total_steps=options.total_steps,
+            asked=options.model_dump(mode="json", exclude={"home", "resume", "export"}),
+            folder=folder,
+            resume=options.resume is not None,
+        )
+    except KeyboardInterrupt:
+        whole = (folder / CHECKPOINT).is_dir()
+        say(f"go on with the same options and --resume {folder.name}" if whole else "stopped before the first report")
+        raise
+    version = None
+    if options.export:
+        say(f"agent {folder / AGENT_FILE}, to be published with what is CURRENT")
+        version = publish_with_agent(Registry(home), trained.agent)
     print(f"trained for {trained.steps} steps in {trained.folder}" + (f"; published {version}" if version else ""))
     return {
         "run_dir": str(trained.folder),
-        "agent": str(trained.folder / "agent.safetensors"),
+        "agent": str(trained.folder / AGENT_FILE),
         "steps": trained.steps,
         "version": version,
         "seed": options.seed,

@@ -90,6 +90,14 @@ def test_noise_alone_keeps_the_family(ratings, seen, tmp_path):
     assert "neighbors" not in simulator["models"]
 
 
+def test_a_checkpoint_that_is_not_there_is_refused_before_ratings_are_read(tmp_path):
+    elsewhere = RatingSessions(data=DataConfig(name="csv", path=str(tmp_path / "none.csv")))
+    none = str(tmp_path / "none")
+    options = EvaluateDRROptions(agent=none, checkpoint=none, ratings=elsewhere)
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        evaluate_drr(options)
+
+
 def test_an_agent_of_other_ratings_is_refused(ratings, seen, tmp_path):
     file = agent_file(tmp_path, seen, n_users=N_USERS + 1)
     with pytest.raises(ConfigError, match=f"trained on {N_USERS + 1} users"):

@@ -9,7 +9,7 @@ import pytest
 from rec.bundle import BundleDetails
 from rec.config import CandidateQConfig, ColumnsConfig, DataConfig
 from rec.config.drr import DRRNetworkConfig
-from rec.errors import ConfigError
+from rec.errors import BundleError, ConfigError
 from rec.models.session_agent import AGENT_FILE, load_agent
 from rec.registry import Registry
 from rec.storage import Home
@@ -17,6 +17,7 @@ from rl.cli import TrainDQNOptions, train_dqn
 from rl.config import InstaTokConfig, InstaTokEnvConfig, PMFConfig
 from rl.pmf import digest_of
 from rl.rating_cli import RatingSessions, TrainDRROptions, fitted_ratings, train_drr
+from rl.run_cli import start_run
 
 SHORT: dict[str, Any] = {
     "sessions": 8,
@@ -76,6 +77,41 @@ def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_pat
     assert published.read_bytes() == (run / AGENT_FILE).read_bytes()
     with pytest.raises(ConfigError, match="asked for something else"):
         train(again.model_copy(update={"seed": 1}))
+
+
+@pytest.mark.parametrize("kind", list(AGENTS))
+def test_what_cannot_be_published_is_not_trained(kind, tmp_path):
+    options_of, train = AGENTS[kind]
+    with pytest.raises(BundleError, match="no model was promoted yet"):
+        train(options_of(str(tmp_path)).model_copy(update={"export": True}))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_that_is_interrupted_says_how_it_goes_on(tmp_path, capsys):
+    """Once before it has a checkpoint, and once after its last report."""
+    from rl.dqn import agent_of, dqn_config
+    from tests.rl.marshmallow import CONFIG, INPUTS, Marshmallow
+
+    short = CONFIG.model_copy(update={"total_steps": 400, "steps_per_report": 400})
+    options = TrainDQNOptions(home=str(tmp_path), **short.model_dump())
+
+    def interrupt(module: Any = None) -> Any:
+        raise KeyboardInterrupt
+
+    def algorithm() -> Any:
+        return dqn_config(Marshmallow, INPUTS, short)
+
+    with pytest.raises(KeyboardInterrupt):
+        start_run(options, interrupt, agent_of)
+    assert "stopped before the first report" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        start_run(options, algorithm, interrupt)
+    (run,) = (tmp_path / "runs").iterdir()
+    told = capsys.readouterr().err
+    assert told.startswith(f"run {run}\n") and told.endswith(f"--resume {run.name}\n")
+    again = start_run(options.model_copy(update={"resume": run.name}), algorithm, agent_of)
+    assert again["run_dir"] == str(run) and load_agent(run / AGENT_FILE).kind == "dqn"
 
 
 @pytest.mark.parametrize("kind", list(AGENTS))
