@@ -85,9 +85,11 @@ def test_what_is_reported_of_learning_is_of_all_updates(monkeypatch):
 
     algorithm: Any = dqn_config(Marshmallow, INPUTS, CONFIG).build_algo()
     learners, names = algorithm.learner_group, ("qf_mean", "qf_min", "qf_max")
-    update, of_updates = learners.update, []
+    update, of_updates, known, weights = learners.update, [], [], []
 
     def noted(**given):
+        known.append(len(algorithm.replay))
+        weights.append(given["batch"].policy_batches["default_policy"]["weights"])
         answers = update(**given)
         of_updates.extend([float(answer["default_policy"][name].peek()) for name in names] for answer in answers)
         return answers
@@ -102,6 +104,11 @@ def test_what_is_reported_of_learning_is_of_all_updates(monkeypatch):
     found = [float(learnt[name]) for name in names]
     assert found == pytest.approx(np.mean(of_updates, axis=0), rel=1e-4)
     assert found != pytest.approx(of_updates[-1], rel=1e-2)
+    # The first update waits for the warm-up, and no longer; later ones draw, and weigh, by errors.
+    at_once = CONFIG.sessions * CONFIG.steps_between_updates
+    assert CONFIG.warmup_steps <= known[0] < CONFIG.warmup_steps + at_once
+    assert len(np.unique(algorithm.replay._weight[: len(algorithm.replay)])) > 10
+    assert weights[0].min() == 1 and weights[-1].min() < 0.9 and weights[-1].max() == 1
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -13,6 +13,7 @@ from rec.errors import ConfigError
 from rec.models.drr import DRRActor
 from rec.models.drr_agent import DRRAgent
 from rl.config import PMFConfig, RatingEnvConfig
+from rl.drr import RatingVectors
 from rl.pmf import digest_of
 from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, fitted_ratings, train_drr
 
@@ -80,6 +81,32 @@ def test_every_policy_plays_the_same_sessions_in_each_simulator_that_is_asked_fo
         assert max(each["value"] for each in found.values()) == pytest.approx(found["oracle"]["value"])
     assert others["neighbors"]["value"] > others["matrix factorisation"]["value"]
     assert "in the simulator neighbors, noise of 1 stars" in capsys.readouterr().out
+
+
+def test_an_agent_that_ranks_as_another_policy_does_not_differ_from_it_and_others_by_their_means(
+    ratings, seen, tmp_path
+):
+    """Noise of a whole star is the same for all, and rows of both sides are of the same session, or 0 has an error."""
+    noisy = ratings.model_copy(update={"env": ratings.env.model_copy(update={"noise": 1.0})})
+    _, model = fitted_ratings(noisy)
+    vectors, network = RatingVectors.of(model), NETWORK.model_copy(update={"start": "user"})
+    agent = DRRAgent(DRRActor(vectors.users, vectors.items, network), network, seen)
+    agent.save(tmp_path / "agent.safetensors")
+    told = evaluate_drr(
+        EvaluateDRROptions(
+            agent=str(tmp_path / "agent.safetensors"), ratings=noisy, sessions=30, families=("factorisation",)
+        )
+    )
+    (simulator,) = told["simulators"]
+    earned = {name: {"online_reward": found} for name, found in simulator["models"].items()}
+    of_simulator = [pair | {"metric": "online_reward"} for pair in simulator["paired"]]
+    for paired, models in ((told["paired"], told["models"]), (of_simulator, earned)):
+        for pair in paired:
+            ours, theirs = (models[pair[side]][pair["metric"]]["value"] for side in ("a", "b"))
+            assert pair["a"] == "agent" and pair["difference"] == pytest.approx(ours - theirs, abs=1e-12)
+            if pair["b"] == "matrix factorisation":
+                assert pair["low"] == pair["high"] == pair["difference"] == 0
+    assert told["models"]["agent"]["online_reward"]["std_error"] > 0 < told["models"]["agent"]["ndcg@5"]["std_error"]
 
 
 def test_noise_alone_keeps_the_family(ratings, seen, tmp_path):
