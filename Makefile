@@ -39,7 +39,7 @@ test-all: setup ## every test, the slow ones included
 bench: setup ## reproduce the tables of results, which takes days; needs TANDEM_DATA
 	for file in $(filter-out %/drr_movielens.py,$(wildcard benchmarks/quality/*.py)); do $(BIN)/python $$file || exit 1; done
 	$(BIN)/python benchmarks/quality/drr_movielens.py --variants user
-	$(BIN)/python benchmarks/quality/drr_movielens.py --variants logged --states ave --name drr_movielens_logged
+	$(BIN)/python benchmarks/quality/drr_movielens.py --variants logged --states ave --steps 32000 --name drr_movielens_logged
 	$(BIN)/tandem train --data movielens-1m --path $(TANDEM_DATA)/ml-1m --home .tandem/bench
 	$(BIN)/python benchmarks/speed/serve.py --home .tandem/bench
 	$(BIN)/python benchmarks/speed/flat_search.py

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def lines_of_make_bench() -> list[str]:
     """Scripts with their arguments."""
-    recipe = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
-    assert "for file in benchmarks/quality/*.py; do $(BIN)/python $$file || exit 1; done" in recipe
-    quality = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "benchmarks/quality").glob("*.py"))
-    speed = re.findall(r"\$\(BIN\)/python (benchmarks/speed/.+)", recipe)
-    assert quality and speed
-    return quality + speed
+    told = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (loop,) = re.findall(r"^for file in (.+); do \S+/python \$file \|\| exit 1; done$", told, re.MULTILINE)
+    alone = re.findall(r"^\S+/python (benchmarks/.+)$", told, re.MULTILINE)
+    quality = {str(file.relative_to(ROOT)) for file in (ROOT / "benchmarks/quality").glob("*.py")}
+    assert quality == {shlex.split(line)[0] for line in [*loop.split(), *alone] if "/quality/" in line}
+    return [*loop.split(), *alone]
 
 
 class Parsed(Exception):
