@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from rl.drr_module import ACTOR_Q, NEXT_Q, DRRModule, Q
 from rl.pmf_env import RatingRound, RatingWorld
 from rl.rating_evaluation import Played
 from rl.replay import Fields, PrioritizedReplay, Transitions
-
-MODULE_FOLDER: Final = "learner_group/learner/rl_module/default_policy"
+from rl.training import MODULE_FOLDER
 
 
 def module_folder(checkpoint: Path) -> Path:

@@ -29,7 +29,8 @@ CONFIG_FILE: Final = "agent.json"
 CURVE_FILE: Final = "curve.jsonl"
 PLOT_FILE: Final = "curve.html"
 CHECKPOINT: Final = "checkpoint"
-_NETWORKS: Final = f"learner_group/learner/rl_module/{DEFAULT_MODULE_ID}"
+# Where a checkpoint has its networks.
+MODULE_FOLDER: Final = f"learner_group/learner/rl_module/{DEFAULT_MODULE_ID}"
 
 
 @final
@@ -163,8 +164,8 @@ def _require_same(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (folder / CHECKPOINT).is_dir() or not all((folder / name).is_file() for name in (CONFIG_FILE, CURVE_FILE)):
         raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
     # RLlib restores what is there of a checkpoint, and leaves the rest as it was made.
-    if not (folder / CHECKPOINT / _NETWORKS).is_dir():
-        raise ConfigError(f"the checkpoint is damaged: it has no {_NETWORKS}", file=str(folder), field="resume")
+    if not (folder / CHECKPOINT / MODULE_FOLDER).is_dir():
+        raise ConfigError(f"the checkpoint is damaged: it has no {MODULE_FOLDER}", file=str(folder), field="resume")
     try:
         before = json.loads((folder / CONFIG_FILE).read_bytes())
     except ValueError as error:

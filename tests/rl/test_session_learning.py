@@ -19,7 +19,8 @@ from rl.pmf import FitReport, MatrixFactorisation
 from rl.pmf_env import RatingWorld
 from rl.rating_evaluation import by_actor, play
 from rl.replay import PrioritizedReplay, Transitions
-from rl.session_learning import MODULE_FOLDER, new_optimizers, play_learning, trained_module, update
+from rl.session_learning import new_optimizers, play_learning, trained_module, update
+from rl.training import MODULE_FOLDER
 
 N_USERS, N_ITEMS, K = 12, 40, 4
 USERS = np.array([3, 7, 3, 0, 11])
