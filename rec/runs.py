@@ -48,8 +48,8 @@ class Runs:
     @classmethod
     def begin(cls, home: Home, config: TrainConfig, dataset: Dataset, name: str | None = None) -> Self:
         """A run of its own name, its record written. Runs of a home in an object store are kept beside its cache."""
-        name = name or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
-        folder = ((home.folder or home.cache) / RUNS / name).resolve()
+        name = name or new_run_name()
+        folder = run_folder(home, name)
         write_run_record(folder, config=config, seed=config.seed, data={"name": dataset.name, "sha256": dataset.sha256})
         return cls(folder, config, resumed=False, place=home.place(f"{RUNS}/{name}"))
 
@@ -91,9 +91,19 @@ class Runs:
         )
 
 
+def new_run_name() -> str:
+    """A name that no other run has; names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
+
+
+def run_folder(home: Home, name: str) -> Path:
+    """Of the run of a name: of a home in an object store it is beside the cache."""
+    return ((home.folder or home.cache) / RUNS / name).resolve()
+
+
 def has_run(home: Home, name: str) -> bool:
     """Whether there is a run of this name that can be resumed."""
-    return ((home.folder or home.cache) / RUNS / name / RUN_FILE).is_file()
+    return (run_folder(home, name) / RUN_FILE).is_file()
 
 
 def recorded_config(home: Home, name: str) -> TrainConfig:
@@ -107,7 +117,7 @@ def recorded_config(home: Home, name: str) -> TrainConfig:
 def _record(home: Home, name: str) -> Path:
     if not name:
         raise ConfigError("the name of a run is required, as in HOME/runs; found an empty one", field="resume")
-    record = ((home.folder or home.cache) / RUNS / name).resolve() / RUN_FILE
+    record = run_folder(home, name) / RUN_FILE
     if not record.is_file():
         raise ConfigError(f"there is no run {name!r} to resume", file=str(record))
     return record

@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import PositiveInt
@@ -59,7 +57,7 @@ def start_run(
 
     began = time.perf_counter()
     home = Home(options.home)
-    folder = run_folder(home, options.resume)
+    folder = asked_folder(home, options.resume)
     if options.export:
         Registry(home).open()
     say(f"run {folder}")
@@ -93,14 +91,14 @@ def start_run(
     }
 
 
-def run_folder(home: "Home", resume: str | None) -> Path:
+def asked_folder(home: "Home", resume: str | None) -> Path:
     """Of a new run, or of one to go on with.
 
     Raises: ConfigError: for a run that is not there.
     """
-    runs = ((home.folder or home.cache) / "runs").resolve()
-    if resume is None:
-        return runs / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
-    if not resume or not (runs / resume).is_dir():
-        raise ConfigError(f"there is no run {resume!r} to resume in {runs}", field="resume")
-    return runs / resume
+    from rec.runs import new_run_name, run_folder
+
+    folder = run_folder(home, new_run_name() if resume is None else resume)
+    if resume is not None and not (resume and folder.is_dir()):
+        raise ConfigError(f"there is no run {resume!r} to resume in {folder.parent}", field="resume")
+    return folder

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 RAY = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 assert RAY is not None
 SERVE_VARIABLES = {
-    "RAY_SERVE_ENABLE_HA_PROXY",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
-    "RAY_SERVE_HAPROXY_RETRY_ON",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.ids:around_serve",
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
 }
 MANIFESTS = ("raycluster.yaml", "rayservice.yaml")
 BASE = f"rayproject/ray:{RAY[1]}-py311"
@@ -100,7 +100,7 @@ def test_pods_ask_for_the_token_and_may_do_little(name: str) -> None:
         assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"]["drop"] == [
             "ALL"
         ]
-        assert {each["name"] for each in container["env"]} == SERVE_VARIABLES
+        assert {each["name"]: each["value"] for each in container["env"]} == SERVE_VARIABLES
         assert container["resources"]["limits"] == container["resources"]["requests"]
 
 

@@ -74,4 +74,4 @@ def test_training_over_the_catalogue_follows_from_its_slopes() -> None:
 
 
 def test_parts_of_all_kinds_were_measured() -> None:
-    assert {"log", "ope", "train"} <= set(PARTS)
+    assert {"candidates", "log", "ope", "train"} <= set(PARTS)

@@ -8,7 +8,8 @@ import numpy as np
 from rec.bundle_policy import bundle_policy, logged_cap
 from rec.config import TrainConfig
 from rec.data.dataset import Dataset
-from rec.data.events import EventTables
+from rec.data.event_rows import SCHEMAS
+from rec.data.events import FOLDER, EventTables
 from rec.data.logged import rewards_of
 from rec.data.rounds import read_rounds
 from rec.errors import ConfigError
@@ -98,14 +99,17 @@ def judge_policy(dataset: Dataset, config: TrainConfig, runs: Runs) -> Judged:
     assert config.data.path is not None
     home = Home(config.data.path)
     events = EventTables(home)
+    # As they were when the data set was read, so that all trials are judged by the same rows.
+    versions = {table: dataset.tables.get(f"{FOLDER}/{table}") for table in SCHEMAS}
     rounds = read_rounds(
         events,
-        rewards=rewards_of(events.read("feedback"), config.data),
+        rewards=rewards_of(events.read("feedback", version=versions["feedback"]), config.data),
         # What was known when training ends: later answers are the test's.
         now_ms=ready.period_starts[-1],
         attribution_s=config.data.attribution_s,
         since_ms=ready.period_starts[-2],
         until_ms=ready.period_starts[-1],
+        versions=versions,
     )
     log = slate_log(rounds, cap=logged_cap(home, rounds.policy_version.tolist()))
     rng = np.random.default_rng(config.seed)
@@ -123,7 +127,9 @@ JUDGES: Final[dict[Judge, Callable[[Dataset, TrainConfig, Runs], Judged]]] = {
 
 
 def _judged(runs: Runs, ready: Prepared, config: TrainConfig) -> Recommender:
-    snapshots, counted, _ = known_at_starts(ready, config)
+    # Counted here: tasks of its own would wait for CPUs that the trial holds. Their number changes no result.
+    here = config.model_copy(update={"sources": config.sources.model_copy(update={"tasks": 1})})
+    snapshots, counted, _ = known_at_starts(ready, here)
     return train_anew(runs, ready, snapshots, counted).judged
 
 

@@ -24,7 +24,7 @@ from rec.metrics import format_estimate
 from rec.ray_cluster import ensure_ray
 from rec.ray_train import print_epoch, write_run_record
 from rec.run_files import RUN_FILE
-from rec.runs import RUNS, Runs, say
+from rec.runs import RUNS, Runs, run_folder, say
 from rec.storage import Home
 from tune.agents import JUDGES as AGENT_JUDGES
 from tune.config import TuneConfig
@@ -101,7 +101,7 @@ class Search:
 
         Raises: ConfigError: when there is none.
         """
-        folder = ((home.folder or home.cache) / RUNS / name).resolve()
+        folder = run_folder(home, name)
         if not name or not (folder / SEARCH_FILE).is_file():
             raise ConfigError(f"there is no search {name!r} to resume", file=str(folder), field="resume")
         config = load_config(TuneConfig, folder / SEARCH_FILE)

@@ -150,7 +150,7 @@ def search(experiment: Experiment, space: Space, n_trials: int) -> list[Trial]:
         values = space.decoded(asked.params)
         found = experiment.run("search", values, SEARCH_LOGS[0])["valid"]
         study.tell(asked, found[CHECKED])
-        measured = Measured(CHECKED, found[CHECKED], found["std_error"], 2000, found[CHECKED])
+        measured = Measured(CHECKED, found[CHECKED], found["std_error"], len(found["each"]), found[CHECKED])
         trials.append(Trial(f"{place:03d}", values, "finished", measured))
     return sorted(trials, key=lambda trial: -score(trial))
 

@@ -1,19 +1,20 @@
 """What time and memory grow with: users, items, events and workers, each from 1x to 16x, the others left as they are.
 
-Run: python benchmarks/scale/growth.py --part train|candidates|ope|log
+Run: python benchmarks/scale/growth.py --part train|candidates|evaluate|ope|log
 Expect: three to six minutes of one core a part; straight lines with a beginning that no data cost. Kept in
 benchmarks/results/growth_PART.json, with the slope of each line.
 
     train        `tandem train` of two-tower and LambdaMART, each like of the log once a fit, in this process
     candidates   `tandem candidates`, fifty for each user
+    evaluate     `tandem evaluate` of a bundle, beside popularity and item neighbours
     ope          `tandem ope --temperature .5` of a log of slates with fifty candidates each
     log          reading that log as training does
 
 What is measured on is written by a process apart, and each size measured in a fresh one, which has imported what it
 can before its time begins: `processor_s` is that of all its threads, `peak_mib` the most it held beyond what it held
-then. `events` are rows of interactions (train, candidates) or impressions (ope, log). Of several workers, which are
-other processes, `tree_s` and `tree_mib` are those of all processes together, start and end included; memory that these
-share counts in each.
+then. `events` are rows of interactions (train, candidates, evaluate) or impressions (ope, log). Of several workers,
+which are other processes and do the largest size of one axis, `tree_s` and `tree_mib` are those of all processes
+together, start and end included; memory that these share counts in each.
 """
 
 import argparse
@@ -57,6 +58,7 @@ class Size:
 BASE: Final = {
     "train": Size(users=50, items=500, sessions=1600),
     "candidates": Size(users=1000, items=500, sessions=800),
+    "evaluate": Size(users=100, items=500, sessions=3200),
     "ope": Size(users=100, items=500, sessions=800),
     "log": Size(users=100, items=500, sessions=800),
 }
@@ -113,7 +115,9 @@ def sizes(part: str, factors: Sequence[int], workers: Sequence[int]) -> list[tup
         for factor in factors
         if factor != 1
     ]
-    apart = [("workers", n, replace(base, workers=n)) for n in workers if part in ("train", "candidates")]
+    # Of the largest size on one axis, which leaves work for all of them.
+    most = {"train": replace(base, sessions=16 * base.sessions), "candidates": replace(base, users=16 * base.users)}
+    apart = [("workers", n, replace(most[part], workers=n)) for n in workers if part in most]
     return [("base", 1, base), *grown, *apart]
 
 
@@ -148,7 +152,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def prepare(part: str, asked: Sequence[Size], folder: Path) -> None:
     """Writes what sizes are measured on; those that share it find it there."""
-    write = {"train": _with_data, "candidates": _with_bundle}.get(part, _with_log)
+    write = {"train": _with_data, "candidates": _with_bundle, "evaluate": _with_evaluated}.get(part, _with_log)
     for size in asked:
         write(size, folder)
 
@@ -156,7 +160,8 @@ def prepare(part: str, asked: Sequence[Size], folder: Path) -> None:
 def measured(part: str, asked: Sequence[Size], folder: Path) -> dict[str, Any]:
     """What the work of a part takes on a prepared size."""
     (size,) = asked
-    work = {"train": _train, "candidates": _candidates, "ope": _ope, "log": _log}[part](size, folder)
+    parts = {"train": _train, "candidates": _candidates, "evaluate": _evaluate, "ope": _ope, "log": _log}
+    work = parts[part](size, folder)
     before_mib = psutil.Process().memory_info().rss / 2**20
     wall, processor = time.perf_counter(), time.process_time()
     told = work()
@@ -208,6 +213,18 @@ def _candidates(size: Size, folder: Path) -> Work:
         config = BatchConfig(k=50, workers=size.workers, users_per_part=1000)
         write_candidates(config, str(_place(folder, size) / "out"), home=str(home))
         return {"events": json.loads((home / "events.json").read_text())}
+
+    return work
+
+
+def _evaluate(size: Size, folder: Path) -> Work:
+    from rec.cli.evaluation import EvaluateOptions, run_evaluate
+
+    home = _place(folder, size) / "home"
+
+    def work() -> dict[str, Any]:
+        answer = run_evaluate(EvaluateOptions(home=str(home)))
+        return {"events": json.loads((home / "events.json").read_text()), "judged": answer["split"]["n_users"]}
 
     return work
 
@@ -287,6 +304,25 @@ def _with_bundle(size: Size, folder: Path) -> None:
     if not home.exists():
         with_users(str(trained), home, size.users)
         (home / "events.json").write_text((trained / "events.json").read_text())
+
+
+def _with_evaluated(size: Size, folder: Path) -> None:
+    from rec.config import DataConfig, TrainConfig
+    from rec.data.source import read_dataset
+    from rec.pipeline import train
+
+    _with_data(size, folder)
+    home = _place(folder, size) / "home"
+    data = {"name": "parquet", "path": str(_place(folder, size) / "data"), "positive_actions": ["watched"]}
+    dataset = read_dataset(DataConfig.model_validate(data))
+    settings = {
+        "data": data,
+        "retriever": {"queries": {"min_batches": 1}},
+        "training": {"workers": 0, "epochs": 1},
+        "ranker": {"learn_from": "answers", "min_positives": 1, "lambdamart": {"trees": 5, "min_trees": 5}},
+    }
+    train(dataset, TrainConfig.model_validate(settings), str(home))
+    (home / "events.json").write_text(json.dumps(len(dataset.interactions)))
 
 
 def _world(size: Size) -> Any:

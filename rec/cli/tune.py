@@ -3,9 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from rec.cli.data import read
@@ -27,6 +25,7 @@ def run_tune(options: "TuneOptions") -> Mapping[str, Any]:
     """Searches, or goes on with a search; prints the best trials and returns where everything is."""
     from rec.config import load_config
     from rec.metrics import format_estimate
+    from rec.runs import new_run_name, run_folder
     from rec.storage import Home
     from tune.config import TuneConfig
     from tune.report import write_report
@@ -43,9 +42,7 @@ def run_tune(options: "TuneOptions") -> Mapping[str, Any]:
         base = kind() if config.base is None else load_config(kind, config.base)
         if isinstance(base, TrainConfig):
             base = base.model_copy(update={"data": settled(base.data)})
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}"
-        folder = ((home.folder or home.cache) / "runs" / name).resolve()
-        search = Search.of(folder, config, base, home)
+        search = Search.of(run_folder(home, new_run_name()), config, base, home)
     dataset = read(search.base.data) if isinstance(search.base, TrainConfig) else None
     if options.resume is None:
         search.record(dataset)

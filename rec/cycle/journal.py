@@ -1,6 +1,7 @@
 """What a cycle has done so far: one JSON file in the home, replaced as a whole after each step."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, final
@@ -50,9 +51,12 @@ class Journal:
     def done(self, step: str, found: dict[str, Any]) -> "Journal":
         """With one step more.
 
-        Raises: ValueError, TypeError: when what it found is no JSON, as what is not a number is none.
+        Raises: DataError: when it found what is not a number, naming it.
         """
-        json.dumps(found, allow_nan=False)
+        try:
+            json.dumps(found, allow_nan=False)
+        except ValueError as error:
+            raise DataError(f"no finite number: {', '.join(_not_finite(found))}", field=step) from error
         return replace(self, steps={**self.steps, step: found})
 
     def ended(self, status: Status, error: str | None = None) -> "Journal":
@@ -91,3 +95,11 @@ def latest_journal(home: Home) -> Journal | None:
         if (journal := read_journal(home, name)) is not None:
             return journal
     return None
+
+
+def _not_finite(found: Any, name: str = "") -> list[str]:
+    """The names of the values that JSON has no number for."""
+    if isinstance(found, float):
+        return [] if math.isfinite(found) else [f"{name} {found}"]
+    parts = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list | tuple) else ()
+    return [each for key, value in parts for each in _not_finite(value, f"{name}.{key}".lstrip("."))]

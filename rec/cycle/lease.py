@@ -76,6 +76,7 @@ class Lease:
         self._renewals.join()
         with suppress(LeaseError, DeltaError, OSError):
             self._extend(0.0)
+            self._open().vacuum(dry_run=False)  # what is older than a week
 
     def hold(self) -> None:
         """Makes sure that it is still held, and renews it: before anything that others must not do at the same time.

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from rec.config import CycleConfig
 from rec.cycle.journal import CYCLES, Journal, Status, latest_journal
-from rec.cycle.lease import Lease
+from rec.cycle.lease import Lease, LeaseError
 from rec.runs import say
 from rec.storage import Home
 
@@ -76,7 +77,9 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
                 found = step(Cycle(location, home, journal, again))
                 after = journal.done(name, {**found, "seconds": round(time.perf_counter() - started, 2)})
             except Exception as error:
-                journal.ended("failed", f"{name}: {error}").write(home)
+                with suppress(LeaseError):  # who has taken the lease may have gone on with this cycle
+                    lease.hold()
+                    journal.ended("failed", f"{name}: {error}").write(home)
                 raise
             lease.hold()
             journal = after

@@ -210,8 +210,8 @@ def _published(registry: Registry, config: TrainConfig) -> Manifest | None:
     """The model of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
     wanted = config.model_dump(mode="json")
     champion = config.incremental.parent or config.incremental.catalogue or ""
-    later = (registry.show(version) for version in registry.versions() if version > champion)
-    return next((manifest for manifest in later if manifest.config == wanted), None)
+    later = (entry.manifest for entry in registry.entries() if entry.version > champion)
+    return next((manifest for manifest in later if manifest is not None and manifest.config == wanted), None)
 
 
 def _day(at_ms: int) -> str:

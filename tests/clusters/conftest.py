@@ -98,7 +98,7 @@ class Node:
         return self.process.returncode == -signal.SIGKILL
 
     def kill(self) -> None:
-        """As when its power fails: the raylet first, which starts the others, then whatever it had started."""
+        """All its processes: the raylet first, which starts the others, then whatever it had started."""
         while left := self.processes():
             raylets = self.processes(RAYLET)
             for each in sorted(left, key=lambda process: process not in raylets):

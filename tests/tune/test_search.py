@@ -112,6 +112,21 @@ def test_trials_with_workers_of_ray_train_end_on_two_cpus(tmp_path: Path, base: 
     assert [trial.state for trial in search.run(data)] == ["finished"] * 2
 
 
+@pytest.mark.slow
+def test_trials_that_count_neighbours_wait_for_no_cpu(tmp_path: Path, base: Path, ray_session):
+    """Tasks of their own, which a training has, would find none: the trial holds it."""
+    config = load_config(TrainConfig, base)
+    sources = config.sources.model_copy(update={"quotas": {"swing": 5}, "tasks": 2})
+    search = Search.of(
+        tmp_path / "search",
+        TuneConfig(spaces=("learning",), trials=1, judge="both"),
+        config.model_copy(update={"sources": sources}),
+    )
+    data = read(config.data)
+    search.record(data)
+    assert [trial.state for trial in search.run(data)] == ["finished"]
+
+
 def test_asha_lets_one_of_three_go_on_after_each_rung(tmp_path: Path):
     """Scores that rise from trial to trial or fall, in turn: those that are worse than two thirds are stopped."""
     base = TrainConfig.model_validate({"training": {"epochs": 20}})

@@ -93,8 +93,10 @@ def test_a_step_that_raises_ends_its_cycle_and_the_next_begins_anew(tmp_path: Pa
 
 
 def test_a_step_that_finds_what_is_no_number_has_failed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        run_cycle(str(tmp_path), CONFIG, {**promoting(), "train": lambda cycle: {"n": math.nan}})
+    with pytest.raises(DataError, match=r"no finite number: n\.1\.ess nan"):
+        run_cycle(
+            str(tmp_path), CONFIG, {**promoting(), "train": lambda cycle: {"n": [{"ess": 1.0}, {"ess": math.nan}]}}
+        )
     failed = latest_journal(Home(tmp_path))
     assert failed is not None and failed.status == "failed" and (failed.error or "").startswith("train: ")
     assert found(run_cycle(str(tmp_path), CONFIG, promoting())) == [1, 2, 3]
@@ -127,15 +129,24 @@ def test_two_do_not_cycle_at_once(tmp_path: Path) -> None:
     assert latest_journal(Home(tmp_path)) is None
 
 
-def test_who_lost_the_lease_during_a_step_writes_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_lost_the_lease_during_a_step_writes_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     def hold(self: Lease) -> None:
         if started:
             raise LeaseError("another has taken it")
 
+    def step(cycle: Cycle) -> dict[str, Any]:
+        started.append(1)
+        if fails:
+            raise DataError("the log is gone")
+        return {"n": 1}
+
     started: list[int] = []
     monkeypatch.setattr(Lease, "hold", hold)
-    with pytest.raises(LeaseError):
-        run_cycle(str(tmp_path), CONFIG, {**promoting(), "read": lambda cycle: started.append(1) or {"n": 1}})
+    with pytest.raises(DataError if fails else LeaseError):
+        run_cycle(str(tmp_path), CONFIG, {**promoting(), "read": step})
     journal = latest_journal(Home(tmp_path))
     assert journal is not None and not journal.steps and journal.status == "open"
 
