@@ -18,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.importance import get_param_importances
 
+from rec.config import default_home
 from rec.metrics import format_estimate, mean_over_users
 from rec.report import drawn, page, table
 from rec.storage import replace_file
@@ -33,10 +34,10 @@ COMMANDS: Final[Mapping[Learner, str]] = {"train": "train", "dqn": "rl train dqn
 MIN_TRIALS: Final = 10
 
 
-def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
+def write_report(search: Search, trials: Sequence[Trial], home: str) -> dict[str, Any]:
     """Writes best.yaml, trials.csv and search.html into the search's folder.
 
-    Args: trials: the best first, which finished.
+    Args: trials: the best first, which finished. home: that the search was made in, for the commands that follow it.
     Returns: what `tandem tune` prints in JSON.
     """
     best, folder = trials[0], search.folder
@@ -44,7 +45,7 @@ def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     write_config(folder / BEST_FILE, search.space.configured(search.base, best.values))
     rows(trials).to_csv(folder / TABLE_FILE, index=False)
     importance = importances(search.space, trials)
-    near, (again, use) = len(indistinguishable(search.trials, trials)), again_commands(search)
+    near, (again, use) = len(indistinguishable(search.trials, trials)), again_commands(search, home)
     replace_file(folder / REPORT_FILE, _page(search, trials, near, importance, again, use).encode())
     states = [trial.state for trial in trials]
     return {
@@ -60,11 +61,14 @@ def write_report(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def again_commands(search: Search) -> tuple[str, str]:
-    """How to search again, and how to use what was found."""
-    command = COMMANDS[search.space.learner]
-    again, use = (["tune", "--config", SEARCH_FILE], [*command.split(), "--config", BEST_FILE])
-    return tuple(shlex.join(["tandem", *words[:-1], str(search.folder / words[-1])]) for words in (again, use))  # pyright: ignore[reportReturnType]
+def again_commands(search: Search, home: str) -> tuple[str, str]:
+    """How to search again, and how to use what was found, in the same home."""
+    where = [] if home == default_home() else ["--home", home]
+
+    def line(command: str, file: str) -> str:
+        return shlex.join(["tandem", *command.split(), "--config", str(search.folder / file), *where])
+
+    return line("tune", SEARCH_FILE), line(COMMANDS[search.space.learner], BEST_FILE)
 
 
 def rows(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -152,6 +156,8 @@ def _page(
     ]
     if importance:
         parts.append(drawn(_bars(importance)))
+    else:
+        parts.append(f"<p>How much a field matters is told beside others, from {MIN_TRIALS} trials that finished.</p>")
     return page(f"Tandem search {search.folder.name}", parts)
 
 

@@ -49,7 +49,7 @@ def run_tune(options: "TuneOptions") -> Mapping[str, Any]:
     else:
         search.require_same(dataset)
     trials = search.run(dataset)
-    answer = write_report(search, trials)
+    answer = write_report(search, trials, options.home)
     for trial in trials[:5]:
         if trial.measured is not None:
             values = "  ".join(f"{name} {value}" for name, value in trial.values.items())

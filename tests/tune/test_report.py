@@ -1,5 +1,6 @@
 """The report of a search: its best config is one that training takes, and importance follows what matters."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rec.cli import parse
 from rec.cli.training import TrainOptions
-from rec.config import TrainConfig, load_config
+from rec.config import TrainConfig, default_home, load_config
 from rec.storage import Home
 from tune.config import TuneConfig
 from tune.report import again_commands, importances, indistinguishable, write_report
@@ -52,7 +54,7 @@ def by_rate(values: dict) -> float:
 
 def test_the_best_config_is_what_train_takes(search):
     trials = drawn(search, 12, by_rate)
-    answer = write_report(search, trials)
+    answer = write_report(search, trials, default_home())
     best = load_config(TrainConfig, answer["config"])
     assert search.space.base_values(best) == trials[0].values
     assert best.data == search.base.data
@@ -62,7 +64,7 @@ def test_the_best_config_is_what_train_takes(search):
 
 
 def test_a_search_is_run_again_by_its_record(search):
-    again, use = again_commands(search)
+    again, use = again_commands(search, default_home())
     assert again == f"tandem tune --config {search.folder}/search.yaml"
     assert use == f"tandem train --config {search.folder}/best.yaml"
     config = load_config(TuneConfig, search.folder / "search.yaml")
@@ -70,9 +72,17 @@ def test_a_search_is_run_again_by_its_record(search):
     assert load_config(TrainConfig, config.base) == search.base
 
 
+@pytest.mark.parametrize("home", ["./else where", "s3://bucket/a?region=b&c"])
+def test_what_follows_a_search_stays_in_its_home(search, home):
+    answer = write_report(search, drawn(search, 2, by_rate), home)
+    for command in (answer["again"], answer["use"]):
+        program, name, *arguments = shlex.split(command)
+        assert (program, parse(name, arguments).home) == ("tandem", home)
+
+
 def test_the_table_and_the_plots_hold_every_trial(search):
     trials = [*drawn(search, 12, by_rate), Trial("aa", drawn(search, 1, by_rate)[0].values, "failed", error="<boom>")]
-    answer = write_report(search, trials)
+    answer = write_report(search, trials, default_home())
     table = pd.read_csv(search.folder / "trials.csv")
     assert list(table["trial"]) == [trial.name for trial in trials]
     assert table["std_error"].notna().sum() == 12
@@ -90,7 +100,10 @@ def test_importance_follows_what_matters(search):
 
 
 def test_few_trials_say_nothing_of_importance(search):
-    assert importances(search.space, drawn(search, 9, by_rate)) == {}
+    trials = drawn(search, 9, by_rate)
+    assert importances(search.space, trials) == {}
+    page = Path(write_report(search, trials, default_home())["report"]).read_text(encoding="utf-8")
+    assert "PED-ANOVA" not in page and "from 10 trials that finished" in page
     assert importances(SPACES["alpha"], []) == {}
 
 
