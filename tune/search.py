@@ -46,6 +46,7 @@ _SETTINGS: Final = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -82,6 +83,8 @@ class Search:
         elif config.scheduler == "asha":
             raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
         space.refuse_impossible(base)
+        if isinstance(base, TrainConfig) and config.scheduler == "asha":
+            _refuse_other_epochs(space, base, config)
         space.starts(base, config.starts)
         if home is None or home.folder is not None:
             return cls(folder, config, base, space, Trials.of(folder))
@@ -209,14 +212,19 @@ class _Told(ray_tune.Callback):
         else:
             say(f"trial {found.name}: {found.measured.metric} {format_estimate(asdict(found.measured))} {found.values}")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # What failed by itself, and not with its process, would fail again; its next start says only that.
+        found = self._search.trials.read(trial.trial_id)
+        if found is not None and found.state == "failed":
+            trial.max_failures = 0
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         drawn = self._search.space.decoded(trial.config)
         found = self._search.trials.read(trial.trial_id) or Trial(trial.trial_id, drawn)
         if found.state != "failed":
-            lost = f"its process was lost; see {trial.error_file or 'the logs of this Ray session'}"
-            found = replace(found, state="failed", error=lost)
+            found = replace(found, state="failed", error="its process was lost")
             self._search.trials.write(found)
-        say(f"trial {found.name} failed: {found.error}")
+        say(f"trial {found.name} failed: {found.error} ({trial.error_file})")
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -236,7 +244,7 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
         _report(before.measured.score, len(before.epochs) + 1)
         return
     if before is not None and before.state == "failed":
-        # Ray Tune runs again whatever failed. What failed by itself, and not with its process, would fail again.
+        # Ray Tune runs again whatever failed, once before it is told not to.
         raise TrainingError(before.error or "the trial failed")
     epochs = [] if before is None else list(before.epochs)
     attempts = 1 if before is None else 1 + before.attempts
@@ -277,6 +285,18 @@ def run_trial(drawn: Values, *, search: Search, dataset: Dataset | None) -> None
 
 def _report(score: float, epoch: int) -> None:
     ray_tune.report({SCORE: score, EPOCH: epoch})
+
+
+def _refuse_other_epochs(space: Space, base: TrainConfig, config: TuneConfig) -> None:
+    """ASHA compares trials of as many epochs, more than it lets each have."""
+    if "training.epochs" in space.parameters:
+        raise ConfigError("asha decides how many epochs a trial has: set them in the base", field="training.epochs")
+    if config.grace_epochs > base.training.epochs:
+        raise ConfigError(
+            f"asha lets each trial have {config.grace_epochs} epochs, and the base has {base.training.epochs}: take "
+            "fewer, or more training.epochs",
+            field="grace_epochs",
+        )
 
 
 def write_config(file: Path, config: Config) -> None:

@@ -1,6 +1,7 @@
 """What is searched: fields of configs by their dotted names, and the values they are drawn from."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -20,6 +21,20 @@ Values = dict[str, Any]
 CONFIGS: Final[dict[Learner, type[Config]]] = {"train": TrainConfig, "dqn": TrainDQNOptions, "drr": TrainDRROptions}
 # What of a config says where a run goes, rather than what is run.
 PLACES: Final = frozenset({"home", "resume", "export"})
+# What trials learn from and are judged by, and what they reserve: alike for all of a search. Each with all its fields.
+ALIKE: Final = (
+    *PLACES,
+    "data",
+    "split",
+    "seed",
+    "incremental",
+    "training.workers",
+    "sources.tasks",
+    "ranker.period_fractions",
+    "env",
+    "env_runners",
+    "ratings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +123,18 @@ class Space:
     def refuse_impossible(self, base: Config) -> None:
         """Tries every end and choice of each field, the others as in the base, so that no trial fails for it.
 
-        Raises: ConfigError: naming the field and value.
+        Between the ends it tries a number, too: a whole one where both ends are.
+
+        Raises: ConfigError: naming the field and value; also for a field that has to be alike in all trials.
         """
         for name, parameter in self.parameters.items():
-            for value in parameter.choices or (parameter.low, parameter.high):
+            if any(name == each or name.startswith(f"{each}.") for each in ALIKE):
+                raise ConfigError(
+                    f"{name} cannot be searched: trials that learn from other data, or take more of the machine, do "
+                    "not compare; set it in the base",
+                    field=name,
+                )
+            for value in parameter.choices or (parameter.low, _between(parameter), parameter.high):
                 try:
                     self.configured(base, {name: value})
                 except ConfigError as error:
@@ -201,6 +224,14 @@ def _can_be(parameter: ParameterConfig, value: Any) -> bool:
     assert low is not None and high is not None
     kind = int if isinstance(low, int) and isinstance(high, int) else (int, float)
     return isinstance(value, kind) and low <= value <= high
+
+
+def _between(parameter: ParameterConfig) -> int | float:
+    low, high = parameter.low, parameter.high
+    assert low is not None and high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return (low + high) // 2
+    return low + (high - low) / math.e
 
 
 def _text(value: Any) -> str:

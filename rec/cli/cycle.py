@@ -7,6 +7,7 @@ from pydantic import AfterValidator
 
 from rec.cli.command import Answer
 from rec.config import CycleConfig, HomePath
+from rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rec.cycle.journal import Journal
@@ -45,7 +46,13 @@ def run_cycle_command(options: CycleOptions) -> Answer:
     """Runs a cycle, prints what came of it and why, and returns it."""
     from rec.cycle.run import run_cycle, run_every
     from rec.cycle.steps import STEPS
+    from rec.data.event_rows import refuse_other_units
+    from rec.storage import Home
 
+    refuse_other_units("now_ms", options.now_ms)
+    folder = Home(options.home).folder
+    if folder is not None and not folder.is_dir():
+        raise ConfigError("there is no such folder: name the home whose service logs", file=str(folder), field="home")
     config = CycleConfig.model_validate(options.model_dump(exclude={"home", "every"}))
 
     def one() -> Answer:
@@ -65,7 +72,7 @@ def _told(journal: "Journal") -> Answer:
     for reason in why:
         print(f"  {reason}")
     if before := steps["read"].get("judged_before"):
-        print(f"  some of these requests judged {before} challengers before; see docs/cycle.md")
+        print(f"  some of these requests judged other challengers before, {before} of them; see docs/cycle.md")
     for name, estimate in steps.get("estimate", {}).get("comparison", {}).items():
         around = estimate["interval"]
         interval = "" if around is None else f" [{around['low']:+.4f}, {around['high']:+.4f}]"

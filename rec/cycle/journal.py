@@ -24,7 +24,8 @@ class Journal:
     Attributes:
         cycle: its name; names sort by time.
         config: it goes on with this, whatever is asked for when it is taken up again.
-        status: `open` until it ended. A cycle that was killed is open; one that raised has `failed`.
+        status: `open` until it ended. A cycle that was killed is open; one that raised has `failed`, unless only its
+            report is missing.
         steps: what each finished step found, by name, in order.
         begun: the step that was begun last.
         error: of the step that raised.
@@ -84,8 +85,10 @@ def read_journal(home: Home, cycle: str) -> Journal | None:
         return None
     try:
         values = json.loads(content)
+        if values["cycle"] != cycle or not all(isinstance(step, dict) for step in values["steps"].values()):
+            raise ValueError("of another cycle, or steps that are none")
         return Journal(**{**values, "config": CycleConfig.model_validate(values["config"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"no journal of a cycle: {error}; move it away to begin anew", file=home.show(name)) from error
 
 

@@ -45,7 +45,7 @@ class Lease:
         self._folder = None if home.folder is None else home.folder / name
         self._uri = home.show(name) if self._folder is None else str(self._folder)
         self._seconds = seconds
-        self._holder = json.dumps({"token": token_hex(16), **_this_process()})
+        self._holder = {"token": token_hex(16), **_this_process()}
         self._turn, self._over = threading.Lock(), threading.Event()
         self._renewals = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -58,11 +58,10 @@ class Lease:
             self._folder.mkdir(parents=True, exist_ok=True)
         with suppress(DeltaError):  # of several that create it at once one succeeds
             DeltaTable.create(self._uri, schema=SCHEMA, mode="ignore")
-        table = self._open()
-        holder, expires_ms = _row(table)
-        if holder is not None and expires_ms > _now_ms() and not _is_gone(json.loads(holder)):
+        table, holder, expires_ms = self._read()
+        if holder is not None and expires_ms > _now_ms() and not _is_gone(holder):
             raise LeaseError(
-                f"another one is at work, process {json.loads(holder)['pid']}, and may be for "
+                f"another one is at work, process {holder['pid']}, and may be for "
                 f"{(expires_ms - _now_ms()) / 1000:.0f} s without a further sign of life: wait for its end",
                 file=self._uri,
             )
@@ -76,7 +75,7 @@ class Lease:
         self._renewals.join()
         with suppress(LeaseError, DeltaError, OSError):
             self._extend(0.0)
-            self._open().vacuum(dry_run=False)  # what is older than a week
+            DeltaTable(self._uri).vacuum(dry_run=False)  # what is older than a week
 
     def hold(self) -> None:
         """Makes sure that it is still held, and renews it: before anything that others must not do at the same time.
@@ -87,8 +86,8 @@ class Lease:
 
     def _extend(self, seconds: float) -> None:
         with self._turn:
-            table = self._open()
-            if _row(table)[0] != self._holder:
+            table, holder, _ = self._read()
+            if holder != self._holder:
                 raise LeaseError("it ran out, and another has taken it: leave the rest to that one", file=self._uri)
             self._commit(table, _now_ms() + round(seconds * 1000))
 
@@ -97,20 +96,27 @@ class Lease:
             with suppress(LeaseError, DeltaError, OSError):  # `hold` tells whether it is lost
                 self._extend(self._seconds)
 
-    def _open(self) -> DeltaTable:
-        return DeltaTable(self._uri)
+    def _read(self) -> tuple[DeltaTable, dict[str, Any] | None, int]:
+        """The table as it is, who holds it, and until when."""
+        try:
+            table = DeltaTable(self._uri)
+            rows = table.to_pyarrow_table().to_pylist()
+            if not rows:
+                return table, None, 0
+            holder = json.loads(rows[0]["holder"])
+            if not isinstance(holder, dict) or holder.keys() != self._holder.keys():
+                raise ValueError("its row names no holder")
+            return table, holder, rows[0]["expires_ms"]
+        except (DeltaError, OSError, ValueError, KeyError, TypeError) as error:
+            why = f"cannot be read ({str(error).splitlines()[0]}): see that no cycle runs, and move it away"
+            raise LeaseError(why, file=self._uri) from error
 
     def _commit(self, table: DeltaTable, expires_ms: int) -> None:
-        row = pa.table({"holder": [self._holder], "expires_ms": [expires_ms]}, schema=SCHEMA)
+        row = pa.table({"holder": [json.dumps(self._holder)], "expires_ms": [expires_ms]}, schema=SCHEMA)
         try:
             write_deltalake(table, row, mode="overwrite", commit_properties=_ON_TOP_OF_WHAT_WAS_READ)
         except CommitFailedError as error:
             raise LeaseError("another one took it at the same moment: wait for its end", file=self._uri) from error
-
-
-def _row(table: DeltaTable) -> tuple[str | None, int]:
-    rows = table.to_pyarrow_table().to_pylist()
-    return (rows[0]["holder"], rows[0]["expires_ms"]) if rows else (None, 0)
 
 
 def _now_ms() -> int:

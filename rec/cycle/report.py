@@ -64,7 +64,7 @@ def _tables(journal: Journal) -> list[_Table]:
         ("the champion knows what was before", _time(read["champion_knows_until_ms"])),
         ("held out from", _time(read["since_ms"])),
         ("held out until", _time(read["until_ms"])),
-        ("judged before by some of these requests, challengers", str(read["judged_before"])),
+        ("other challengers that some of these requests judged before", str(read["judged_before"])),
         *((f"version of {table}", _since(version, before.get(table))) for table, version in read["versions"].items()),
     ]
     tables.append(_Table("Log", ("", ""), period))

@@ -9,6 +9,7 @@ from typing import Any, Final, final
 from rec.config import CycleConfig
 from rec.cycle.journal import CYCLES, Journal, Status, latest_journal
 from rec.cycle.lease import Lease, LeaseError
+from rec.errors import ConfigError
 from rec.runs import say
 from rec.storage import Home
 
@@ -51,8 +52,8 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
     left, and goes on with that.
 
     Args: location: of the home. steps: by name, in order.
-    Raises: LeaseError: when another process is at it. Whatever a step raises; the cycle has failed then, and the next
-        one begins anew.
+    Raises: LeaseError: when another process is at it. Whatever a step raises; the cycle has failed then, unless it had
+        promoted or refused already, and the next one begins anew.
     """
     home = Home(location)
     with Lease(home, LEASE, seconds=config.lease_s) as lease:
@@ -63,6 +64,8 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
             say(f"cycle {journal.cycle}")
         else:
             say(f"cycle {journal.cycle} goes on after {', '.join(journal.steps) or 'its beginning'}")
+            if journal.config.asked() != config.asked():
+                say("it was begun with other options, and goes on with those")
         for name, step in steps.items():
             if any(WAITING in found for found in journal.steps.values()):
                 break
@@ -79,7 +82,8 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
             except Exception as error:
                 with suppress(LeaseError):  # who has taken the lease may have gone on with this cycle
                     lease.hold()
-                    journal.ended("failed", f"{name}: {error}").write(home)
+                    status = _status(journal) if "promote" in journal.steps else "failed"
+                    journal.ended(status, f"{name}: {error}").write(home)
                 raise
             lease.hold()
             journal = after
@@ -90,11 +94,16 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
 
 
 def run_every(seconds: float, cycle: Callable[[], object], *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Cycles until the process is ended, one every so many seconds from now on; one that fails does not end them."""
+    """Cycles until the process is ended, one every so many seconds from now on; one that fails does not end them.
+
+    Raises: ConfigError: from a cycle that was asked for what cannot be, as all later ones are.
+    """
     next_s = time.monotonic()
     while True:
         try:
             cycle()
+        except ConfigError:
+            raise
         except Exception as error:
             say(f"{type(error).__name__}: {error}; the next cycle comes in its turn")
         next_s = max(next_s + seconds, time.monotonic())

@@ -55,7 +55,6 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
         "champion": champion.version,
         "versions": versions,
         "versions_before": earlier[-1].steps["read"]["versions"] if earlier else None,
-        "judged_before": sum(_judged_by(journal, since_ms) for journal in earlier),
         "champion_knows_until_ms": knows_ms,
         "since_ms": since_ms,
         "until_ms": until_ms,
@@ -69,7 +68,13 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
             WAITING: f"nothing new to learn from: {champion.version} knows what happened until {_day(knows_ms)}, and "
             f"from {_day(since_ms)} on requests are held out"
         }
-    return found
+    if same := [journal for journal in earlier if _asked_the_same(journal, cycle.config, found)]:
+        return found | {
+            WAITING: f"nothing new since cycle {same[-1].cycle}, which judged {same[-1].steps['train']['challenger']} "
+            f"by the same requests: {same[-1].status}"
+        }
+    judged_by_them = [journal for journal in earlier if _judged_by(journal, since_ms)]
+    return found | {"judged_before": len({journal.steps["train"]["challenger"] for journal in judged_by_them})}
 
 
 def train_challenger(cycle: Cycle) -> dict[str, Any]:
@@ -199,6 +204,19 @@ def _earlier(home: Home, cycle: str) -> list[Journal]:
     """The cycles before this one that read the log."""
     journals = (read_journal(home, name) for name in home.children(CYCLES) if name < cycle)
     return [journal for journal in journals if journal is not None and "read" in journal.steps]
+
+
+def _asked_the_same(journal: Journal, config: CycleConfig, found: dict[str, Any]) -> bool:
+    """Whether a cycle has decided by the same options, champion, and requests to learn from and to judge by.
+
+    Of the same versions of the tables, as time goes on, requests that are held out become such to learn from and others
+    become held out: where neither number changed, none did.
+    """
+    return (
+        journal.status in ("promoted", "refused")
+        and journal.config.asked() == config.asked()
+        and all(journal.steps["read"][name] == found[name] for name in ("champion", "versions", "n_new", "n_held_out"))
+    )
 
 
 def _judged_by(journal: Journal, since_ms: int) -> bool:

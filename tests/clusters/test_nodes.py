@@ -119,14 +119,18 @@ def test_training_goes_on_when_a_node_dies(
     long = {"retriever": {"output_dim": 16, "queries": {"min_batches": 400}}, "training": {"workers": 2, "epochs": 3}}
     said = Said(cluster.tandem("train", "--config", config(**long), "--home", home.location))
     wait_until(lambda: "epoch 1 " in said.text, "no epoch ends")
-    with_workers = [node for node in cluster.nodes if node.processes("RayTrainWorker")]
+
+    def training() -> list[Any]:
+        return [node for node in cluster.nodes if node.processes("RayTrainWorker")]
+
+    with_workers = training()
     assert len(with_workers) == 2 and cluster.nodes[0] not in with_workers
     epochs = said.text.count("\nepoch ")
     with_workers[0].kill()
     killed = time.monotonic()
     wait_until(lambda: said.text.count("\nepoch ") > epochs + 1, lambda: f"it does not go on: {said.text}", 400)
     again = time.monotonic() - killed
-    assert len([node for node in cluster.nodes if node.processes("RayTrainWorker")]) == 2
+    wait_until(lambda: len(training()) == 2, "two nodes train, also where one fit ends and the next begins")
     answer = said.answer()
     print(f"\ntrain: a node killed after {epochs + 1} epochs, two more epochs {again:.0f} s later; {answer['version']}")
     told = [line.split()[1] for line in said.text.split("fitting retriever-1")[0].splitlines() if line[:6] == "epoch "]

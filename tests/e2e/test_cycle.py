@@ -126,6 +126,8 @@ def test_a_cycle_reads_trains_judges_and_decides(tandem: Any, home: str, monkeyp
     promoted = found["status"] == "promoted"
     assert promoted == (not found["reasons"])
     assert Recommender.load(home).version == (found["challenger"] if promoted else champion)
+    again = cycle(tandem, home, 2, "--gate.min-ess", "300")
+    assert again["status"] == WAITING and again["challenger"] is None, "a log decides once"
     for kind in ("html", "markdown"):
         assert found["challenger"] in Path(steps["report"][kind]).read_text(encoding="utf-8")
 

@@ -92,6 +92,20 @@ def test_agents_have_no_epochs_to_be_stopped_by(tmp_path: Path, spaces):
         Search.of(tmp_path, TuneConfig(spaces=spaces, scheduler="asha"), CONFIGS[spaces[0]]())
 
 
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"grace_epochs": 50}, "grace_epochs"),
+        ({"spaces": (), "parameters": {"training.epochs": {"low": 2, "high": 9}}}, "training.epochs"),
+    ],
+)
+def test_asha_stops_within_the_epochs_of_the_base(tmp_path: Path, changed, field):
+    config = TuneConfig(**{"spaces": ("learning",), "scheduler": "asha", **changed})
+    with pytest.raises(ConfigError, match="asha") as refused:
+        Search.of(tmp_path, config, TrainConfig())
+    assert refused.value.field == field
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_the_base_is_tried_first_and_every_trial_is_kept(tmp_path: Path, base: Path, sampler, ray_session):

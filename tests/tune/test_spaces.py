@@ -54,6 +54,23 @@ def test_a_field_that_is_none_is_named():
         Space.of(config).refuse_impossible(TrainConfig())
 
 
+@pytest.mark.parametrize(
+    "name", ["data.positive_actions", "split.kind", "seed", "training.workers", "ranker.period_fractions"]
+)
+def test_what_has_to_be_alike_in_all_trials_is_refused(name):
+    config = TuneConfig(parameters={name: ParameterConfig(choices=(1, 2))})
+    with pytest.raises(ConfigError, match=r"cannot be searched.*set it in the base"):
+        Space.of(config).refuse_impossible(TrainConfig())
+
+
+def test_ends_of_a_whole_number_have_to_be_whole():
+    for low, high, log in ((8.0, 64.0, False), (128.0, 1024.0, True)):
+        space = Space("train", {"training.batch_size": ParameterConfig(low=low, high=high, log=log)})
+        with pytest.raises(ConfigError, match=r"training\.batch_size .* cannot be searched"):
+            space.refuse_impossible(TrainConfig())
+    Space("train", {"training.batch_size": ParameterConfig(low=8, high=64)}).refuse_impossible(TrainConfig())
+
+
 def test_what_the_objective_does_not_read_is_refused_before_any_trial():
     space = Space.of(TuneConfig(spaces=("capping", "alpha")))
     ips = TrainConfig.model_validate({"retriever": {"objective": "ips"}})

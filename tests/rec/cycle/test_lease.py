@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from moto.server import ThreadedMotoServer
 
 import rec.cycle.lease
@@ -68,6 +69,29 @@ def test_one_holds_it_until_the_end_of_its_block(lease: Open) -> None:
             pass
         held.hold()
     with lease():
+        pass
+
+
+@pytest.mark.parametrize("holder", ["nobody", "[]", '{"pid": 1}'])
+def test_a_lease_that_names_no_holder_is_refused_by_its_folder(tmp_path: Path, holder: str) -> None:
+    with Lease(Home(tmp_path), "lease", seconds=60):
+        pass
+    row = pa.table({"holder": [holder], "expires_ms": [2**50]}, schema=rec.cycle.lease.SCHEMA)
+    write_deltalake(str(tmp_path / "lease"), row, mode="overwrite")
+    with (
+        pytest.raises(LeaseError, match="see that no cycle runs") as caught,
+        Lease(Home(tmp_path), "lease", seconds=60),
+    ):
+        pass
+    assert caught.value.file == str(tmp_path / "lease")
+
+
+def test_a_lease_whose_file_is_lost_is_refused_by_its_folder(tmp_path: Path) -> None:
+    with Lease(Home(tmp_path), "lease", seconds=60):
+        pass
+    for file in (tmp_path / "lease").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(LeaseError, match="move it away"), Lease(Home(tmp_path), "lease", seconds=60):
         pass
 
 

@@ -1,5 +1,6 @@
 """A cycle ends the same wherever it was killed, and one that failed does not stop the next."""
 
+import json
 import math
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from rec.config import CycleConfig
 from rec.cycle.journal import JOURNAL_FILE, Journal, latest_journal, read_journal
 from rec.cycle.lease import Lease, LeaseError
 from rec.cycle.run import LEASE, Cycle, Step, run_cycle, run_every
-from rec.errors import DataError
+from rec.errors import ConfigError, DataError
 from rec.storage import Home
 
 ROOT = Path(__file__).parents[3]
@@ -90,6 +91,17 @@ def test_a_step_that_raises_ends_its_cycle_and_the_next_begins_anew(tmp_path: Pa
     failed = latest_journal(Home(tmp_path))
     assert failed is not None and (failed.status, failed.error) == ("failed", "train: no log")
     assert found(run_cycle(str(tmp_path), CONFIG, promoting())) == [1, 2, 3]
+
+
+def test_what_was_promoted_stays_so_when_its_report_fails(tmp_path: Path) -> None:
+    def failing(cycle: Cycle) -> dict[str, Any]:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        run_cycle(str(tmp_path), CONFIG, {**promoting(), "report": failing})
+    ended = latest_journal(Home(tmp_path))
+    assert ended is not None and (ended.status, ended.error) == ("promoted", "report: no space left")
+    assert run_cycle(str(tmp_path), CONFIG, promoting()).cycle > ended.cycle
 
 
 def test_a_step_that_finds_what_is_no_number_has_failed(tmp_path: Path) -> None:
@@ -171,10 +183,36 @@ def test_cycles_go_on_after_one_that_failed() -> None:
     assert len(calls) == 3
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+def test_what_cannot_be_asked_for_ends_all_cycles() -> None:
+    def cycle() -> None:
+        raise ConfigError("say what each action is worth", field="rewards")
+
+    with pytest.raises(ConfigError):
+        run_every(3600, cycle, sleep=lambda seconds: pytest.fail("it waits for the next"))
+
+
+def test_a_cycle_that_goes_on_says_that_it_was_asked_for_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Journal.begin(CONFIG).write(Home(tmp_path))
+    run_cycle(str(tmp_path), CONFIG.model_copy(update={"now_ms": 2000}), promoting())
+    assert "other options" not in capsys.readouterr().err
+    Journal.begin(CONFIG).write(Home(tmp_path))
+    run_cycle(str(tmp_path), CONFIG.model_copy(update={"anew": True}), promoting())
+    assert "begun with other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed", [None, {"cycle": "../../x"}, {"steps": None}, {"steps": {"read": 1}}, {"config": 1}]
+)
+def test_a_damaged_journal_is_named(tmp_path: Path, changed: dict[str, Any] | None) -> None:
     home = Home(tmp_path)
     journal = run_cycle(str(tmp_path), CONFIG, promoting())
-    home.write(journal.file(JOURNAL_FILE), b"{")
+    content = home.read(journal.file(JOURNAL_FILE))
+    assert content is not None
+    home.write(
+        journal.file(JOURNAL_FILE), b"{" if changed is None else json.dumps({**json.loads(content), **changed}).encode()
+    )
     with pytest.raises(DataError, match="no journal of a cycle") as caught:
         read_journal(home, journal.cycle)
     assert caught.value.file == home.show(journal.file(JOURNAL_FILE))

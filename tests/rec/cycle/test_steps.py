@@ -1,5 +1,8 @@
 """What a cycle trains."""
 
+import pytest
+from pydantic import ValidationError
+
 from rec.config import CycleConfig, IncrementalConfig, TrainConfig
 from rec.cycle.steps import challenger_config
 
@@ -25,7 +28,12 @@ def test_a_challenger_goes_on_from_the_champion_and_knows_what_was_before_the_he
 def test_a_challenger_that_is_trained_anew_has_the_champion_for_its_catalogue_in_place_of_its_parent() -> None:
     anew = IncrementalConfig(catalogue="version")
     assert challenger(anew=True) == challenger().model_copy(update={"incremental": anew})
-    assert challenger(anew=True, incremental=IncrementalConfig(catalogue="other")) == challenger(anew=True)
+
+
+@pytest.mark.parametrize("field", ["parent", "catalogue"])
+def test_what_a_challenger_goes_on_from_cannot_be_chosen(field: str) -> None:
+    with pytest.raises(ValidationError, match="goes on from CURRENT"):
+        challenger(incremental={field: "other"})
 
 
 def test_a_cycle_may_have_other_workers_than_the_champion_had() -> None:
