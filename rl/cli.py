@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from rec.config import Config, HomePath, Seed
 from rec.errors import ConfigError
 from rl.config import DQNTrainConfig, InstaTokEnvConfig
-from rl.run_cli import RunOptions, start_run
+from rl.run_cli import Learning, RunOptions, start_run
 
 if TYPE_CHECKING:
     from rec.models.session_agent import DQNAgent
@@ -57,7 +57,7 @@ def train_dqn(options: TrainDQNOptions) -> Mapping[str, Any]:
         rounds = partial(VideoRound, Arena.of(options.env))
         return dqn_config(rounds, INPUTS, options.settings(DQNTrainConfig))
 
-    return start_run(options, algorithm, agent_of, processes=options.env_runners + 1)
+    return start_run(options, lambda: Learning(algorithm, agent_of), processes=options.env_runners + 1)
 
 
 def evaluate_agent(options: EvaluateAgentOptions) -> Mapping[str, Any]:

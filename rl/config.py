@@ -1,8 +1,8 @@
 """The configuration of everything in `rl`; it imports neither torch nor Ray."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from rec.config import CandidateQConfig, Config, Seed, WeightedScoreConfig
 from rec.config.drr import DRRNetworkConfig
@@ -45,17 +45,6 @@ class InstaTokEnvConfig(Config):
     per_category: PositiveInt | None = 4
     home: str | None = None
     bundle: str | None = None
-
-
-def _require_updates(total_steps: int, warmup_steps: int, replay_capacity: int) -> None:
-    """Refuses a training that ends before its first update; a replay that is full ends the warm-up.
-
-    Raises: ValueError: naming both numbers of steps.
-    """
-    if total_steps <= min(warmup_steps, replay_capacity):
-        raise ValueError(
-            f"total_steps must be above warmup_steps, or nothing is learnt; found {total_steps} and {warmup_steps}"
-        )
 
 
 class DQNTrainConfig(Config):
@@ -109,11 +98,6 @@ class DQNTrainConfig(Config):
     weight_exponent: Annotated[float, Field(ge=0, le=1)] = 1.0
     steps_per_report: PositiveInt = 5_000
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _learns(self) -> Self:
-        _require_updates(self.total_steps, self.warmup_steps, self.replay_capacity)
-        return self
 
 
 class PMFConfig(Config):
@@ -211,8 +195,3 @@ class DRRTrainConfig(Config):
     total_steps: PositiveInt = 200_000
     steps_per_report: PositiveInt = 10_000
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _learns(self) -> Self:
-        _require_updates(self.total_steps, self.warmup_steps, self.replay_capacity)
-        return self

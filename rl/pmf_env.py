@@ -150,6 +150,15 @@ class RatingWorld:
         return np.where(self.rated[places] == pairs, self.ratings[places], predicted)
 
 
+def require_ratings(log: Interactions) -> None:
+    """Refuses what no session can be made of.
+
+    Raises: DataError: for a log without ratings, with one off the scale, or with a pair twice.
+    """
+    _on_the_scale(log)
+    _require_once(log)
+
+
 def _on_the_scale(log: Interactions) -> NDArray[np.float64]:
     if log.rating is None:
         raise DataError("ratings are required; this log has actions", field="rating")

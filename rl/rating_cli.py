@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from rec.config import Config, DataConfig, Fraction, Seed
 from rec.errors import ConfigError
 from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig, RatingNeighborsConfig, SimulatorFamily
-from rl.run_cli import RunOptions, start_run
+from rl.run_cli import Learning, RunOptions, start_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,25 +78,28 @@ def train_drr(options: TrainDRROptions) -> Mapping[str, Any]:
     """
     from rec.runs import say
     from rl.drr import RatingVectors, agent_of, drr_config, ranked_rounds
-    from rl.pmf import digest_of
+    from rl.pmf import MatrixFactorisation, digest_of
     from rl.pmf_env import RatingWorld
 
     _require_one_length(options.network.history_length, options.ratings.env)
-    known = ""
 
-    def algorithm() -> Any:
-        nonlocal known
-        split, model = fitted_ratings(options.ratings)
-        known = digest_of(split.train)
-        if model.report.valid_rmse:
-            say(
-                f"matrix factorisation: RMSE {min(model.report.valid_rmse):.4f} stars on the ratings held out for "
-                f"validation, after {model.report.epochs} epochs"
-            )
-        world, vectors = RatingWorld.of(split.train, model, options.ratings.env), RatingVectors.of(model)
-        return drr_config(ranked_rounds(world, vectors), vectors, options.settings(DRRTrainConfig))
+    def learning() -> Learning:
+        known = divided_ratings(options.ratings).train
+        digest = digest_of(known)
 
-    return start_run(options, algorithm, lambda module: agent_of(module, known))
+        def algorithm() -> Any:
+            model = MatrixFactorisation.fit(known, options.ratings.pmf)
+            if model.report.valid_rmse:
+                say(
+                    f"matrix factorisation: RMSE {min(model.report.valid_rmse):.4f} stars on the ratings held out for "
+                    f"validation, after {model.report.epochs} epochs"
+                )
+            world, vectors = RatingWorld.of(known, model, options.ratings.env), RatingVectors.of(model)
+            return drr_config(ranked_rounds(world, vectors), vectors, options.settings(DRRTrainConfig))
+
+        return Learning(algorithm, lambda module: agent_of(module, digest), digest)
+
+    return start_run(options, learning)
 
 
 def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
@@ -109,18 +112,19 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     from rec.metrics import format_difference, format_estimate, mean_over_users, paired_difference
     from rec.models.drr_agent import DRRAgent
     from rec.models.session_agent import load_agent
+    from rl.pmf import MatrixFactorisation
     from rl.pmf_env import RatingWorld
     from rl.rating_evaluation import by_actor, judge, scorers
-    from rl.session_learning import module_folder, play_learning, trained_module
+    from rl.session_learning import play_learning, trained_module
 
     began = time.perf_counter()
-    if options.checkpoint is not None:
-        module_folder(Path(options.checkpoint))
     agent = load_agent(Path(options.agent))
     if not isinstance(agent, DRRAgent):
         raise ConfigError(f"holds an agent of kind {agent.kind!r}; one of kind 'drr' is required", file=options.agent)
     _require_one_length(agent.config.history_length, options.ratings.env, file=options.agent)
-    split, model = fitted_ratings(options.ratings)
+    _require_said(agent.ratings, file=options.agent)
+    module = None if options.checkpoint is None else trained_module(Path(options.checkpoint), agent)
+    split = divided_ratings(options.ratings)
     users, items = agent.actor.state.users, agent.actor.state.items
     if (len(users), len(items) - 1) != (split.train.n_users, split.train.n_items):
         raise ConfigError(
@@ -129,6 +133,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
             file=options.agent,
         )
     _require_unseen(agent.ratings, split.train, file=options.agent)
+    model = MatrixFactorisation.fit(split.train, options.ratings.pmf)
     offline = RatingWorld.logged(split.train, split.test, model, options.ratings.env)
     online = RatingWorld.of(split.train, model, options.ratings.env)
     played_by = np.random.default_rng(options.seed).choice(online.users, options.sessions)
@@ -149,8 +154,7 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     for pair in paired:
         print(f"agent - {pair['b']:<22}{pair['metric']:<14}{format_difference(pair)}")
     learning = None
-    if options.checkpoint is not None:
-        module = trained_module(Path(options.checkpoint), agent)
+    if module is not None:
         some = played_by[: options.learning_sessions]
         earned = play_learning(online, module, some, options.seed).reward_per_step
         fixed = found["agent"]["online_reward"][: len(some)]
@@ -178,10 +182,8 @@ def evaluate_drr(options: EvaluateDRROptions) -> Mapping[str, Any]:
     }
 
 
-def _require_unseen(trained_on: str | None, known: "Interactions", *, file: str) -> None:
-    """Refuses an agent that may have seen the ratings it is to be judged by."""
-    from rl.pmf import digest_of
-
+def _require_said(trained_on: str | None, *, file: str) -> None:
+    """Refuses an agent that does not say what it has seen."""
     if trained_on is None:
         raise ConfigError(
             "does not say which ratings it was trained on, so it may have seen those of the test; train it again with "
@@ -189,6 +191,12 @@ def _require_unseen(trained_on: str | None, known: "Interactions", *, file: str)
             file=file,
             field="ratings",
         )
+
+
+def _require_unseen(trained_on: str | None, known: "Interactions", *, file: str) -> None:
+    """Refuses an agent that may have seen the ratings it is to be judged by."""
+    from rl.pmf import digest_of
+
     if trained_on != digest_of(known):
         raise ConfigError(
             "was trained on other ratings than these options leave to training, so it may have seen those of the test; "
@@ -249,11 +257,26 @@ def _simulated(
     return found
 
 
-def fitted_ratings(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":
-    """Ratings divided, and the model of those that are known."""
+def divided_ratings(asked: RatingSessions) -> "Split":
+    """Ratings divided into those that are known and the later ones.
+
+    Raises: DataError: for a rating off the scale, or a pair rated twice, in either.
+    """
     from rec.data.source import read_dataset
     from rec.data.splits import per_user_temporal
+    from rl.pmf_env import require_ratings
+
+    ratings = read_dataset(asked.data).interactions
+    require_ratings(ratings)
+    return per_user_temporal(ratings, asked.train_fraction)
+
+
+def fitted_ratings(asked: RatingSessions) -> "tuple[Split, MatrixFactorisation]":
+    """Ratings divided, and the model of those that are known.
+
+    Raises: DataError: as `divided_ratings`.
+    """
     from rl.pmf import MatrixFactorisation
 
-    split = per_user_temporal(read_dataset(asked.data).interactions, asked.train_fraction)
+    split = divided_ratings(asked)
     return split, MatrixFactorisation.fit(split.train, asked.pmf)

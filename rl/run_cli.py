@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from pydantic import PositiveInt
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from rec.storage import Home
 
 TrainConfig = TypeVar("TrainConfig", bound=Config)
+
+# What a run's record calls the digest of the data it learns from.
+DIGEST: Final = "digest"
 
 
 class RunOptions(Config):
@@ -33,19 +37,27 @@ class RunOptions(Config):
         return kind(**{name: getattr(self, name) for name in kind.model_fields})
 
 
-def start_run(
-    options: RunOptions,
-    algorithm: "Callable[[], AlgorithmConfig]",
-    agent_of: "Callable[[Any], SessionAgent]",
-    *,
-    processes: int = 1,
-) -> Mapping[str, Any]:
+@final
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What a run learns, once its data are read.
+
+    Attributes: algorithm: makes what RLlib is told. agent_of: makes the agent of RLlib's module. digest: of the data,
+        by which a resumption tells that they are the same; None where the options say everything.
+    """
+
+    algorithm: "Callable[[], AlgorithmConfig]"
+    agent_of: "Callable[[Any], SessionAgent]"
+    digest: str | None = None
+
+
+def start_run(options: RunOptions, learning: Callable[[], Learning], *, processes: int = 1) -> Mapping[str, Any]:
     """Trains in HOME/runs/NAME, or goes on there, and tells what came of it.
 
-    Args: options: of the run; all but where it goes has to be the same when it is resumed. algorithm: makes what RLlib
-        is told. agent_of: makes the agent of RLlib's module. processes: that Ray needs CPUs for.
-    Raises: ConfigError: for a run that is not there, or was asked for something else. BundleError: before it trains,
-        where there is no bundle to publish the agent with.
+    Args: options: of the run; all but where it goes has to be the same when it is resumed. learning: reads the data.
+        processes: that Ray needs CPUs for.
+    Raises: ConfigError: for a run that is not there, was asked for something else, or learnt from other data.
+        BundleError: before it trains, where there is no bundle to publish the agent with.
     """
     from rec.models.session_agent import AGENT_FILE
     from rec.ray_cluster import ensure_ray
@@ -53,21 +65,29 @@ def start_run(
     from rec.runs import say
     from rec.storage import Home
     from rl.export import publish_with_agent
-    from rl.training import CHECKPOINT, train_agent
+    from rl.training import CHECKPOINT, require_same, train_agent
 
     began = time.perf_counter()
     home = Home(options.home)
     folder = asked_folder(home, options.resume)
     if options.export:
         Registry(home).open()
+    asked = options.model_dump(mode="json", exclude={"home", "resume", "export"})
+    if options.resume is not None:
+        require_same(folder, asked, unknown=(DIGEST,))
     say(f"run {folder}")
-    ensure_ray(processes)
     try:
+        learns = learning()
+        if learns.digest is not None:
+            asked |= {DIGEST: learns.digest}
+        if options.resume is not None:
+            require_same(folder, asked)
+        ensure_ray(processes)
         trained = train_agent(
-            algorithm(),
-            agent_of,
+            learns.algorithm(),
+            learns.agent_of,
             total_steps=options.total_steps,
-            asked=options.model_dump(mode="json", exclude={"home", "resume", "export"}),
+            asked=asked,
             folder=folder,
             resume=options.resume is not None,
         )

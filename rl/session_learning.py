@@ -20,26 +20,17 @@ from rl.replay import Fields, PrioritizedReplay, Transitions
 from rl.training import MODULE_FOLDER
 
 
-def module_folder(checkpoint: Path) -> Path:
-    """Where a checkpoint has its networks.
-
-    Raises: ConfigError: where there is no checkpoint.
-    """
-    folder = checkpoint / MODULE_FOLDER
-    if not folder.is_dir():
-        raise ConfigError(
-            "holds no checkpoint of an agent; name the folder `checkpoint` of its run", file=str(checkpoint)
-        )
-    return folder
-
-
 def trained_module(checkpoint: Path, agent: DRRAgent) -> DRRModule:
     """Actor, critic and their targets as a run left them.
 
     Args: checkpoint: of the run, RLlib's; it holds pickles. agent: of the same run.
     Raises: ConfigError: where there is no checkpoint, or it is of another agent.
     """
-    folder = module_folder(checkpoint)
+    folder = checkpoint / MODULE_FOLDER
+    if not folder.is_dir():
+        raise ConfigError(
+            "holds no checkpoint of an agent; name the folder `checkpoint` of its run", file=str(checkpoint)
+        )
     module: Any = DRRModule.from_checkpoint(str(folder))
     # Only a module that has targets takes them.
     module.make_target_networks()

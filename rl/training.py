@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -17,11 +17,13 @@ from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MEAN,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_MODULE_STEPS_TRAINED,
 )
 from tensorboardX import SummaryWriter
 
-from rec.errors import ConfigError, DataError
-from rec.models.session_agent import AGENT_FILE, SessionAgent
+from rec.errors import ConfigError, DataError, TrainingError
+from rec.models.session_agent import AGENT_FILE, SessionAgent, load_agent
 from rec.runs import say
 from rec.storage import recover_folder, replace_file, replace_folder
 
@@ -29,8 +31,9 @@ CONFIG_FILE: Final = "agent.json"
 CURVE_FILE: Final = "curve.jsonl"
 PLOT_FILE: Final = "curve.html"
 CHECKPOINT: Final = "checkpoint"
-# Where a checkpoint has its networks.
+# Where a checkpoint has its networks, and what has been played.
 MODULE_FOLDER: Final = f"learner_group/learner/rl_module/{DEFAULT_MODULE_ID}"
+PLAYED_FOLDER: Final = "env_runner"
 
 
 @final
@@ -39,7 +42,8 @@ class Trained:
     """What a run came to.
 
     Attributes: folder: of the run: agent.safetensors, curve.jsonl, curve.html, TensorBoard's files and a checkpoint.
-        agent: that learnt. steps: played. curve: a row for each report: steps, reward, videos, loss, mean value.
+        agent: that learnt, as its file holds it. steps: played. curve: a row for each report: steps, reward, videos,
+        loss, mean value.
     """
 
     folder: Path
@@ -73,11 +77,11 @@ def train_agent(
         resume: whether to go on from the checkpoint in it.
 
     Raises: ConfigError: for a run that cannot be resumed, or was asked for something else. DataError: for one with a
-        damaged file.
+        damaged file. TrainingError: when the training diverges, or ends before its first update. BundleError: naming
+        the agent's file, when what was learnt is not finite.
     """
     if resume:
-        recover_folder(folder / CHECKPOINT)
-        _require_same(folder, asked)
+        require_same(folder, asked)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / CONFIG_FILE, (json.dumps(asked, indent=1) + "\n").encode())
     algorithm = algorithm_config.build_algo()
@@ -98,9 +102,15 @@ def train_agent(
         agent = agent_of(_module(algorithm))
     finally:
         algorithm.stop()
-    agent.save(folder / AGENT_FILE)
     replace_file(folder / PLOT_FILE, _plot(curve).encode())
-    return Trained(folder, agent, int(curve[-1]["steps"]), curve)
+    if not any("loss" in row for row in curve):
+        raise TrainingError(
+            f"no update was made in {curve[-1]['steps']:.0f} steps, so nothing is learnt: an update takes a replay of "
+            "warmup_steps, or a full one, and batch_size / training_intensity steps more; raise total_steps",
+            file=str(folder),
+        )
+    agent.save(folder / AGENT_FILE)
+    return Trained(folder, load_agent(folder / AGENT_FILE), int(curve[-1]["steps"]), curve)
 
 
 def _module(algorithm: Algorithm) -> Any:
@@ -110,17 +120,25 @@ def _module(algorithm: Algorithm) -> Any:
 
 
 def _row(result: dict[str, Any]) -> dict[str, float]:
-    """One point of the curve, without what is a mean of nothing: no session ended, or no update was made."""
+    """One point of the curve, without what is a mean of nothing: no session ended, or no update was made.
+
+    Raises: TrainingError: for any other number that is not finite.
+    """
     played = result[ENV_RUNNER_RESULTS]
     learnt = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-    found = {
-        "steps": played[NUM_ENV_STEPS_SAMPLED_LIFETIME],
-        "reward": played.get(EPISODE_RETURN_MEAN),
-        "videos": played.get(EPISODE_LEN_MEAN),
-        "loss": learnt.get("total_loss"),
-        "value": learnt.get("qf_mean"),
-    }
-    return _finite(found)
+    row = {"steps": float(played[NUM_ENV_STEPS_SAMPLED_LIFETIME])}
+    if played[NUM_EPISODES] > 0:
+        row |= {"reward": float(played[EPISODE_RETURN_MEAN]), "videos": float(played[EPISODE_LEN_MEAN])}
+    if learnt.get(NUM_MODULE_STEPS_TRAINED, 0) > 0:
+        means = {"loss": "total_loss", "value": "qf_mean"}
+        row |= {name: float(learnt[told]) for name, told in means.items() if told in learnt}
+    wrong = [name for name, value in row.items() if not math.isfinite(value)]
+    if wrong:
+        raise TrainingError(
+            f"the training diverges: {' and '.join(wrong)} not finite after {row['steps']:.0f} steps; use a lower "
+            "learning rate"
+        )
+    return row
 
 
 def _finite(found: Mapping[str, Any]) -> dict[str, float]:
@@ -160,19 +178,32 @@ def _rows(file: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _require_same(folder: Path, asked: Mapping[str, Any]) -> None:
+def require_same(folder: Path, asked: Mapping[str, Any], *, unknown: Collection[str] = ()) -> None:
+    """Ends what a crash left half done in the folder of a run, and refuses to go on with it for something else.
+
+    Args: folder: of the run. asked: what for, as JSON. unknown: what is not known yet of what the run was asked for.
+    Raises: ConfigError: for a run that cannot be resumed, or was asked for something else. DataError: for a damaged
+        record of that.
+    """
+    recover_folder(folder / CHECKPOINT)
     if not (folder / CHECKPOINT).is_dir() or not all((folder / name).is_file() for name in (CONFIG_FILE, CURVE_FILE)):
         raise ConfigError("holds no checkpoint of an agent to go on from", file=str(folder), field="resume")
     # RLlib restores what is there of a checkpoint, and leaves the rest as it was made.
-    if not (folder / CHECKPOINT / MODULE_FOLDER).is_dir():
-        raise ConfigError(f"the checkpoint is damaged: it has no {MODULE_FOLDER}", file=str(folder), field="resume")
+    for part in (MODULE_FOLDER, PLAYED_FOLDER):
+        if not (folder / CHECKPOINT / part).is_dir():
+            raise ConfigError(f"the checkpoint is damaged: it has no {part}", file=str(folder), field="resume")
     try:
         before = json.loads((folder / CONFIG_FILE).read_bytes())
     except ValueError as error:
         raise DataError(f"is no JSON, the file is damaged: {error}", file=str(folder / CONFIG_FILE)) from error
-    if before != asked:
+    if not isinstance(before, dict):
+        raise DataError(f"is no JSON object, the file is damaged: {before!r}", file=str(folder / CONFIG_FILE))
+    names = (before.keys() | asked.keys()) - set(unknown)
+    others = sorted(name for name in names if name not in before or name not in asked or before[name] != asked[name])
+    if others:
         raise ConfigError(
-            f"the run was asked for something else, see {CONFIG_FILE}; give it the same options",
+            f"the run was asked for something else, see {', '.join(others)} in {CONFIG_FILE}; give it the same options "
+            "and data",
             file=str(folder),
             field="resume",
         )

@@ -10,7 +10,7 @@ from rec.data.movielens import read_movielens_1m
 from rec.data.splits import per_user_temporal
 from rec.errors import DataError, TrainingError
 from rl.config import PMFConfig, RatingNeighborsConfig
-from rl.pmf import MatrixFactorisation, latest_of_each_user, rmse
+from rl.pmf import MatrixFactorisation, digest_of, latest_of_each_user, rmse
 from rl.rating_neighbors import RatingNeighbors
 
 N_USERS, N_ITEMS = 200, 100
@@ -143,3 +143,34 @@ def test_movielens_1m_is_predicted_better_than_the_mark(tandem_data):
     """Per-user chronological 80/20: the mark is .888 with 32 dimensions and biases; found was .8687."""
     split = per_user_temporal(read_movielens_1m(tandem_data / "ml-1m").interactions, 0.8)
     assert rmse(MatrixFactorisation.fit(split.train, PMFConfig()), split.test) < 0.875
+
+
+def three_ratings(integer, real, n_items=3):
+    return Interactions(
+        user_ids=np.array(["a", "b"], dtype=object),
+        item_ids=np.array([f"i{i}" for i in range(n_items)], dtype=object),
+        user=np.array([1, 0, 0], integer),
+        item=np.array([0, 2, 1], integer),
+        timestamp=np.arange(3),
+        rating=np.array([5, 3.5, 1], real),
+    )
+
+
+@pytest.mark.parametrize(("integer", "real"), [(np.int32, np.float32), (np.int64, np.float64), (">i8", ">f8")])
+def test_a_digest_is_the_same_everywhere(integer, real):
+    """SHA-256 of "2 3\\n", then users 0 0 1, items 1 2 0 and ratings 1 3.5 5 in eight bytes each, the lowest first."""
+    expected = "3fcdfd71d315e0f34808269bf32743083adcf569ff7a43052e6650eba572b3f6"
+    assert digest_of(three_ratings(integer, real)) == expected
+
+
+def test_a_digest_is_of_who_rated_what_how_in_any_order():
+    log = three_ratings(np.int32, np.float32)
+    assert {digest_of(log.take(np.array(order))) for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0])} == {digest_of(log)}
+    others = [
+        replace(log, user=np.array([1, 1, 0])),
+        replace(log, item=np.array([2, 2, 1])),
+        replace(log, rating=np.array([5, 4, 1])),
+        log.take(np.array([0, 1])),
+        three_ratings(np.int32, np.float32, n_items=4),
+    ]
+    assert len({digest_of(log), *map(digest_of, others)}) == 6

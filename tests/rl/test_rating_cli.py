@@ -1,7 +1,5 @@
 """`tandem rl evaluate drr` on a small table of ratings."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,13 +7,23 @@ import torch
 
 from rec.config import ColumnsConfig, DataConfig
 from rec.config.drr import DRRNetworkConfig
-from rec.errors import ConfigError
+from rec.errors import ConfigError, DataError
 from rec.models.drr import DRRActor
 from rec.models.drr_agent import DRRAgent
-from rl.config import PMFConfig, RatingEnvConfig
+from rl.config import DRRTrainConfig, PMFConfig, RatingEnvConfig
 from rl.drr import RatingVectors
+from rl.drr_module import DRRModule
 from rl.pmf import digest_of
-from rl.rating_cli import EvaluateDRROptions, RatingSessions, TrainDRROptions, evaluate_drr, fitted_ratings, train_drr
+from rl.rating_cli import (
+    EvaluateDRROptions,
+    RatingSessions,
+    TrainDRROptions,
+    divided_ratings,
+    evaluate_drr,
+    fitted_ratings,
+    train_drr,
+)
+from rl.training import MODULE_FOLDER
 
 N_USERS, N_ITEMS, EACH = 12, 40, 20
 NETWORK = DRRNetworkConfig(history_length=3, hidden=8)
@@ -41,7 +49,7 @@ def ratings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(ratings):
-    return digest_of(fitted_ratings(ratings)[0].train)
+    return digest_of(divided_ratings(ratings).train)
 
 
 def agent_file(folder, seen=None, n_users=N_USERS):
@@ -117,11 +125,18 @@ def test_noise_alone_keeps_the_family(ratings, seen, tmp_path):
     assert "neighbors" not in simulator["models"]
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_before_ratings_are_read(tmp_path):
-    elsewhere = RatingSessions(data=DataConfig(name="csv", path=str(tmp_path / "none.csv")))
-    none = str(tmp_path / "none")
-    options = EvaluateDRROptions(agent=none, checkpoint=none, ratings=elsewhere)
+def test_a_checkpoint_that_is_not_the_agents_own_is_refused_before_ratings_are_read(seen, tmp_path):
+    elsewhere = RatingSessions(
+        data=DataConfig(name="csv", path=str(tmp_path / "none.csv")), env=RatingEnvConfig(history_length=3)
+    )
+    options = EvaluateDRROptions(agent=agent_file(tmp_path, seen), checkpoint=str(tmp_path), ratings=elsewhere)
     with pytest.raises(ConfigError, match="holds no checkpoint"):
+        evaluate_drr(options)
+    torch.manual_seed(1)
+    vectors = {"user_vectors": torch.rand(N_USERS, 5) - 0.5, "item_vectors": torch.randn(N_ITEMS, 5)}
+    given = {"config": DRRTrainConfig(network=NETWORK), "epsilon": [(0, 0.0)], **vectors}
+    DRRModule(model_config=given).save_to_path(str(tmp_path / MODULE_FOLDER))
+    with pytest.raises(ConfigError, match="is of another agent"):
         evaluate_drr(options)
 
 
@@ -131,26 +146,40 @@ def test_an_agent_of_other_ratings_is_refused(ratings, seen, tmp_path):
         evaluate_drr(EvaluateDRROptions(agent=file, ratings=ratings))
 
 
-def test_an_agent_that_may_have_seen_the_test_ratings_is_refused(ratings, seen, tmp_path):
-    """Of the same users and items, but trained on more of each user's ratings, or on no one knows which."""
-    more = digest_of(fitted_ratings(ratings.model_copy(update={"train_fraction": 0.9}))[0].train)
+def test_an_agent_that_may_have_seen_the_test_ratings_is_refused(ratings, tmp_path):
+    """Of the same users and items, but trained on more of each user's ratings: before a fit, which would diverge."""
+    more = digest_of(divided_ratings(ratings.model_copy(update={"train_fraction": 0.9})).train)
+    diverging = ratings.model_copy(update={"pmf": PMFConfig(dim=4, learning_rate=1e6)})
     with pytest.raises(ConfigError, match=r"seen those of the test; give ratings\.data and ratings\.train_fraction"):
-        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, more), ratings=ratings))
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, more), ratings=diverging))
+
+
+def test_an_agent_that_does_not_say_what_it_has_seen_is_refused_before_ratings_are_read(ratings, tmp_path):
+    none = ratings.data.model_copy(update={"path": str(tmp_path / "none.csv")})
     with pytest.raises(ConfigError, match="does not say which ratings it was trained on"):
-        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path, None), ratings=ratings))
+        evaluate_drr(EvaluateDRROptions(agent=agent_file(tmp_path), ratings=ratings.model_copy(update={"data": none})))
 
 
-def test_a_digest_is_of_who_rated_what_how_in_any_order(ratings, seen):
-    train = fitted_ratings(ratings)[0].train
-    assert digest_of(train.take(np.random.default_rng(0).permutation(len(train)))) == seen
-    last = np.arange(len(train)) == len(train) - 1
-    others = [
-        replace(train, user=np.where(last, (train.user + 1) % N_USERS, train.user)),
-        replace(train, item=np.where(last, (train.item + 1) % N_ITEMS, train.item)),
-        replace(train, rating=np.where(last, 6 - train.rating + (train.rating == 3), train.rating)),
-        train.take(~last),
-    ]
-    assert len({seen, *map(digest_of, others)}) == 5
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_ratings_of_another_scale_or_given_twice_are_refused_before_they_are_fitted(
+    ratings, seen, tmp_path, capsys, command
+):
+    """At a scale of 0 to 300 the fit would diverge."""
+    table = pd.read_csv(ratings.data.path)
+    agent = agent_file(tmp_path, seen)
+    for name, changed, message in (
+        ("large", table.assign(rating=60 * table["rating"]), r"ratings from 1 to 5 are required; found \d+"),
+        ("twice", pd.concat([table, table.tail(1).assign(timestamp=10**6)]), "twice; keep one rating"),
+    ):
+        changed.to_csv(tmp_path / f"{name}.csv", index=False)
+        data = ratings.data.model_copy(update={"path": str(tmp_path / f"{name}.csv")})
+        others = ratings.model_copy(update={"data": data})
+        with pytest.raises(DataError, match=message):
+            if command == "train":
+                train_drr(TrainDRROptions(home=str(tmp_path), ratings=others, network=NETWORK))
+            else:
+                evaluate_drr(EvaluateDRROptions(agent=agent, ratings=others))
+    assert "matrix factorisation" not in capsys.readouterr().err
 
 
 def test_histories_of_another_length_than_the_network_reads_are_refused_at_once(ratings, seen, tmp_path):

@@ -1,5 +1,6 @@
 """Runs of either agent from options: trained, published, gone on with, and refused."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from rec.storage import Home
 from rl.cli import TrainDQNOptions, train_dqn
 from rl.config import InstaTokConfig, InstaTokEnvConfig, PMFConfig
 from rl.pmf import digest_of
-from rl.rating_cli import RatingSessions, TrainDRROptions, fitted_ratings, train_drr
-from rl.run_cli import start_run
+from rl.rating_cli import RatingSessions, TrainDRROptions, divided_ratings, train_drr
+from rl.run_cli import Learning, start_run
+from rl.training import MODULE_FOLDER
 
 SHORT: dict[str, Any] = {
     "sessions": 8,
@@ -67,7 +69,7 @@ def test_a_run_is_published_gone_on_with_and_refuses_other_options(kind, tmp_pat
     published = registry.open(told["version"]).path(AGENT_FILE)
     assert load_agent(published).kind == kind
     if kind == "drr":
-        assert load_agent(published).ratings == digest_of(fitted_ratings(options.ratings)[0].train)
+        assert load_agent(published).ratings == digest_of(divided_ratings(options.ratings).train)
     run = tmp_path / "runs" / told["run_dir"].split("/")[-1]
     assert published.read_bytes() == (run / AGENT_FILE).read_bytes()
     again = options.model_copy(update={"resume": run.name, "export": False})
@@ -103,15 +105,54 @@ def test_a_run_that_is_interrupted_says_how_it_goes_on(tmp_path, capsys):
         return dqn_config(Marshmallow, INPUTS, short)
 
     with pytest.raises(KeyboardInterrupt):
-        start_run(options, interrupt, agent_of)
+        start_run(options, lambda: Learning(interrupt, agent_of))
     assert "stopped before the first report" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
-        start_run(options, algorithm, interrupt)
+        start_run(options, lambda: Learning(algorithm, interrupt))
     (run,) = (tmp_path / "runs").iterdir()
     told = capsys.readouterr().err
     assert told.startswith(f"run {run}\n") and told.endswith(f"--resume {run.name}\n")
-    again = start_run(options.model_copy(update={"resume": run.name}), algorithm, agent_of)
+    again = start_run(options.model_copy(update={"resume": run.name}), lambda: Learning(algorithm, agent_of))
     assert again["run_dir"] == str(run) and load_agent(run / AGENT_FILE).kind == "dqn"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Options that go on with a run of DRR, as far as it can be told before it is read: the record and the folders."""
+    options = drr_options(str(tmp_path)).model_copy(update={"resume": "begun"})
+    for part in (MODULE_FOLDER, "env_runner"):
+        (tmp_path / "runs/begun/checkpoint" / part).mkdir(parents=True)
+    (tmp_path / "runs/begun/curve.jsonl").write_text('{"steps": 10}\n')
+    digest = digest_of(divided_ratings(options.ratings).train)
+    asked = options.model_dump(mode="json", exclude={"home", "resume", "export"}) | {"digest": digest}
+    (tmp_path / "runs/begun/agent.json").write_text(json.dumps(asked))
+    return options
+
+
+def test_a_run_is_not_gone_on_with_on_other_ratings_of_the_same_name(begun, tmp_path, capsys):
+    """Its agent has not learnt from them, whatever the file says; and it is said before anything is fitted."""
+    record = tmp_path / "runs/begun/agent.json"
+    before = record.read_bytes()
+    table = pd.read_csv(tmp_path / "ratings.csv")
+    other = table["rating"].where(table.index > 0, 6 - table["rating"])
+    assert (other != table["rating"]).sum() == 1
+    table.assign(rating=other).to_csv(tmp_path / "ratings.csv", index=False)
+    with pytest.raises(ConfigError, match=r"asked for something else, see digest in agent\.json"):
+        train_drr(begun)
+    assert record.read_bytes() == before and "matrix factorisation" not in capsys.readouterr().err
+
+
+def test_a_run_that_did_not_note_its_ratings_is_not_gone_on_with(begun, tmp_path):
+    record = tmp_path / "runs/begun/agent.json"
+    record.write_text(json.dumps({name: it for name, it in json.loads(record.read_text()).items() if name != "digest"}))
+    with pytest.raises(ConfigError, match=r"asked for something else, see digest in agent\.json"):
+        train_drr(begun)
+
+
+def test_other_options_are_refused_before_ratings_are_read(begun, tmp_path):
+    (tmp_path / "ratings.csv").unlink()
+    with pytest.raises(ConfigError, match=r"asked for something else, see discount, seed in agent\.json"):
+        train_drr(begun.model_copy(update={"seed": 1, "discount": 0.5}))
 
 
 @pytest.mark.parametrize("kind", list(AGENTS))
