@@ -62,11 +62,13 @@ def write_report(run: Path) -> Path:
 
 def page(title: str, parts: Sequence[str]) -> str:
     """A page of HTML that needs no network. Args: parts: HTML, plots of `drawn` among them."""
+    # Plotly's own program is 4.8 MB, so a page has it only where it draws something.
+    script = f"<script>{get_plotlyjs()}</script>" if any("Plotly.newPlot(" in part for part in parts) else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
+        f"{script}</head><body>{''.join(parts)}</body></html>"
     )
 
 
@@ -251,7 +253,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def drawn(figure: go.Figure) -> str:
-    """A plot as HTML, for a page of `page`."""
+def drawn(figure: go.Figure | str) -> str:
+    """A plot as HTML, for a page of `page`. Args: figure: of Plotly; or an SVG, which is taken as it is."""
+    if isinstance(figure, str):
+        return figure
     figure.update_layout(margin={"t": 48, "b": 48}, height=360, legend={"orientation": "h"})
     return figure.to_html(full_html=False, include_plotlyjs=False)

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
+from rec.cli import COMMON_OPTIONS, parse
 from rec.cli.commands import COMMANDS
 from rec.config import Config, HomePath
+from tests.test_docs_flags import FLAG, OF_ALL, help_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,6 +120,28 @@ def test_a_value_outside_the_bounds_of_the_page_is_refused(reference: ModuleType
                     adapter.validate_python(int(value) if value == int(value) else value)
                 refused += 1
     assert refused > 100
+
+
+def read_flag(section: str, path: str) -> str:
+    """What a reader of a command's section gives on the command line for a field."""
+    if found := re.search(rf"^\| `{re.escape(path)}` \| (?:`([^`]+)`|only in a file) \|$", section, re.MULTILINE):
+        return found[1] or ""
+    part, _, rest = path.partition(".")
+    return "--" + (rest if f"| all else in `{part}` | without `{part}.`" in section else path).replace("_", "-")
+
+
+def test_a_flag_read_from_the_page_is_the_one_that_the_command_takes(reference: ModuleType) -> None:
+    sections = re.split(r"^## ", reference.page(), flags=re.M)
+    for name in COMMANDS:
+        (section,) = [section for section in sections if f"- `tandem {name}`:" in section]
+        read = {path: read_flag(section, path) for path in reference.flags(COMMANDS[name].options())}
+        taken = set(FLAG.findall(help_of(name).partition(COMMON_OPTIONS)[2])) - OF_ALL
+        of_a_list = {flag for flag in taken if re.search(r"\.\d+\.", flag)}
+        assert {flag for flag in read.values() if flag.startswith("-")} == taken - of_a_list, name
+        for path, told in read.items():
+            if told.startswith("tandem "):
+                assert told.removesuffix("]").endswith(path.upper())
+                assert getattr(parse(name, ["word"]), path) == "word"
 
 
 def test_the_decisions_are_listed_by_their_titles() -> None:

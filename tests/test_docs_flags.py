@@ -14,7 +14,7 @@ from rl.instatok.slate_log import REWARD_OF
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
+FLAG = re.compile(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?")
 OF_ALL = {"--config", "--json", "--help"}
 # Of a command that stands on a line of its own.
 REWARDS_OF_A_COMMAND = re.compile(r"^    tandem .*--rewards((?: [a-z]\w* [-+.\d]+)+)", re.MULTILINE)
@@ -22,16 +22,18 @@ REWARDS_OF_A_COMMAND = re.compile(r"^    tandem .*--rewards((?: [a-z]\w* [-+.\d]
 FOREIGN = {"--index-url", "--address", "--working-dir", "--generate", "--build-arg"}
 
 
+def help_of(name: str) -> str:
+    """What a command says of its options."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        main([*name.split(), "--help"])
+    return told.getvalue()
+
+
 @pytest.fixture(scope="module")
 def flags() -> dict[str, set[str]]:
     """The options of each command."""
-    found = {}
-    for name in COMMANDS:
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-            main([*name.split(), "--help"])
-        found[name] = set(FLAG.findall(told.getvalue())) | OF_ALL
-    return found
+    return {name: set(FLAG.findall(help_of(name))) | OF_ALL for name in COMMANDS}
 
 
 def unknown(text: str, flags: Mapping[str, set[str]], anywhere: set[str]) -> list[str]:

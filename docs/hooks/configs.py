@@ -3,16 +3,20 @@
 MkDocs calls `on_files` (`hooks` in mkdocs.yml), which adds the page configs.md to those of the folder.
 """
 
+import argparse
 import inspect
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, get_args
 
+import tyro
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic.fields import FieldInfo
 
+from rec.cli import PARSING
 from rec.cli.commands import COMMANDS
 from rec.config import DEFAULT_HOME, HOME_VARIABLE, Config, default_home
 
@@ -24,12 +28,12 @@ _SHOWN: Final = {json.dumps(DEFAULT_HOME): f"`{HOME_VARIABLE}`, else `{DEFAULT_H
 INTRODUCTION: Final = """\
 # Configs
 
-What every command takes, made from the models that check it. In a file for `--config` the names are nested as here; on
-the command line a `-` stands for each `_` and a dot for each level, `data` and `training` of `tandem train` are left
-out, and what is true or false is switched by `--name` and `--no-name`: `tandem COMMAND --help` lists them. A flag
-overrides the file. An unknown name is refused, and so is a value outside its bounds, or one that has no effect where it
-stands. Names end in `_s` where the unit is seconds, in `_ms` where it is UTC milliseconds. A part that is not given has
-its own defaults (`{}`).
+What every command takes, made from the models that check it. In a file for `--config` the names are nested as here;
+on the command line a `-` stands for each `_` and a dot for each level (`retriever.output_dim` is
+`--retriever.output-dim`), and what is false by default is switched on by its flag alone. Where a flag is another, or
+there is none, the section of the command says so. A flag overrides the file. An unknown name is refused, and so is a
+value outside its bounds, or one that has no effect where it stands. Names end in `_s` where the unit is seconds, in
+`_ms` where it is UTC milliseconds. A part that is not given has its own defaults (`{}`).
 """
 
 
@@ -56,7 +60,7 @@ def page() -> str:
     parts = [INTRODUCTION]
     for options, names in users.items():
         told = [f"- `tandem {name}`: {COMMANDS[name].summary}" for name in names]
-        parts += [f"## tandem {', '.join(names)}", "\n".join(told), *section(options)]
+        parts += [f"## tandem {', '.join(names)}", "\n".join(told), *section(options), *command_line(names, options)]
     parts.append("## Parts of these")
     for kind in sorted(_parts_of(users), key=lambda kind: kind.__name__):
         parts += [f"### {kind.__name__}", *section(kind)]
@@ -76,6 +80,59 @@ def section(kind: type[Config]) -> Iterator[str]:
         default = "required" if row.default is None else _SHOWN.get(row.default, f"`{row.default}`")
         table.append(f"| `{row.name}` | {row.kind} | {default} |" + f" {row.meaning} |" * explained)
     yield "\n".join(table)
+
+
+def command_line(names: list[str], options: type[Config]) -> Iterator[str]:
+    """What of a command's options is not given by the dotted name: a table, or nothing."""
+    found, rows = flags(options), {}
+    own = {path.partition(".")[0] for path, flag in found.items() if flag and flag.startswith(dotted(path))}
+    for path, flag in found.items():
+        part, _, rest = path.partition(".")
+        if flag is None:
+            rows[f"`{path}`"] = "only in a file"
+        elif not flag.startswith("-"):
+            rows[f"`{path}`"] = ", ".join(f"`tandem {name} {flag}`" for name in names)
+        elif part not in own and flag == dotted(rest):
+            rows.setdefault(f"all else in `{part}`", f"without `{part}.`, such as `{flag}`")
+        elif flag != dotted(path):
+            rows[f"`{path}`"] = f"`{flag}`"
+    if rows:
+        table = [f"| {path} | {told} |" for path, told in rows.items()]
+        yield "\n".join(["| in a file | on the command line |", "|---|---|", *table])
+
+
+def dotted(path: str) -> str:
+    """The flag of a field that no annotation changes."""
+    return "--" + path.replace("_", "-")
+
+
+def flags(options: type[Config]) -> dict[str, str | None]:
+    """What each field is on the command line: a flag, a place after the command in capitals, or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        actions = tyro.extras.get_parser(options, config=PARSING)._actions
+    found = {
+        action.dest.replace("-", "_"): max(action.option_strings, key=len, default=_place(action))
+        for action in actions
+        if action.dest != "help"
+    }
+    # A flag of a part of a list, such as of the first task, is by the dotted name.
+    told = [path for path in _leaves(options) if not any(name.startswith(f"{path}.") for name in found)]
+    return {path: found.get(path) for path in told}
+
+
+def _place(action: argparse.Action) -> str:
+    name = action.dest.upper()
+    return f"[{name}]" if action.nargs == "?" else name
+
+
+def _leaves(kind: type[Config], within: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        part = field.annotation
+        if isinstance(part, type) and issubclass(part, Config):
+            yield from _leaves(part, f"{within}{name}.")
+        else:
+            yield within + name
 
 
 def fields(kind: type[Config]) -> list[Field]:

@@ -13,8 +13,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
+import tyro
 from pydantic import ValidationError, create_model
 
 from rec.cli.commands import COMMANDS
@@ -22,6 +23,8 @@ from rec.config import Config, config_error, load_config
 from rec.errors import ConfigError, DataError, ScoreError, TandemError
 
 INTERRUPTED = 130
+# A flag turns what is true or false into what it is not by default.
+PARSING: Final = (tyro.conf.FlagCreatePairsOff,)
 COMMON_OPTIONS = (
     "--config FILE.yaml sets options by name (nested as their dots are), and flags override it; "
     "--json prints one JSON object last on stdout."
@@ -105,8 +108,6 @@ def parse(name: str, arguments: Sequence[str]) -> Config:
 
     Raises: ConfigError: for options that are not the command's, or values that are not theirs.
     """
-    import tyro
-
     config_file, rest = _take_option(list(arguments), "--config")
     kind = COMMANDS[name].options()
     usage = io.StringIO()
@@ -118,7 +119,7 @@ def parse(name: str, arguments: Sequence[str]) -> Config:
                 description="\n\n".join((COMMANDS[name].summary, *_docs(kind), COMMON_OPTIONS)),
                 args=[argument for argument in rest if argument != "--json"],
                 default=_defaults(kind, config_file),
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=PARSING,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -132,12 +133,10 @@ def parse(name: str, arguments: Sequence[str]) -> Config:
 
 def _defaults(kind: type[Config], config_file: str | None) -> Any:
     """What a file gives, if there is one; what the command requires and the file lacks is left to the flags."""
-    from tyro import MISSING_NONPROP
-
     if config_file is None:
         return None
     required: dict[str, Any] = {
-        name: (field.rebuild_annotation(), MISSING_NONPROP)
+        name: (field.rebuild_annotation(), tyro.MISSING_NONPROP)
         for name, field in kind.model_fields.items()
         if field.is_required()
     }

@@ -48,18 +48,24 @@ class UpdateOptions(ModelsOptions):
 
 
 def run_list(options: ModelsOptions) -> Answer:
-    """Prints and returns each model with its validation metrics, or what is wrong with it."""
+    """Prints and returns each model with its validation metrics, or what is wrong with it.
+
+    Of a model that was trained on from another they are that one's, on what was new (`metrics_of` names it).
+    """
     registry = _registry(options.home)
     models = []
     for entry in registry.entries():
         metrics = {} if entry.manifest is None else entry.manifest.metrics
-        told = entry.problem or "validation: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        parent = None if entry.manifest is None else entry.manifest.parent
+        judged = "validation" if parent is None else f"its parent {parent} on what was new"
+        told = entry.problem or f"{judged}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"{'*' if entry.is_current else ' '} {entry.version}  {told}")
         models.append(
             {
                 "version": entry.version,
                 "current": entry.is_current,
                 "metrics": metrics,
+                "metrics_of": parent or entry.version,
                 "problem": entry.problem,
             }
         )

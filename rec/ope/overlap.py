@@ -16,7 +16,9 @@ from rec.weights import diagnose
 
 # What to look at where few rows carry the weight: of one item a time, and of slates by cascade forms.
 _OF_ACTIONS: Final = "look at the intervals of clipped_ips, switch_dr and dr_os, which allow for what was not drawn"
-_OF_CASCADES: Final = "take position_wise, where what an item earns does not depend on those above it"
+_OF_CASCADES: Final = (
+    "look at position_wise (tandem ope --estimators), where what an item earns does not depend on those above it"
+)
 
 
 @final

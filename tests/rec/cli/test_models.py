@@ -46,3 +46,18 @@ def test_a_model_is_shown_by_its_version_and_else_the_one_that_serves(
     for named, shown in (([first], first), ([], second)):
         assert main(["models", "show", *named, "--home", str(tmp_path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["model"]["version"] == shown
+
+
+def test_the_metrics_of_a_model_that_was_trained_on_are_said_to_be_its_parents(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, second = registry.versions()
+    details = DETAILS.model_copy(update={"parent": second, "metrics": {"ndcg@10": 0.49}})
+    third = registry.publish(lambda folder: (folder / "encoders.json").write_bytes(b"{}"), details)
+    assert main(["models", "list", "--home", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith(f"* {second}  validation: ")
+    assert told[2] == f"  {third}  its parent {second} on what was new: ndcg@10 0.4900"
+    assert main(["models", "list", "--home", str(tmp_path), "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [model["metrics_of"] for model in models] == [first, second, second]

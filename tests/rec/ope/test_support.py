@@ -181,7 +181,7 @@ def test_what_is_advised_exists():
         told = " ".join(str(warning.message) for warning in caught)
         assert "row 17 carries" in told
         assert not {*ESTIMATORS, *SHRINKING_ESTIMATORS} & set(re.findall(r"\w+", told))
-        assert ("take position_wise" in told) == ("cascade" in name)
+        assert ("look at position_wise (tandem ope" in told) == ("cascade" in name)
     told = " ".join(warnings_of(rounds(np.full(200, 0.1), target_p[:, 0])))
     assert all(name in told for name in SHRINKING_ESTIMATORS)
 
