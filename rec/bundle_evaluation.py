@@ -11,7 +11,7 @@ from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_o
 from rec.exposure import exposure
 from rec.item_groups import ItemGroups
 from rec.preparation import Prepared, prepare
-from rec.ranker_calibration import held_out_calibration
+from rec.ranking.calibration import held_out_calibration
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.baselines import fit_baselines

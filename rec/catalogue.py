@@ -18,7 +18,7 @@ from rec.features.columns import normalise
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
 from rec.i2i import ItemNeighbors
-from rec.rankers import FeatureRanker
+from rec.ranking.rankers import FeatureRanker
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.blend import Blend

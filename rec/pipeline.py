@@ -20,19 +20,19 @@ from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.neighbor_sums import NeighborSums
+from rec.on_ray.cluster import ensure_ray
+from rec.on_ray.i2i import add_up_in_tasks
 from rec.parent import Parent, came_back, not_there, with_version
 from rec.preparation import Prepared, prepare, prepare_new, snapshot_at
-from rec.ranker_fits import RANKER_FITS, RankingPeriods, refit
-from rec.rankers import FeatureRanker, RankingModel
-from rec.ray_cluster import ensure_ray
-from rec.ray_i2i import add_up_in_tasks
+from rec.ranking.fits import RANKER_FITS, RankingPeriods, refit
+from rec.ranking.rankers import FeatureRanker, RankingModel
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.blend import Retriever
 from rec.retrieval.popularity import RecentPopularity
 from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retriever_fits import fit_new, fit_retriever, fit_through_ranker, thin_overlap
+from rec.retriever.fits import fit_new, fit_retriever, fit_through_ranker, thin_overlap
 from rec.rules import boosts_of, cap_of
 from rec.runs import Runs, say
 from rec.source_fits import as_retriever, fit_sources

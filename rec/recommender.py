@@ -24,8 +24,8 @@ from rec.features.snapshot import Snapshot
 from rec.golden import GOLDEN_FILE, GoldenQueries, refuse_other_answers
 from rec.i2i import ItemNeighbors, neighbors_frame, neighbors_from_frame
 from rec.models.session_agent import AGENT_FILE, SessionAgent, load_agent
-from rec.rankers import RANKING_MODELS, FeatureRanker
-from rec.ranking_data import FeatureLayout
+from rec.ranking.data import FeatureLayout
+from rec.ranking.rankers import RANKING_MODELS, FeatureRanker
 from rec.registry import Registry
 from rec.retrieval.arrays import arrays_file
 from rec.retrieval.blend import Blend, Retriever

@@ -15,8 +15,8 @@ from torch import Tensor
 from rec.config import TrainConfig, TrainingConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError
-from rec.ray_train import print_epoch, write_run_record
-from rec.ray_train import train as fit_on_ray
+from rec.on_ray.train import print_epoch, write_run_record
+from rec.on_ray.train import train as fit_on_ray
 from rec.run_files import RUN_FILE
 from rec.storage import Home, Place
 from rec.training import Fitted, TrainingTask

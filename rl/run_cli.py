@@ -60,7 +60,7 @@ def start_run(options: RunOptions, learning: Callable[[], Learning], *, processe
         BundleError: before it trains, where there is no bundle to publish the agent with.
     """
     from rec.models.session_agent import AGENT_FILE
-    from rec.ray_cluster import ensure_ray
+    from rec.on_ray.cluster import ensure_ray
     from rec.registry import Registry
     from rec.runs import say
     from rec.storage import Home

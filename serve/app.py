@@ -198,7 +198,7 @@ def _start_ray(config: ServeConfig, running: ExitStack) -> None:
     prepare_environment()
     import ray
 
-    from rec.ray_cluster import ensure_ray
+    from rec.on_ray.cluster import ensure_ray
 
     if not ray.is_initialized():
         running.callback(ray.shutdown)

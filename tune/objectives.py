@@ -15,14 +15,14 @@ from rec.data.rounds import read_rounds
 from rec.errors import ConfigError
 from rec.evaluation import TopK, evaluate, lists_of
 from rec.metrics import MetricEstimate
-from rec.off_policy_task import ESS, SNIPS, SNIPS_ERROR, SNIPS_LOW
 from rec.ope import evaluate_slates
 from rec.ope.slate_log import logged_slates, slate_log
 from rec.pipeline import known_at_starts, train_anew, two_tower_source, validation_period
 from rec.preparation import Prepared, prepare, snapshot_at
 from rec.recommender import Recommender
-from rec.retriever_fits import LIKES, fit_retriever
-from rec.retriever_task import VALID_METRIC
+from rec.retriever.fits import LIKES, fit_retriever
+from rec.retriever.off_policy_task import ESS, SNIPS, SNIPS_ERROR, SNIPS_LOW
+from rec.retriever.task import VALID_METRIC
 from rec.runs import Runs
 from rec.storage import Home
 from tune.config import Judge

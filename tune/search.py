@@ -21,8 +21,8 @@ from rec.config import Config, TrainConfig, load_config
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError, TandemError, TrainingError
 from rec.metrics import format_estimate
-from rec.ray_cluster import ensure_ray
-from rec.ray_train import print_epoch, write_run_record
+from rec.on_ray.cluster import ensure_ray
+from rec.on_ray.train import print_epoch, write_run_record
 from rec.run_files import RUN_FILE
 from rec.runs import RUNS, Runs, run_folder, say
 from rec.storage import Home

@@ -31,10 +31,10 @@ from rec.data.source import read_dataset
 from rec.evaluation import EvaluationPeriod, evaluate
 from rec.features.snapshot import Snapshot
 from rec.metrics import format_difference, format_estimate
+from rec.on_ray.cluster import ensure_ray
 from rec.pipeline import assemble, fit_retrievers, two_tower_source, validation_period
 from rec.preparation import Prepared, prepare, snapshot_at
-from rec.ranker_fits import RANKER_FITS, RankingPeriods
-from rec.ray_cluster import ensure_ray
+from rec.ranking.fits import RANKER_FITS, RankingPeriods
 from rec.recommender import Recommender
 from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource

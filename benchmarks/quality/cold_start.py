@@ -29,8 +29,8 @@ from rec.data.dataset import Dataset, Interactions
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.models.two_tower import item_vectors, user_vectors
-from rec.retrieval_data import build_retrieval_data
-from rec.retriever_task import RetrieverTask
+from rec.retriever.data import build_retrieval_data
+from rec.retriever.task import RetrieverTask
 from rec.schema import Feature, FeatureSchema
 from rec.training import fit
 

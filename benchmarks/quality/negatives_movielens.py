@@ -37,8 +37,8 @@ from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
 from rec.preparation import prepare, snapshot_at
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retriever_fits import likes_task
-from rec.retriever_task import RetrieverTask
+from rec.retriever.fits import likes_task
+from rec.retriever.task import RetrieverTask
 from rec.training import fit
 
 METRICS: Final = ("ndcg@10", "recall@100")

@@ -47,14 +47,14 @@ from rec.i2i import cosine
 from rec.metrics import format_difference, format_estimate, per_user
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.on_ray.train import write_run_record
 from rec.preparation import Prepared, prepare, snapshot_at
-from rec.ranker_fits import RANKER_FITS, RankingPeriods
-from rec.rankers import ProbabilityModel, RankingModel
-from rec.ranking_data import RankingData
-from rec.ranking_queries import period_queries
-from rec.ray_train import write_run_record
+from rec.ranking.data import RankingData
+from rec.ranking.fits import RANKER_FITS, RankingPeriods
+from rec.ranking.queries import period_queries
+from rec.ranking.rankers import ProbabilityModel, RankingModel
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retriever_fits import fit_retriever
+from rec.retriever.fits import fit_retriever
 from rec.runs import Runs
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results import quality_result, write_result
 
 from rec.config import CandidateQConfig
-from rec.ray_cluster import ensure_ray
+from rec.on_ray.cluster import ensure_ray
 from rl.config import DQNTrainConfig, InstaTokConfig, InstaTokEnvConfig
 from rl.dqn import agent_of, dqn_config
 from rl.instatok.agent_inputs import INPUTS

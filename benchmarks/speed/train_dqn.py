@@ -42,7 +42,7 @@ from benchmarks.results import command, compared, machine, write_result  # noqa:
 from benchmarks.speed.peer import peer  # noqa: E402
 from rec.bundle import git_sha  # noqa: E402
 from rec.models.candidate_q import CandidateQ  # noqa: E402
-from rec.ray_cluster import ensure_ray  # noqa: E402
+from rec.on_ray.cluster import ensure_ray  # noqa: E402
 from rl.config import DQNTrainConfig, InstaTokEnvConfig  # noqa: E402
 from rl.dqn import agent_of, dqn_config  # noqa: E402
 from rl.instatok.agent_inputs import INPUTS  # noqa: E402

@@ -54,11 +54,11 @@ from rec.data.dataset import Dataset  # noqa: E402
 from rec.data.source import read_dataset  # noqa: E402
 from rec.losses import logq_softmax  # noqa: E402
 from rec.models.two_tower import HISTORY, TwoTower  # noqa: E402
+from rec.on_ray.cluster import ensure_ray  # noqa: E402
+from rec.on_ray.train import train  # noqa: E402
 from rec.preparation import prepare  # noqa: E402
-from rec.ray_cluster import ensure_ray  # noqa: E402
-from rec.ray_train import train  # noqa: E402
-from rec.retriever_fits import likes_task  # noqa: E402
-from rec.retriever_task import RetrieverTask  # noqa: E402
+from rec.retriever.fits import likes_task  # noqa: E402
+from rec.retriever.task import RetrieverTask  # noqa: E402
 from rec.training import Optimizers, Worker, fit_epoch  # noqa: E402
 
 HIDDEN, OUTPUT = 128, 64

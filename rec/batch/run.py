@@ -152,7 +152,7 @@ def _write_here(task: Task, parts: Iterable[Part]) -> Iterator[PartReport]:
 
 def _write_on_ray(task: Task, parts: Iterable[Part], workers: int) -> Iterator[PartReport]:
     from rec.batch.ray_parts import write_parts
-    from rec.ray_cluster import ensure_ray
+    from rec.on_ray.cluster import ensure_ray
 
     ensure_ray(workers)
     yield from write_parts(task, parts, workers)

@@ -20,7 +20,7 @@ from rec.gate import Comparison, Health, compare
 from rec.ope import OverlapWarning
 from rec.ope.slate_log import SlateLog, logged_slates, slate_log
 from rec.ope.slate_policy import SlatePolicy
-from rec.rankers import ProbabilityModel
+from rec.ranking.rankers import ProbabilityModel
 from rec.recommender import Recommender
 from rec.storage import Home
 

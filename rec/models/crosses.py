@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rec.config import LogisticConfig
 from rec.errors import ConfigError
-from rec.ranking_data import FeatureLayout
+from rec.ranking.data import FeatureLayout
 
 Codes = NDArray[np.uint64]
 

@@ -17,7 +17,7 @@ from rec.models.ple import PLE
 from rec.models.row_inputs import RowInputs
 from rec.models.row_task import predict_rows
 from rec.models.weights import put_weights, read_description, read_weights, save_described
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 ExpertKind = Literal["mmoe", "ple"]
 
@@ -104,7 +104,7 @@ class ExpertNetwork(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ExpertRanker:
-    """A fitted mixture of experts with its formula; a `rec.rankers.RankingModel`."""
+    """A fitted mixture of experts with its formula; a `rec.ranking.rankers.RankingModel`."""
 
     design: ExpertDesign
     network: ExpertNetwork

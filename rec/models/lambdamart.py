@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rec.config import LambdaMARTConfig
 from rec.errors import BundleError
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 
 @dataclass(frozen=True, slots=True)

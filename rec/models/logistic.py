@@ -17,7 +17,7 @@ from rec.errors import BundleError
 from rec.models.crosses import HashedCrosses
 from rec.models.multi_task import TaskOutputs, combine, formula_exponents
 from rec.models.weights import put_weights, read_description, read_weights, save_described
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class HashedLinear(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class LogisticRanker:
-    """A fitted logistic regression with its formula, on NumPy; a `rec.rankers.RankingModel`.
+    """A fitted logistic regression with its formula, on NumPy; a `rec.ranking.rankers.RankingModel`.
 
     Attributes: design: what it was built from. state: tensors of the fitted network. weights: (2 ** bits, T).
         intercept: (T,).

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.multi_task import moments
-from rec.ranking_data import RankingData
+from rec.ranking.data import RankingData
 
 CODE_DIM = 8
 

@@ -14,7 +14,7 @@ from rec.config import PointwiseConfig, TaskConfig
 from rec.errors import TrainingError
 from rec.metrics import per_user
 from rec.models.multi_task import TaskOutputs, combine, formula_exponents, label_moments, multi_task_losses
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 from rec.training import Worker
 
 AT_ONCE = 2**16

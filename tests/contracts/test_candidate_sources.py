@@ -46,8 +46,8 @@ from rec.retrieval.popularity import Popularity, RecentPopularity
 from rec.retrieval.protocol import CandidateSource, ExtensibleSource
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.retrieval.weighted import WeightedScoreSource
-from rec.retrieval_data import build_retrieval_data
-from rec.retriever_task import RetrieverTask
+from rec.retriever.data import build_retrieval_data
+from rec.retriever.task import RetrieverTask
 from rec.schema import Feature, FeatureSchema
 from rec.source_fits import SOURCE_FITS, SOURCE_LOADS, as_retriever, fit_sources, load_sources
 from rec.state import UserStates

@@ -29,9 +29,9 @@ from rec.models.lambdamart import fit_lambdamart
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_inputs import cardinalities_of
 from rec.models.row_task import RowTask
-from rec.ranker_fits import RANKER_FITS
-from rec.rankers import RANKING_MODELS, FeatureRanker, Ranker
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
+from rec.ranking.fits import RANKER_FITS
+from rec.ranking.rankers import RANKING_MODELS, FeatureRanker, Ranker
 from rec.state import Candidates, UserStates
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok

@@ -13,8 +13,8 @@ from rec.data.dataset import Dataset, Interactions
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
 from rec.preparation import Prepared, snapshot_at
-from rec.ranker_fits import RankingPeriods
-from rec.retrieval_data import RetrievalData, build_retrieval_data, build_validation
+from rec.ranking.fits import RankingPeriods
+from rec.retriever.data import RetrievalData, build_retrieval_data, build_validation
 from rec.schema import FeatureSchema
 from rec.training import TrainingTask, Worker
 

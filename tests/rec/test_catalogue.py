@@ -30,7 +30,7 @@ from rec.models.two_tower import TwoTower
 from rec.pipeline import assemble
 from rec.policy import position_probabilities, sample_slate, slate_propensities
 from rec.preparation import prepare, snapshot_at
-from rec.ranker_fits import RankingPeriods
+from rec.ranking.fits import RankingPeriods
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.retrieval.blend import Blend

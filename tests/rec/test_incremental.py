@@ -14,8 +14,8 @@ from rec.models.growth import grown_weights
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.models.weights import put_weights
 from rec.retrieval.two_tower import TwoTowerSource
-from rec.retrieval_data import NewPeriod, build_retrieval_data, build_validation
-from rec.retriever_task import RetrieverTask
+from rec.retriever.data import NewPeriod, build_retrieval_data, build_validation
+from rec.retriever.task import RetrieverTask
 from rec.training import fit
 
 DAY_MS = 86_400_000

@@ -12,8 +12,8 @@ from rec.data.dataset import Dataset, Interactions
 from rec.models.lambdamart import fit_lambdamart
 from rec.pipeline import assemble
 from rec.preparation import Prepared, prepare
-from rec.ranker_fits import RankingPeriods
-from rec.ranking_data import RankingData
+from rec.ranking.data import RankingData
+from rec.ranking.fits import RankingPeriods
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 

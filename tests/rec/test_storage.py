@@ -8,7 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rec.errors import BundleError, ConfigError
-from rec.ray_trainer import kept_in
+from rec.on_ray.trainer import kept_in
 from rec.storage import Home, replace_file
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rec.config import TaskConfig
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 LAYOUT = FeatureLayout(("a", "b", "colour"), ("colour",))
 TASKS = (TaskConfig(name="click"), TaskConfig(name="rating", kind="regression", weight=0.5), TaskConfig(name="share"))

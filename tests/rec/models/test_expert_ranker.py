@@ -8,7 +8,7 @@ from rec.config import MMoEConfig, PLEConfig, TaskConfig
 from rec.errors import BundleError
 from rec.models.expert_ranker import ExpertDesign, ExpertRanker
 from rec.models.row_inputs import cardinalities_of
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 Rows = Callable[..., RankingData]
 

@@ -3,7 +3,7 @@ import pytest
 
 from rec.config import LambdaMARTConfig
 from rec.models.lambdamart import fit_lambdamart, refit_lambdamart
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 
 LAYOUT = FeatureLayout(("signal", "noise"), ())
 

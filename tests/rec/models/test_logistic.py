@@ -13,7 +13,7 @@ from rec.errors import BundleError, ConfigError
 from rec.models.crosses import HashedCrosses, crossed_pairs
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_task import RowTask, predict_rows
-from rec.ranking_data import FeatureLayout, RankingData
+from rec.ranking.data import FeatureLayout, RankingData
 from rec.training import fit
 
 LAYOUT = FeatureLayout(("a", "b", "colour", "shape"), ("colour", "shape"))

@@ -16,8 +16,8 @@ from rec.models.expert_ranker import ExpertDesign, ExpertRanker
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_inputs import cardinalities_of
 from rec.models.row_task import RowTask, group_ndcg, mean_log_likelihood, positions_to_learn
-from rec.ranker_fits import RANKER_FITS
-from rec.ranking_data import RankingData
+from rec.ranking.data import RankingData
+from rec.ranking.fits import RANKER_FITS
 from rec.training import Fitted, Progress, Worker, fit
 
 KINDS = ("logistic", "mmoe", "ple")

@@ -5,7 +5,7 @@ from numpy.testing import assert_array_equal
 from rec.config import SwingConfig
 from rec.data.dataset import Interactions
 from rec.i2i import SwingSums
-from rec.ray_i2i import add_up_in_tasks
+from rec.on_ray.i2i import add_up_in_tasks
 
 
 @pytest.mark.parametrize("n_tasks", [1, 3])

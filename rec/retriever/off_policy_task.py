@@ -13,8 +13,6 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from rec.config import IndexConfig, OffPolicyConfig, RetrieverConfig
-from rec.drawn_items import BLOCK, ItemSampler, embed_items
-from rec.logged_data import LoggedData
 from rec.losses import (
     dr,
     ips,
@@ -29,11 +27,13 @@ from rec.losses.logged import log_probability
 from rec.losses.off_policy import ErrorName, reward_errors
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
-from rec.policy_value import snips_with_bound
-from rec.ranker_scores import RankerScores, RankerTables
+from rec.retriever.drawn_items import BLOCK, ItemSampler, embed_items
+from rec.retriever.logged_data import LoggedData
+from rec.retriever.policy_value import snips_with_bound
+from rec.retriever.ranker_scores import RankerScores, RankerTables
+from rec.retriever.tower_inputs import TowerInputs
 from rec.sampling import Groups, LoggedBatch, grouped_batches, row_uniforms, runs
 from rec.tensors import on_device
-from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 from rec.weights import Total, effective_sample_size, importance_weights
 

@@ -11,8 +11,8 @@ import torch
 from rec.bundle import git_sha
 from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.errors import ConfigError, TrainingError
-from rec.ray_train import print_epoch, train, write_run_record
-from rec.retriever_task import RetrieverTask
+from rec.on_ray.train import print_epoch, train, write_run_record
+from rec.retriever.task import RetrieverTask
 from rec.run_files import EPOCHS_FILE, RUN_FILE
 
 CONFIG = RetrieverConfig(

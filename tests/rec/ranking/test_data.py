@@ -12,8 +12,8 @@ from rec.data.dataset import Dataset, Interactions
 from rec.data.events import open_events
 from rec.data.logged import read_logged
 from rec.preparation import Prepared, prepare
-from rec.ranker_fits import RankingPeriods
-from rec.ranking_data import _among, task_labels
+from rec.ranking.data import _among, task_labels
+from rec.ranking.fits import RankingPeriods
 from rl.config import InstaTokConfig
 from rl.instatok import InstaTok
 from rl.instatok.slate_log import by_category, log_slates

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from rec.config import LikesObjective, TrainConfig
 from rec.errors import ConfigError, TrainingError
-from rec.logged_data import N_FOLDS, LoggedData, build_logged_data
 from rec.models.two_tower import TwoTower, user_vectors
 from rec.models.weights import put_weights
-from rec.off_policy_task import ESS, OffPolicyTask, RewardModel
 from rec.ope.support import MIN_ESS
 from rec.preparation import Prepared, expires_before, history_length, snapshot_at
-from rec.ranker_scores import RankersAtHand, RankerTables
 from rec.recommender import Recommender
-from rec.retrieval_data import NewPeriod, build_retrieval_data, build_validation
-from rec.retriever_task import RetrieverTask
+from rec.retriever.data import NewPeriod, build_retrieval_data, build_validation
+from rec.retriever.logged_data import N_FOLDS, LoggedData, build_logged_data
+from rec.retriever.off_policy_task import ESS, OffPolicyTask, RewardModel
+from rec.retriever.ranker_scores import RankersAtHand, RankerTables
+from rec.retriever.task import RetrieverTask
 from rec.runs import Runs, say
 from rec.training import Fitted, Progress, TrainingTask
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from rec.calibration import Calibration, calibration
 from rec.preparation import Prepared
-from rec.rankers import ProbabilityModel
-from rec.ranking_data import RankingData
-from rec.ranking_queries import period_queries
+from rec.ranking.data import RankingData
+from rec.ranking.queries import period_queries
+from rec.ranking.rankers import ProbabilityModel
 from rec.recommender import Recommender
 
 

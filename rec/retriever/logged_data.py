@@ -14,9 +14,9 @@ from rec.data.rounds import Rounds
 from rec.errors import ConfigError, TrainingError
 from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
-from rec.retrieval_data import NewPeriod, snapshot_times
+from rec.retriever.data import NewPeriod, snapshot_times
+from rec.retriever.tower_inputs import EncodedMoments, TowerTables
 from rec.sampling import runs
-from rec.tower_inputs import EncodedMoments, TowerTables
 
 N_FOLDS: Final = 2
 

@@ -12,7 +12,7 @@ from rec.features.ranking import RankingFeatures
 from rec.models.expert_ranker import ExpertRanker
 from rec.models.lambdamart import LambdaMART
 from rec.models.logistic import LogisticRanker
-from rec.ranking_data import FeatureLayout
+from rec.ranking.data import FeatureLayout
 from rec.state import Candidates, UserStates
 
 

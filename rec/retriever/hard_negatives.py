@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from rec.config import IndexConfig
-from rec.drawn_items import BLOCK, as_when_answering, embed_items
 from rec.models.two_tower import TwoTower
 from rec.retrieval.index import ItemIndex
-from rec.retrieval_data import RetrievalData
+from rec.retriever.data import RetrievalData
+from rec.retriever.drawn_items import BLOCK, as_when_answering, embed_items
+from rec.retriever.tower_inputs import TowerInputs
 from rec.sampling import runs
-from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec.config import QueriesConfig
-from rec.retrieval_data import NewPeriod, build_retrieval_data
+from rec.retriever.data import NewPeriod, build_retrieval_data
 
 QUERIES = QueriesConfig(snapshots=20, horizon_days=20, half_life_days=50)
 

@@ -3,8 +3,8 @@ import pytest
 
 from rec.config import LambdaMARTConfig
 from rec.errors import TrainingError
-from rec.ranking_data import FeatureLayout, RankingData
-from rec.ray_lightgbm import fit_lambdamart_on_ray
+from rec.on_ray.lightgbm import fit_lambdamart_on_ray
+from rec.ranking.data import FeatureLayout, RankingData
 
 CONFIG = LambdaMARTConfig(trees=5, min_data_in_leaf=3, rows_per_worker=1)
 LAYOUT = FeatureLayout(("signal", "noise"), ())

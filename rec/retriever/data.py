@@ -11,9 +11,9 @@ from rec.errors import TrainingError
 from rec.features.as_of import DAY_MS, EventIndex
 from rec.features.encoders import Encoders
 from rec.features.snapshot import Snapshot
+from rec.retriever.tower_inputs import EncodedMoments, TowerTables
 from rec.sampling import run_mass
 from rec.streaming_frequency import item_keys
-from rec.tower_inputs import EncodedMoments, TowerTables
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ def add_up_in_tasks(n_tasks: int) -> AddUp:
     """What `SwingSums.build` and `update` take as `add_up`: the same result for any number of tasks.
 
     A task holds the log and the sums of its own users; the ranges of items come together in tasks, too.
-    Ray must be running; see `rec.ray_cluster.ensure_ray`.
+    Ray must be running; see `rec.on_ray.cluster.ensure_ray`.
     """
     return partial(_add_up, n_tasks=n_tasks)
 

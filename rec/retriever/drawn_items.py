@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rec.config import IndexConfig, OffPolicyConfig, RetrieverConfig
-from rec.logged_data import LoggedData
 from rec.models.two_tower import TwoTower
 from rec.proposals import Proposal
 from rec.retrieval.index import ItemIndex
+from rec.retriever.logged_data import LoggedData
+from rec.retriever.tower_inputs import TowerInputs
 from rec.sampling import LoggedBatch, row_uniforms, runs
 from rec.tensors import on_device
-from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 
 BLOCK = 8192

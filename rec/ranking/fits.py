@@ -21,11 +21,11 @@ from rec.models.lambdamart import LambdaMART, refit_lambdamart
 from rec.models.logistic import LogisticDesign, LogisticRanker
 from rec.models.row_inputs import cardinalities_of
 from rec.models.row_task import RowDesign, RowTask, positions_to_learn
+from rec.on_ray.lightgbm import fit_lambdamart_on_ray
 from rec.preparation import Prepared
-from rec.rankers import RankingModel
-from rec.ranking_data import RankingData, concatenate
-from rec.ranking_queries import period_queries
-from rec.ray_lightgbm import fit_lambdamart_on_ray
+from rec.ranking.data import RankingData, concatenate
+from rec.ranking.queries import period_queries
+from rec.ranking.rankers import RankingModel
 from rec.retrieval.blend import Retriever
 from rec.runs import Runs, say
 from rec.training import Progress

@@ -150,7 +150,7 @@ def _train_on_ray(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from rec.ray_trainer import fit_trainer, kept_in
+    from rec.on_ray.trainer import fit_trainer, kept_in
 
     task_ref = ray.put(task)
     weights = None if init_from is None else {name: tensor.cpu().numpy() for name, tensor in init_from.items()}

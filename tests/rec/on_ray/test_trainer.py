@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train import Checkpoint, Result, WorkerGroupError
 
 from rec.errors import DataError, TrainingError
-from rec.ray_trainer import fit_trainer
+from rec.on_ray.trainer import fit_trainer
 
 
 @dataclass

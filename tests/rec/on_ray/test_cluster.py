@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rec.errors import TandemError
-from rec.ray_cluster import TOKEN_FILE, TOKEN_VARIABLES, ensure_ray, keep_token_private
+from rec.on_ray.cluster import TOKEN_FILE, TOKEN_VARIABLES, ensure_ray, keep_token_private
 
 JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); print(ray.cluster_resources())"
 

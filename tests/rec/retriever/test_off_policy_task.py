@@ -13,14 +13,14 @@ from rec.config import OffPolicyConfig, QueriesConfig, RetrieverConfig, TowerCon
 from rec.crossfit import user_folds
 from rec.data.dataset import Dataset, Interactions
 from rec.data.rounds import Lists, Requests, Rounds
-from rec.drawn_items import DrawnItems
 from rec.errors import ConfigError, TrainingError
 from rec.features.encoders import Encoders
-from rec.logged_data import N_FOLDS, build_logged_data
 from rec.models.two_tower import TwoTower
-from rec.off_policy_task import NEVER, OffPolicyTask, RewardModel, explained
-from rec.ranker_scores import RankerTables
-from rec.retriever_fits import _fit_reward_model, thin_overlap
+from rec.retriever.drawn_items import DrawnItems
+from rec.retriever.fits import _fit_reward_model, thin_overlap
+from rec.retriever.logged_data import N_FOLDS, build_logged_data
+from rec.retriever.off_policy_task import NEVER, OffPolicyTask, RewardModel, explained
+from rec.retriever.ranker_scores import RankerTables
 from rec.sampling import LoggedBatch, row_uniforms
 from rec.schema import FeatureSchema
 from rec.training import Progress, Worker, fit
@@ -243,7 +243,7 @@ def test_items_are_drawn_without_dropout_and_the_model_stays_in_its_mode(world):
 def test_items_and_slates_are_drawn_with_different_numbers(world, monkeypatch):
     """The first 24 bits of each: by chance some five of 20,480 are among the 4,096 others."""
     drawn = {}
-    for module in ("rec.drawn_items", "rec.off_policy_task"):
+    for module in ("rec.retriever.drawn_items", "rec.retriever.off_policy_task"):
 
         def kept(*given, module=module):
             numbers = row_uniforms(*given)

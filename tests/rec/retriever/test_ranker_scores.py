@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from rec.ranker_scores import RankersAtHand, RankerTables
+from rec.retriever.ranker_scores import RankersAtHand, RankerTables
 from rec.state import Candidates
 
 N_USERS, N_ITEMS, N_CANDIDATES = 3, 12, 4

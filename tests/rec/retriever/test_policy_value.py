@@ -5,7 +5,7 @@ import pytest
 
 from rec.ope.estimate import Terms, std_error
 from rec.ope.intervals import student_t_interval
-from rec.policy_value import LEVEL, snips_with_bound
+from rec.retriever.policy_value import LEVEL, snips_with_bound
 
 
 def test_where_all_rounds_weigh_alike_it_is_the_lower_end_of_students_interval():

@@ -8,7 +8,7 @@ from rec.config import DataConfig, QueriesConfig
 from rec.data.events import open_events
 from rec.data.logged import read_logged
 from rec.features.encoders import Encoders
-from rec.logged_data import LoggedData, build_logged_data, something_left_out
+from rec.retriever.logged_data import LoggedData, build_logged_data, something_left_out
 
 DAY_MS = 86_400_000
 # Requests of a day each: user, policy version, eligible items at the top, what was shown from the top.

@@ -14,9 +14,9 @@ from rec.config import (
     TrainingConfig,
     UserTowerConfig,
 )
-from rec.hard_negatives import HardNegatives, draw_hard
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
-from rec.retriever_task import RetrieverTask
+from rec.retriever.hard_negatives import HardNegatives, draw_hard
+from rec.retriever.task import RetrieverTask
 from rec.training import Worker, fit
 
 QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1, min_batches=1)

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rec.config import IndexConfig, RetrieverConfig
-from rec.hard_negatives import HardNegatives, draw_hard
 from rec.losses import cross_entropy, logq_softmax, mixed_log_q, pooled_log_q
 from rec.metrics import per_user
 from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retrieval.top_k import top_k
-from rec.retrieval_data import RetrievalData
+from rec.retriever.data import RetrievalData
+from rec.retriever.hard_negatives import HardNegatives, draw_hard
+from rec.retriever.tower_inputs import TowerInputs
 from rec.sampling import Groups, QueryBatch, draw_within, grouped_batches, runs
 from rec.streaming_frequency import StreamingFrequency
 from rec.tensors import on_device
-from rec.tower_inputs import TowerInputs
 from rec.training import Worker
 
 VALID_METRIC = "ndcg@10"

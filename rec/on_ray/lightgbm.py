@@ -10,8 +10,8 @@ from ray.train.lightgbm import LightGBMTrainer, get_network_params
 
 from rec.config import LambdaMARTConfig
 from rec.models.lambdamart import LambdaMART, LambdaMARTFit, fit_lambdamart
-from rec.ranking_data import RankingData
-from rec.ray_trainer import fit_trainer, kept_in
+from rec.on_ray.trainer import fit_trainer, kept_in
+from rec.ranking.data import RankingData
 from rec.storage import Place
 
 

@@ -9,7 +9,7 @@ from rec.data.dataset import Interactions
 from rec.features.as_of import EventIndex
 from rec.features.ranking import RankingFeatures
 from rec.features.snapshot import Snapshot
-from rec.ranking_data import RankingData, build_ranking_data, draw_moments
+from rec.ranking.data import RankingData, build_ranking_data, draw_moments
 from rec.retrieval.blend import Retriever
 
 

@@ -1,0 +1,1 @@
+"""What runs on Ray: clusters, training over workers, LightGBM, item neighbours."""

@@ -1,0 +1,1 @@
+"""Training of rankers: their data, fits and calibration."""
