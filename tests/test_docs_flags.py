@@ -19,7 +19,16 @@ OF_ALL = {"--config", "--json", "--help"}
 # Of a command that stands on a line of its own.
 REWARDS_OF_A_COMMAND = re.compile(r"^    tandem .*--rewards((?: [a-z]\w* [-+.\d]+)+)", re.MULTILINE)
 # What pages say of programs that are not ours.
-FOREIGN = {"--index-url", "--address", "--working-dir", "--generate", "--build-arg"}
+FOREIGN = {
+    "--index-url",
+    "--address",
+    "--working-dir",
+    "--generate",
+    "--build-arg",
+    "--head",
+    "--dashboard-host",
+    "--dashboard-port",
+}
 
 
 def help_of(name: str) -> str:

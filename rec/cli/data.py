@@ -60,13 +60,16 @@ def read(data: DataConfig) -> "Dataset":
 
 
 def run_validate(options: ValidateOptions) -> Answer:
-    """Prints and returns what is in the data."""
-    from rec.data.source import summary
+    """Prints and returns what is in the data, and what of it is doubtful."""
+    from rec.data.source import doubts, summary
 
-    answer = summary(read(options.data))
+    dataset = read(options.data)
+    answer, warnings = summary(dataset), doubts(dataset, options.data)
     for name, value in answer.items():
         print(f"{name:<16} {value}")
-    return answer
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return {**answer, "warnings": warnings}
 
 
 def run_import(options: ImportOptions) -> Answer:

@@ -14,6 +14,9 @@ from rec.data.recbole import read_recbole
 from rec.data.tabular import read_csv, read_parquet
 from rec.errors import ConfigError
 
+# Those of a user's own tables, whose times are in the unit that the config says.
+_OF_A_UNIT: Final = ("csv", "parquet")
+_YEAR_2000_MS: Final = 946_684_800_000
 READERS: Final[Mapping[str, Callable[[DataConfig], Dataset]]] = {
     "movielens-1m": lambda config: read_movielens_1m(config.path or ""),
     "movielens-100k": lambda config: read_movielens_100k(config.path or ""),
@@ -63,3 +66,27 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         counts = np.bincount(log.action, minlength=len(log.actions)).tolist()
         answer["actions"] = dict(zip(log.actions, counts, strict=True))
     return answer
+
+
+def doubts(dataset: Dataset, config: DataConfig) -> list[str]:
+    """What of a data set can be right, and is likelier a config that does not fit it.
+
+    Args: config: that the data were read by.
+    """
+    log, found = dataset.interactions, []
+    if log.action is not None:
+        counts = np.bincount(log.action, minlength=len(log.actions))
+        there = [action for action, count in zip(log.actions, counts, strict=True) if count]
+        if not set(there) & set(config.positive_actions):
+            found.append(
+                f"nothing is liked: the actions are {', '.join(there)}, and positive_actions "
+                f"{', '.join(config.positive_actions) or 'none'}; name those that mean that something was liked"
+            )
+    early = log.timestamp < _YEAR_2000_MS
+    if config.name in _OF_A_UNIT and early.any():
+        unit = {"s": "seconds", "ms": "milliseconds"}[config.timestamp_unit]
+        found.append(
+            f"{early.sum():,} of {len(log):,} times are before the year 2000; numbers were read as {unit} since 1970: "
+            f"is timestamp_unit {config.timestamp_unit} right?"
+        )
+    return found

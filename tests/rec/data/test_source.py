@@ -4,8 +4,9 @@ from typing import get_args
 
 import pytest
 
+from rec.cli import main
 from rec.config import DataConfig, DataName
-from rec.data.source import READERS, read_dataset, summary
+from rec.data.source import READERS, doubts, read_dataset, summary
 from rec.errors import ConfigError
 
 
@@ -30,6 +31,39 @@ def test_a_summary_is_json_and_says_what_there_is(log: Path) -> None:
 def test_a_summary_counts_actions(log: Path) -> None:
     log.write_text(log.read_text().replace("rating", "action"))
     assert summary(read_dataset(DataConfig(name="csv", path=str(log))))["actions"] == {"1": 1, "4": 1}
+
+
+def doubted(log: Path, **options: object) -> list[str]:
+    config = DataConfig.model_validate({"name": "csv", "path": str(log), **options})
+    return doubts(read_dataset(config), config)
+
+
+def test_a_log_in_which_nothing_is_liked_is_doubted(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_text("user_id,item_id,timestamp,action\na,x,1760000000,bought\na,y,1760000001,seen\n")
+    [told] = doubted(log)
+    assert "the actions are bought, seen, and positive_actions watched, liked" in told
+    assert doubted(log, positive_actions=["liked", "bought"]) == []
+    assert "positive_actions none" in doubted(log, positive_actions=[])[0]
+    assert main(["data", "validate", "--data", "csv", "--path", str(log), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["warnings"] == [told] and f"warning: {told}" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "early"),
+    [((946684799, 946684800), "s", 1), ((1760000000, 1760000001), "ms", 2), ((946684800000, 1760000000000), "ms", 0)],
+)
+def test_times_of_another_unit_are_doubted(log: Path, times: tuple[int, int], unit: str, early: int) -> None:
+    log.write_text(f"user_id,item_id,timestamp,rating\na,x,{times[0]},4\na,y,{times[1]},1\n")
+    told = doubted(log, timestamp_unit=unit)
+    assert [f"{early} of 2 times" in each and f"timestamp_unit {unit} " in each for each in told] == [True] * (
+        early > 0
+    )
+
+
+def test_times_that_bring_their_own_unit_are_those_of_their_kind(tandem_data: Path) -> None:
+    config = DataConfig(name="movielens-100k", path=str(tandem_data / "ml-100k"))
+    assert doubts(read_dataset(config), config) == [], "they are of 1997 and 1998"
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
