@@ -76,6 +76,9 @@ def _array(value: JsonValue, field: str) -> NDArray[Any]:
         found = np.asarray(value)
     except ValueError:
         found = np.asarray(None)
+    # NumPy's answers to whole numbers beyond int64.
+    if found.dtype.kind == "u" or (found.dtype.kind == "O" and all(type(each) is int for each in found.flat)):
+        raise _wrong(field, "out of range: whole numbers from -2**63 to below 2**63 are required")
     if found.dtype.kind not in "if":
         raise _wrong(field, "a number, or lists of numbers of one length, are required")
     return found

@@ -39,7 +39,8 @@ class DRRAgent:
     def score(self, state: Mapping[str, Any], candidates: Mapping[str, Any]) -> NDArray[np.float64]:
         """See SessionAgent.
 
-        Raises: ScoreError: for a field that is missing, of another shape, or out of range.
+        Raises: ScoreError: for a field that is missing, of another shape, or out of range, or a value that is not
+            finite.
         """
         given = dict(state) | dict(candidates)
         missing = [name for name in ("user", "history", "item") if name not in given]
@@ -60,6 +61,8 @@ class DRRAgent:
             user, history, item = user[None], history[None], item[None]
         products = torch.einsum("sk,smk->sm", self.actor(user, history), self.actor.state.items[item])
         scores = products.double().numpy()
+        if not np.isfinite(scores).all():
+            raise ScoreError("values are not finite: vectors or weights are too large for the network")
         return scores[0] if alone else scores
 
     def save(self, file: Path) -> None:
@@ -76,8 +79,9 @@ class DRRAgent:
         for name in (USERS, ITEMS):
             if name not in weights:
                 raise BundleError(f"holds no {name}; export the agent again", file=str(file))
-        require_finite(weights, file=str(file))
-        actor = DRRActor(weights.pop(USERS), weights.pop(ITEMS), config)
+        vectors = {name: weights.pop(name) for name in (USERS, ITEMS)}
+        require_finite(vectors, file=str(file))
+        actor = DRRActor(vectors[USERS], vectors[ITEMS], config)
         put_weights(actor, weights, file=str(file))
         return cls(actor, config, description.get("ratings"))
 

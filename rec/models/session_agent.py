@@ -65,7 +65,8 @@ class DQNAgent:
     def score(self, state: Fields, candidates: Fields) -> NDArray[np.float64]:
         """See SessionAgent.
 
-        Raises: ScoreError: for a field that is missing, of another shape, or out of range.
+        Raises: ScoreError: for a field that is missing, of another shape, or out of range, or a value that is not
+            finite.
         """
         wanted = {field.name: state for field in self.inputs.session}
         wanted |= {field.name: candidates for field in self.inputs.candidate}
@@ -84,7 +85,7 @@ class DQNAgent:
         scores = values.double().numpy()
         if not np.isfinite(scores).all():
             numbers = [field.name for field in (*self.inputs.session, *self.inputs.candidate) if field.numbers]
-            named = ", ".join([*numbers, "or weights"])
+            named = ", ".join([*numbers, "or weights"]) if numbers else "weights"
             raise ScoreError(f"values are not finite: {named} are too large for the network")
         return scores[0] if alone else scores
 
@@ -134,8 +135,10 @@ AGENTS: Final[dict[str, type[SessionAgent]]] = {DQNAgent.kind: DQNAgent, DRRAgen
 def load_agent(file: Path) -> SessionAgent:
     """An agent as it was saved.
 
-    Raises: BundleError: naming the file, when it is damaged or of no kind there is.
+    Raises: BundleError: naming the file, when it is a folder, damaged or of no kind there is.
     """
+    if file.is_dir():
+        raise BundleError(f"is a folder; name {AGENT_FILE} in it", file=str(file))
     description = read_description(file)
     kind = description.get("kind")
     if not isinstance(kind, str) or kind not in AGENTS:

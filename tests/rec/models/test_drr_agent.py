@@ -54,6 +54,19 @@ def test_vectors_that_are_not_finite_are_refused_by_file_and_tensor(agent, tmp_p
         load_agent(tmp_path / "agent.safetensors")
 
 
+def test_weights_of_layers_that_are_not_finite_are_refused_by_file_and_tensor(agent, tmp_path):
+    agent.actor.state.weights.data[0] = torch.nan
+    agent.save(tmp_path / "agent.safetensors")
+    with pytest.raises(BundleError, match=r"1 of 3 numbers of state\.weights are not finite.*agent\.safetensors"):
+        load_agent(tmp_path / "agent.safetensors")
+
+
+def test_products_that_are_not_finite_are_refused(agent):
+    agent.actor.state.items[:-1] = 3e38
+    with pytest.raises(ScoreError, match="values are not finite: vectors or weights are too large"):
+        agent.score(*sessions())
+
+
 def test_what_is_missing_is_named(agent, tmp_path):
     state, candidates = sessions()
     with pytest.raises(ScoreError, match="history is missing"):

@@ -11,6 +11,7 @@ from rec.errors import BundleError, ScoreError
 from rec.models.session_agent import DQNAgent, load_agent
 from rec.models.weights import save_described
 
+SMALL = CandidateQConfig(hidden=16)
 INPUTS = AgentInputs(
     session=(AgentField(name="numbers", numbers=3), AgentField(name="last", categories=(4,))),
     candidate=(AgentField(name="category", categories=(5,)), AgentField(name="features", numbers=2)),
@@ -31,7 +32,7 @@ def session(n_candidates, seed=0, n=None):
 @pytest.fixture
 def agent():
     torch.manual_seed(0)
-    return DQNAgent(INPUTS, CandidateQConfig(hidden=16))
+    return DQNAgent(INPUTS, SMALL)
 
 
 def test_a_loaded_agent_scores_the_same(agent, tmp_path):
@@ -73,6 +74,14 @@ def test_numbers_whose_sums_are_not_finite_are_refused(agent):
         agent.score(state | {"numbers": np.full(3, 3e38)}, candidates)
 
 
+def test_without_numbers_only_weights_can_be_too_large():
+    field = AgentField(name="last", categories=(4,))
+    alone = DQNAgent(AgentInputs(session=(field,), candidate=(field.model_copy(update={"name": "kind"}),)), SMALL)
+    alone.network.advantage.bias.data.fill_(torch.inf)
+    with pytest.raises(ScoreError, match=r"^values are not finite: weights are too large"):
+        alone.score({"last": np.array(1)}, {"kind": np.arange(4)})
+
+
 def test_weights_that_are_not_finite_are_refused_by_file_and_tensor(agent, tmp_path):
     agent.network.session.weight.data[0, 0] = torch.nan
     agent.save(tmp_path / "agent.safetensors")
@@ -96,6 +105,8 @@ def test_files_that_hold_no_agent_are_refused_by_name(agent, tmp_path):
     save_described(agent.network.state_dict(), json.loads(json.dumps(described)), file)
     with pytest.raises(BundleError, match="weights are of another model"):
         load_agent(file)
+    with pytest.raises(BundleError, match=rf"is a folder; name agent\.safetensors in it .*{tmp_path}'"):
+        load_agent(tmp_path)
     with pytest.raises(BundleError, match=r"no such file .*nowhere\.safetensors"):
         load_agent(tmp_path / "nowhere.safetensors")
     file.write_bytes(b"nothing")
