@@ -38,8 +38,8 @@ class RatingSessions(Config):
 class TrainDRROptions(DRRTrainConfig, RunOptions):
     """Deterministic policy gradient over which item to recommend next.
 
-    The run goes to HOME/runs/NAME. `resume` names a run there that was cut off; give it the same options. `export`
-    publishes the CURRENT bundle of that home with the agent in it, as a new version.
+    The run goes to HOME/runs/NAME. `resume` names a run there that was cut off; give it the same options, and the same
+    ratings. `export` publishes the CURRENT bundle of that home with the agent in it, as a new version.
     """
 
     ratings: RatingSessions = RatingSessions()
