@@ -3,7 +3,7 @@
     export RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
     export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.ids:around_serve
     export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"
-    serve run serve.app:build home=./.tandem
+    serve run serve.app:build home=./.tandem host=127.0.0.1
     serve run serve/serve.yaml
 
 On one machine `start` does it all: it binds the front to loopback, sets these variables before the cluster starts, and
@@ -84,12 +84,19 @@ class Server:
 def build(args: ServeConfig) -> "Application":
     """The Serve application of a config, for `serve run serve.app:build` and Serve config files.
 
-    Raises: BundleError: when there is no such model, or it is damaged.
+    Where Serve listens is not known here: unless `host` says it, it may be anywhere, and a key is required.
+
+    Raises: BundleError: when there is no such model, or it is damaged. ConfigError: when a key is required, and there
+        is none.
     """
     from serve.deployments import application
 
     config = _absolute(args)
-    return application(config, _verified_version(config))
+    version = _verified_version(config)
+    if config.keys == "auto" and "host" not in args.model_fields_set:
+        config = config.model_copy(update={"keys": "required"})
+    _require_key(config, "say host: 127.0.0.1 in args where Serve listens there alone, or keys: off")
+    return application(config, version)
 
 
 def start(config: ServeConfig) -> Server:
@@ -98,19 +105,15 @@ def start(config: ServeConfig) -> Server:
     A Ray that already runs is used as it is: call `prepare_environment` before starting it. Otherwise Ray is started,
     and ended by `Server.stop`.
 
-    Raises: BundleError: when there is no such model, or it is damaged. ConfigError: when the port is taken.
+    Raises: BundleError: when there is no such model, or it is damaged. ConfigError: when the port is taken, or a key is
+        required and there is none.
         TandemError: when the service does not get ready.
     """
     config = _absolute(config)
     version = _verified_version(config)
     with ExitStack() as running:
         port = running.enter_context(closing(_available_port(config.host, config.port))).number
-        if Guard(config).locked:
-            raise ConfigError(
-                "a key is required, and there is none: make one with `tandem keys create`, or say --keys off where "
-                "everybody may use the service",
-                field="keys",
-            )
+        _require_key(config, "say --keys off")
         if config.log.enabled:
             running.callback(_commit_rest, config)
         _start_ray(config, running)
@@ -235,6 +238,15 @@ def _verified_version(config: ServeConfig) -> str:
         if arm.version is not None:
             registry.open(arm.version)
     return registry.open(config.version).version
+
+
+def _require_key(config: ServeConfig, otherwise: str) -> None:
+    if Guard(config).locked:
+        raise ConfigError(
+            f"a key is required, and there is none: make one with `tandem keys create`, or {otherwise} where everybody "
+            "may use the service",
+            field="keys",
+        )
 
 
 def _available_port(host: str, port: int) -> ClaimedPort:

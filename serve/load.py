@@ -73,9 +73,11 @@ class Client:
     def __init__(self, url: str, *, retry_errors: bool = False) -> None:
         """Args: url: with host and port. retry_errors: whether answers from 500 on are asked for once more, too.
 
-        Raises: ValueError: for a URL without host or port.
+        Raises: ValueError: for a URL without host or port, or of another scheme than http.
         """
         parts = urlsplit(url)
+        if parts.scheme != "http":
+            raise ValueError(f"url must begin with http://, as TLS is not spoken here; found {url!r}")
         if parts.hostname is None or parts.port is None:
             raise ValueError(f"url must hold a host and a port; found {url!r}")
         self._address = parts.hostname, parts.port

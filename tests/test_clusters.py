@@ -9,6 +9,7 @@ import yaml
 
 from rec import __version__
 from serve.config import ServeConfig
+from serve.hosts import Hosts
 
 ROOT = Path(__file__).parents[1]
 RAY = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
@@ -128,6 +129,9 @@ def test_the_service_has_a_config_that_the_service_takes() -> None:
     assert application["import_path"] == "serve.app:build"
     config = ServeConfig.model_validate(application["args"])
     assert config.keys == "required" and config.replicas > 1 and config.sessions.url is not None
+    assert config.host == serve["http_options"]["host"]
+    Hosts(config).check("shop.example")
+    Hosts(config).check("tandem-serve-svc:8000")
     mounts = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
     assert mounts["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert mounts["containers"][0]["volumeMounts"][0]["mountPath"] == config.log.spool

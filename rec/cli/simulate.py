@@ -240,9 +240,13 @@ def _print(answer: Mapping[str, Any]) -> None:
 
 def _require_ready(url: str) -> None:
     try:
+        Client(url).close()
+    except ValueError as error:
+        raise ConfigError(f"{error}; name the service itself, without the proxy in front", field="url") from error
+    try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=READY_TIMEOUT_S):
-            Client(url).close()
-    except (OSError, ValueError) as error:
+            pass
+    except OSError as error:
         raise ConfigError(
             f"nothing is ready to answer at {url}: {error}; start `tandem serve`, or name its URL, port included",
             field="url",

@@ -137,7 +137,8 @@ def deploy(front: str) -> Iterator[Deploy]:
 
         def deployed(name: str, config: ServeConfig) -> str:
             quiet = {"enable_access_log": False}
-            ray_serve.run(build(config), name=name, route_prefix=f"/{name}", logging_config=quiet)
+            at_front = config.model_copy(update={"host": "127.0.0.1"})
+            ray_serve.run(build(at_front), name=name, route_prefix=f"/{name}", logging_config=quiet)
             running.callback(ray_serve.delete, name)
             wait_until_ready(f"{front}/{name}")
             return f"{front}/{name}"

@@ -1,6 +1,7 @@
 """The service as a process: it starts, answers, and leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import httpx
 import pytest
 
 from rec.errors import BundleError, ConfigError
+from rec.storage import Home
 from serve.app import build, run, socket_folder, start
 from serve.config import ServeConfig
+from serve.keys import KeyStore
 from serve.ports import free_port
 
 PROGRAM = """
@@ -41,8 +44,6 @@ def test_a_home_without_models_is_refused_before_anything_starts(begin, tmp_path
 
 
 def test_a_damaged_bundle_is_refused_by_the_name_of_the_file(home: str, tmp_path: Path):
-    import shutil
-
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
     (file,) = copy.glob("models/*/items.parquet")
@@ -65,6 +66,23 @@ def test_a_port_that_is_taken_is_named(home: str):
 def test_an_address_of_another_machine_is_named(home: str):
     with pytest.raises(ConfigError, match=r"192\.0\.2\.77"):
         start(ServeConfig(home=home, host="192.0.2.77"))
+
+
+@pytest.mark.parametrize("said", [{}, {"host": "0.0.0.0"}, {"host": "127.0.0.1", "keys": "required"}])
+def test_an_application_that_may_listen_anywhere_needs_a_key(home: str, tmp_path: Path, said: dict):
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    args = ServeConfig.model_validate({"home": str(copy), **said})
+    with pytest.raises(ConfigError, match=r"a key is required.*say host: 127\.0\.0\.1 in args") as error:
+        build(args)
+    assert error.value.field == "keys"
+    assert build(args.model_copy(update={"keys": "off"}))
+    KeyStore(Home(copy)).create("web", ("recommend",), now_ms=1)
+    assert build(args)
+
+
+def test_an_application_that_says_it_listens_on_loopback_needs_none(home: str):
+    assert build(ServeConfig(home=home, host="127.0.0.1"))
 
 
 @pytest.mark.slow

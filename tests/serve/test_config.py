@@ -44,6 +44,9 @@ def test_a_seed_is_refused_where_several_processes_would_draw_the_same(values: d
 def test_the_example_names_a_builder_and_fields_that_exist():
     from ray.serve.schema import ServeDeploySchema
 
-    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(EXAMPLE.read_text())).applications
+    example = ServeDeploySchema.model_validate(yaml.safe_load(EXAMPLE.read_text()))
+    (application,) = example.applications
     assert application.import_path == f"{build.__module__}:{build.__name__}"
-    assert ServeConfig.model_validate(application.args).layout == "single"
+    config = ServeConfig.model_validate(application.args)
+    assert config.layout == "single"
+    assert "host" in config.model_fields_set and config.host == example.http_options.host

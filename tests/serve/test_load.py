@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from serve.load import post_all
+from serve.load import Client, post_all
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -54,6 +54,12 @@ def test_a_request_without_an_answer_is_sent_once_more(address: str):
     Echo.closing = 1
     replies = asyncio.run(post_all(f"{address}/echo", [b"a", b"close", b"b"], clients=1))
     assert [(reply.body, reply.attempts) for reply in replies] == [(b"a", 1), (b"close", 2), (b"b", 1)]
+
+
+@pytest.mark.parametrize("url", ["https://localhost:8000", "localhost:8000", "http://localhost"])
+def test_what_would_be_sent_in_the_clear_or_nowhere_is_refused(url: str):
+    with pytest.raises(ValueError, match="url must"):
+        Client(url)
 
 
 def test_a_request_that_never_has_an_answer_is_an_error(address: str):
