@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rec.config import TrainingConfig
-from rec.errors import ConfigError, TrainingError
+from rec.errors import TrainingError
 from rec.models.weights import put_weights, read_weights, save_weights
+from rec.precision import InBfloat16, uses_bfloat16
 
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
@@ -106,7 +106,8 @@ class TrainingTask(Protocol):
     def loss(self, model: Callable[..., Any], batch: Any, worker: Worker) -> Tensor:
         """This worker's part of a batch's loss; the mean over the workers is the loss of the batch.
 
-        What it draws, as dropout does, comes from torch's generator, which the caller seeds by epoch and worker.
+        The model may compute in bfloat16, and answers in float32 all the same (`rec.precision`). What the loss draws,
+        as dropout does, comes from torch's generator, which the caller seeds by epoch and worker.
         """
         ...
 
@@ -219,17 +220,6 @@ def learning_rate(config: TrainingConfig, done: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - config.warmup) / (1 - config.warmup)))
 
 
-def uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as configured, or where a CUDA device does so natively.
-
-    Raises: ConfigError: when it is asked for and the device cannot.
-    """
-    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    if config.precision == "bfloat16" and not able:
-        raise ConfigError(f"device {device} does not compute in bfloat16; use auto or float32", field="precision")
-    return config.precision == "bfloat16" or (config.precision == "auto" and able and device.type == "cuda")
-
-
 def fit_epoch(
     task: TrainingTask,
     model: nn.Module,
@@ -246,12 +236,11 @@ def fit_epoch(
     batches = task.plan(epoch)
     if not batches:
         raise TrainingError("there is nothing to learn from: no batch could be made of the training data")
-    autocast = uses_bfloat16(config, worker.device)
     model.train()
+    computed = InBfloat16(model, worker.device) if uses_bfloat16(config, worker.device) else model
     total = torch.zeros((), device=worker.device)
     for step, batch in enumerate(batches):
-        with torch.autocast(worker.device.type, torch.bfloat16) if autocast else nullcontext():
-            loss = task.loss(model, batch, worker)
+        loss = task.loss(computed, batch, worker)
         loss.backward()
         # The middle of a step: neither the first nor the last has a learning rate of 0, even where there is only one.
         optimizers.step(learning_rate(config, (epoch + (step + 0.5) / len(batches)) / config.epochs))

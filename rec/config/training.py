@@ -12,8 +12,8 @@ class TrainingConfig(Config):
 
     `workers` 0 trains in this process, without Ray. `batch_size` counts positives over all workers. `patience` counts
     epochs without a better validation metric; `max_failures` how often lost workers are replaced. `precision` auto is
-    bfloat16 autocast on devices that compute in it natively, float32 elsewhere. The learning rate rises over the first
-    `warmup` of the steps, then stays or falls to zero along a cosine.
+    bfloat16 autocast on devices that compute in it natively, float32 elsewhere; scores and losses are float32 always.
+    The learning rate rises over the first `warmup` of the steps, then stays or falls to zero along a cosine.
     """
 
     workers: NonNegativeInt = 2

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from rec.config import IndexConfig, OffPolicyConfig, RetrieverConfig
 from rec.losses import (
@@ -27,6 +26,7 @@ from rec.losses.logged import log_probability
 from rec.losses.off_policy import ErrorName, reward_errors
 from rec.models.two_tower import TwoTower
 from rec.models.weights import put_weights
+from rec.precision import bare
 from rec.retriever.drawn_items import BLOCK, ItemSampler, embed_items
 from rec.retriever.logged_data import LoggedData
 from rec.retriever.policy_value import snips_with_bound
@@ -220,7 +220,7 @@ class OffPolicyTask:
         device, rows = worker.device, batch.rows[part]
         actions, propensities, rewards = self._logged(rows, device)
         asking = self.inputs.users(rows, device)
-        tower = model.module if isinstance(model, DistributedDataParallel) else model
+        tower = bare(model)
         assert isinstance(tower, TwoTower)
         drawn = self._sampler.of(tower, asking, batch, worker)
         items = torch.cat([actions[:, None], drawn.items], dim=1).unique()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rec.config import TrainingConfig
-from rec.errors import BundleError, ConfigError, TrainingError
+from rec.errors import BundleError, TrainingError
 from rec.models.weights import read_weights
 from rec.training import (
     MODEL_FILE,
@@ -19,10 +19,19 @@ from rec.training import (
     fit,
     learning_rate,
     read_fitted,
-    uses_bfloat16,
 )
 
 CONFIG = TrainingConfig(workers=0, epochs=6, batch_size=8, learning_rate=0.05, weight_decay=0, patience=2)
+
+
+class LineNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.bias = nn.Embedding(2, 1, sparse=True)
+
+    def forward(self, x, side):
+        return self.line(nn.functional.dropout(x, 0.1, training=self.training)) + self.bias(side)
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,7 @@ class Line:
         return "score"
 
     def build_model(self):
-        model = nn.ModuleDict({"line": nn.Linear(1, 1), "bias": nn.Embedding(2, 1, sparse=True)})
-        return model
+        return LineNetwork()
 
     def plan(self, epoch):
         rows = np.random.default_rng([0, epoch]).permutation(20)
@@ -46,8 +54,7 @@ class Line:
 
     def loss(self, model, batch, worker):
         x = torch.from_numpy(batch).float()[:, None] / 10
-        dropped = nn.functional.dropout(x, 0.1, training=model.training)
-        output = model["line"](dropped) + model["bias"](torch.from_numpy(batch % 2))
+        output = model(x, torch.from_numpy(batch % 2))
         return ((output - 2 * x) ** 2).mean() * self.scale
 
     def validate(self, model, device):
@@ -107,7 +114,7 @@ class Judged(Line):
     number: float = 0.0
 
     def validate(self, model, device):
-        return {"score": -abs(float(model["line"].weight) - self.number)}
+        return {"score": -abs(float(model.line.weight) - self.number)}
 
 
 def test_a_run_whose_epochs_were_compared_by_another_metric_goes_on(tmp_path):
@@ -168,7 +175,7 @@ def test_a_fit_of_one_step_learns(schedule):
     config = CONFIG.model_copy(update={"epochs": 1, "schedule": schedule})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        before = OneStep().build_model()["line"].weight
+        before = OneStep().build_model().line.weight
     after = fit(OneStep(), config, seed=0).weights["line.weight"]
     assert (before - after).abs().item() > 0.001
 
@@ -178,14 +185,6 @@ def test_the_learning_rate_rises_and_falls():
     rates = [learning_rate(config, done) for done in (0.1, 0.2, 0.6, 1)]
     assert rates == pytest.approx([1, 2, 1, 0])
     assert learning_rate(config.model_copy(update={"schedule": "constant"}), 0.9) == 2
-
-
-def test_bfloat16_is_used_where_it_is_native_or_asked_for():
-    cpu = torch.device("cpu")
-    assert not uses_bfloat16(CONFIG, cpu)
-    assert uses_bfloat16(CONFIG.model_copy(update={"precision": "bfloat16"}), cpu)
-    with pytest.raises(ConfigError, match="does not compute in bfloat16"):
-        uses_bfloat16(CONFIG.model_copy(update={"precision": "bfloat16"}), torch.device("meta"))
 
 
 def test_bfloat16_learns_too():

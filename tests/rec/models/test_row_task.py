@@ -19,6 +19,7 @@ from rec.models.row_task import RowTask, group_ndcg, mean_log_likelihood, positi
 from rec.ranking.data import RankingData
 from rec.ranking.fits import RANKER_FITS
 from rec.training import Fitted, Progress, Worker, fit
+from tests.rec.in_bfloat16 import assert_only_the_network_is_in_bfloat16
 
 KINDS = ("logistic", "mmoe", "ple")
 QUICK_AND_SLOW_KINDS = ("logistic", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mmoe", "ple")))
@@ -178,6 +179,12 @@ def test_every_weight_is_trained(kind: str, three_tasks: Rows, tasks: tuple[Task
     model = task.build_model()
     task.loss(model, np.arange(400), Worker()).backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["mmoe", "ple"])
+def test_in_bfloat16_losses_are_float32(kind: str, three_tasks: Rows, tasks: tuple[TaskConfig, ...]) -> None:
+    train = three_tasks(20)
+    assert_only_the_network_is_in_bfloat16(RowTask(_design(kind, train, tasks), train, None, 64, seed=0))
 
 
 def test_what_cannot_be_learned_is_refused(three_tasks: Rows, tasks: tuple[TaskConfig, ...]) -> None:

@@ -1,103 +1,31 @@
-"""Learning from logged rounds: a world whose users want every second item, shown at random and unevenly."""
+"""Learning from logged rounds."""
 
 import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from rec.config import OffPolicyConfig, QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
+from rec.config import TrainingConfig
 from rec.crossfit import user_folds
-from rec.data.dataset import Dataset, Interactions
-from rec.data.rounds import Lists, Requests, Rounds
+from rec.data.dataset import Dataset
 from rec.errors import ConfigError, TrainingError
 from rec.features.encoders import Encoders
-from rec.models.two_tower import TwoTower
-from rec.retriever.drawn_items import DrawnItems
 from rec.retriever.fits import _fit_reward_model, thin_overlap
 from rec.retriever.logged_data import N_FOLDS, build_logged_data
 from rec.retriever.off_policy_task import NEVER, OffPolicyTask, RewardModel, explained
 from rec.retriever.ranker_scores import RankerTables
-from rec.sampling import LoggedBatch, row_uniforms
-from rec.schema import FeatureSchema
 from rec.training import Progress, Worker, fit
-
-DAY_MS = 86_400_000
-N_USERS, N_ITEMS, N_REQUESTS = 60, 40, 24
-CUT_MS = 80 * DAY_MS
-CONFIG = RetrieverConfig(
-    objective="ips",
-    user_tower=UserTowerConfig(embedding_dim=8, hidden=(16,), history_windows=(20,)),
-    item_tower=TowerConfig(embedding_dim=8, hidden=(16,)),
-    output_dim=8,
-    softmax_temperature=0.1,
-    queries=QueriesConfig(snapshots=4, min_batches=1),
-)
-# More items than there are draws, and an index that is older than the model at every second step.
-SAMPLED = {"sampled_items": 16, "neighbors": 8, "uniform_share": 0.3, "rebuild_steps": 2}
-
-
-def _world(slate: int = 1) -> Dataset:
-    """Slates of different items drawn one after the other by popularity, which says nothing about what users want."""
-    rng = np.random.default_rng(0)
-    popularity = np.linspace(1, 6, N_ITEMS)
-    n = N_USERS * N_REQUESTS
-    user = np.repeat(np.arange(N_USERS), N_REQUESTS)
-    at_ms = rng.integers(DAY_MS, 100 * DAY_MS, n)
-    left = np.tile(popularity, (n, 1))
-    items, propensities = np.empty((n, slate), np.int64), np.empty((n, slate))
-    for position in range(slate):
-        p = left / left.sum(axis=1, keepdims=True)
-        items[:, position] = [rng.choice(N_ITEMS, p=row) for row in p]
-        propensities[:, position] = p[np.arange(n), items[:, position]]
-        left[np.arange(n), items[:, position]] = 0
-    user_ids = np.array([f"u{number}" for number in range(N_USERS)], dtype=object)
-    item_ids = np.array([f"i{number}" for number in range(N_ITEMS)], dtype=object)
-    request = np.repeat(np.arange(n), slate).astype(np.int32)
-    item = items.ravel()
-    reward = ((user[request] + item) % 2 == 0).astype(float)
-    position = np.tile(np.arange(slate), n).astype(np.int16)
-    names, nothing = np.array([str(row) for row in range(n)], dtype=object), Lists(np.zeros(n + 1, int), np.zeros(0))
-    requests = Requests(
-        names, user_ids[user], at_ms, np.zeros(n), np.ones(n), np.full(n, slate, np.int16), nothing,
-        np.zeros(n, bool), nothing, nothing, names, np.zeros(n, bool), nothing, ({},) * n,
-    )  # fmt: skip
-    text = np.full(len(request), "x", dtype=object)
-    rounds = Rounds(
-        request, user_ids[user[request]], item_ids[item], position, propensities.ravel(), reward, at_ms[request],
-        np.int64(N_ITEMS) - position, text, text, requests, attribution_s=0,
-    )  # fmt: skip
-    liked = np.flatnonzero(reward)
-    order = liked[np.argsort(at_ms[request[liked]], kind="stable")]
-    interactions = Interactions(
-        user_ids, item_ids, user[request[order]].astype(np.int32), item[order].astype(np.int32), at_ms[request[order]]
-    )
-    frames = pd.DataFrame({"user_id": user_ids}), pd.DataFrame({"item_id": item_ids})
-    return Dataset("logged", interactions, *frames, FeatureSchema(), "0", rounds=rounds)
-
-
-def _task(dataset: Dataset, objective: str = "ips", **settings) -> OffPolicyTask:
-    encoders = Encoders.fit(dataset, dataset.interactions.before(CUT_MS))
-    data = build_logged_data(
-        dataset, encoders, dataset.interactions, CONFIG.queries, end_ms=CUT_MS, valid_until_ms=100 * DAY_MS
-    )
-    config = CONFIG.model_copy(update={"objective": objective})
-    task = OffPolicyTask(data, config, OffPolicyConfig(n_slates=20, slate_size=5, **settings), batch_size=256, seed=0)
-    if objective == "two_stage_ips":
-        # A ranker that knows nothing: what it is given decides.
-        task = replace(task, ranker=RankerTables(np.zeros((1, N_USERS, N_ITEMS), np.float32), np.zeros(1, int)))
-    if objective == "dr":
-        weights = task.build_model().state_dict()
-        task = replace(task, reward_model=RewardModel(np.zeros((len(data.item), 8), np.float32), (weights, weights)))
-    return task
+from tests.rec.in_bfloat16 import assert_only_the_network_is_in_bfloat16
+from tests.rec.retriever.logged_world import CONFIG, CUT_MS, DAY_MS, N_ITEMS, N_USERS, SAMPLED, logged_world
+from tests.rec.retriever.logged_world import off_policy_task as _task
 
 
 @pytest.fixture(scope="module")
 def world() -> Dataset:
-    return _world()
+    return logged_world()
 
 
 def _true_value(task: OffPolicyTask, weights) -> float:
@@ -135,6 +63,18 @@ def test_every_objective_learns_what_users_want(world, objective):
         assert fitted.progress.best["snips_low"] == max(epoch["snips_low"] for epoch in fitted.progress.history)
 
 
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        *[(name, {}) for name in ("regression", "ips", "dr", "weighted_log_likelihood", "top_k_reinforce")],
+        *[("two_stage_ips", settings) for settings in ({}, SAMPLED)],
+        ("ips", SAMPLED),
+    ],
+)
+def test_in_bfloat16_scores_and_losses_are_float32(world, objective, settings):
+    assert_only_the_network_is_in_bfloat16(_task(world, objective, **settings))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["ips", "two_stage_ips"])
 def test_from_sampled_items_nearly_as_much_is_learned_as_from_all(world, objective):
@@ -149,7 +89,7 @@ def test_from_sampled_items_nearly_as_much_is_learned_as_from_all(world, objecti
 
 @pytest.mark.parametrize("objective", ["ips", "two_stage_ips"])
 def test_with_many_draws_the_gradient_is_that_of_the_whole_catalogue(objective):
-    world = _world(slate=3)
+    world = logged_world(slate=3)
     found = []
     many = {"sampled_items": 20_000, "neighbors": 10, "uniform_share": 0.5}
     # Slates so long hold nearly every item, and do not differ by chance.
@@ -166,7 +106,7 @@ def test_with_many_draws_the_gradient_is_that_of_the_whole_catalogue(objective):
 
 def test_the_likelihood_weighs_against_what_could_be_shown_at_the_position():
     """Two items above the third of a slate leave N - 2 of N."""
-    task = _task(_world(slate=3), "weighted_log_likelihood", self_normalize=False, max_weight=1e6)
+    task = _task(logged_world(slate=3), "weighted_log_likelihood", self_normalize=False, max_weight=1e6)
     batch, data = task.plan(0)[0], task.data
     torch.manual_seed(0)
     model = task.build_model().eval()
@@ -179,87 +119,6 @@ def test_the_likelihood_weighs_against_what_could_be_shown_at_the_position():
     n_eligible = N_ITEMS - np.diff(data.banned_start)[rows]
     assert set(n_eligible) == {N_ITEMS, N_ITEMS - 1, N_ITEMS - 2}
     assert found == pytest.approx(-(data.reward[rows] / n_eligible / data.propensity[rows] * log_p).mean(), rel=1e-5)
-
-
-def test_what_could_not_be_shown_is_not_drawn_as_a_neighbour_and_excluded_otherwise():
-    task = _task(_world(slate=3), **SAMPLED)
-    batch, data = task.plan(0)[0], task.data
-    torch.manual_seed(0)
-    drawn = _drawn(task, task.build_model(), batch)
-    banned = [set(data.banned[data.banned_start[row] : data.banned_start[row + 1]]) for row in batch.rows]
-    expected = [[item in above for item in items] for items, above in zip(drawn.items.tolist(), banned, strict=True)]
-    assert drawn.excluded.tolist() == expected
-    assert drawn.excluded.any()
-    uniform = math.log(SAMPLED["uniform_share"] / N_ITEMS)
-    torch.testing.assert_close(drawn.log_q[drawn.excluded], torch.full_like(drawn.log_q[drawn.excluded], uniform))
-    assert (drawn.log_q[~drawn.excluded] > uniform + 0.1).any()
-
-
-def test_the_index_is_rebuilt_from_the_current_weights_every_few_steps(world):
-    task, other = _task(world, **SAMPLED), _task(world, **SAMPLED)
-    first, second, third = (replace(task.plan(0)[0], seed=(0, 0, step)) for step in range(3))
-    torch.manual_seed(0)
-    old, new = task.build_model(), task.build_model()
-    for batch, model in ((first, old), (second, new)):
-        _drawn(task, model, batch)
-    # The users are the new model's, but the items still the old one's.
-    assert not torch.equal(_drawn(task, new, second).log_q, _drawn(other, new, second).log_q)
-    # Whatever was drawn before, at the step at which it is built again the draws are those of a task begun anew.
-    assert torch.equal(_drawn(task, new, third).log_q, _drawn(_task(world, **SAMPLED), new, third).log_q)
-
-
-def test_neighbours_are_drawn_in_the_proportions_in_which_the_policy_shows_them(world):
-    task = _task(world, **SAMPLED)
-    batch, device = task.plan(0)[0], torch.device("cpu")
-    torch.manual_seed(0)
-    model = task.build_model()
-    drawn = _drawn(task, model, batch)
-    vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), batch.snapshot, device))
-    logits = task._logits(model.embed_users(task.inputs.users(batch.rows, device)), vectors, batch.rows).detach()
-    among_neighbours = drawn.log_q.exp() - SAMPLED["uniform_share"] / N_ITEMS
-    near = among_neighbours > 1e-9
-    assert (near.sum(dim=1) > 1).all()
-    # What lies between the two is the logarithm of a constant of the row.
-    constant = among_neighbours.log() - logits.gather(1, drawn.items)
-    most = constant.masked_fill(~near, -math.inf).amax(dim=1)
-    torch.testing.assert_close(constant.masked_fill(~near, math.inf).amin(dim=1), most, rtol=0, atol=1e-3)
-
-
-def test_items_are_drawn_without_dropout_and_the_model_stays_in_its_mode(world):
-    task = _task(world, **SAMPLED)
-    tower = task.config.user_tower.model_copy(update={"dropout": 0.5})
-    task = replace(task, config=task.config.model_copy(update={"user_tower": tower}))
-    batch = task.plan(0)[0]
-    torch.manual_seed(0)
-    model = task.build_model()
-    found = []
-    for training in (True, True, False):
-        model.train(training)
-        found.append(_drawn(task, model, batch).log_q)
-        assert model.training == training
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-
-
-def test_items_and_slates_are_drawn_with_different_numbers(world, monkeypatch):
-    """The first 24 bits of each: by chance some five of 20,480 are among the 4,096 others."""
-    drawn = {}
-    for module in ("rec.retriever.drawn_items", "rec.retriever.off_policy_task"):
-
-        def kept(*given, module=module):
-            numbers = row_uniforms(*given)
-            drawn[module] = np.floor(numbers.astype(np.float64) * 2**24)
-            return numbers
-
-        monkeypatch.setattr(f"{module}.row_uniforms", kept)
-    task = _task(world, "two_stage_ips", **SAMPLED)
-    task.loss(task.build_model(), task.plan(0)[0], Worker())
-    of_items, of_slates = drawn.values()
-    assert (of_items.size, of_slates.size) == (256 * 16, 256 * 20 * 4)
-    assert np.isin(of_slates, of_items).sum() < 50
-
-
-def _drawn(task: OffPolicyTask, model: TwoTower, batch: LoggedBatch) -> DrawnItems:
-    return task._sampler.of(model, task.inputs.users(batch.rows, torch.device("cpu")), batch, Worker())
 
 
 @pytest.mark.parametrize("error", ["squared", "logistic"])
@@ -297,7 +156,7 @@ def test_what_comes_later_changes_nothing(world):
 
 
 def test_items_above_cannot_be_shown_again_and_the_shown_one_can():
-    task = _task(_world(slate=3))
+    task = _task(logged_world(slate=3))
     model, device = task.build_model(), torch.device("cpu")
     rows = task.data.train[:200]
     vectors = model.embed_items(task.inputs.items(np.arange(N_ITEMS), 0, device))

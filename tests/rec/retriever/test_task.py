@@ -18,6 +18,7 @@ from rec.models.two_tower import TwoTower, item_vectors, user_vectors
 from rec.retriever.hard_negatives import HardNegatives, draw_hard
 from rec.retriever.task import RetrieverTask
 from rec.training import Worker, fit
+from tests.rec.in_bfloat16 import assert_only_the_network_is_in_bfloat16
 
 QUERIES = QueriesConfig(snapshots=4, half_life_days=None, horizon_days=None, epoch_share=1, min_batches=1)
 CONFIG = RetrieverConfig(
@@ -52,6 +53,11 @@ def test_a_checkerboard_world_is_solved(checkerboard, objective):
     best = scores.argsort(axis=1)[:, -5:]
     parity = valid.relevant[valid.relevant_indptr[:-1], None] % 2
     assert (best % 2 == parity).mean() > 0.97
+
+
+@pytest.mark.parametrize("objective", ["logq", "mixed_negative", "cross_entropy"])
+def test_in_bfloat16_scores_and_losses_are_float32(checkerboard, objective):
+    assert_only_the_network_is_in_bfloat16(_task(checkerboard, objective=objective))
 
 
 def test_several_later_targets_and_snapshots_solve_it_too(checkerboard):
