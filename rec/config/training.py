@@ -11,9 +11,11 @@ class TrainingConfig(Config):
     """How a model is fitted, on how many workers.
 
     `workers` 0 trains in this process, without Ray. `batch_size` counts positives over all workers. `patience` counts
-    epochs without a better validation metric; `max_failures` how often lost workers are replaced. `precision` auto is
-    bfloat16 autocast on devices that compute in it natively, float32 elsewhere; scores and losses are float32 always.
-    The learning rate rises over the first `warmup` of the steps, then stays or falls to zero along a cosine.
+    epochs without a better validation metric; `max_failures` how often lost workers are replaced. `use_gpu` asks for a
+    GPU for every worker, which brings machines that have one where a cluster grows, or for none; by default they get
+    one each where the cluster has so many already. `precision` auto is bfloat16 autocast on devices that compute in it
+    natively, float32 elsewhere; scores and losses are float32 always. The learning rate rises over the first `warmup`
+    of the steps, then stays or falls to zero along a cosine.
     """
 
     workers: NonNegativeInt = 2
@@ -25,4 +27,5 @@ class TrainingConfig(Config):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     patience: PositiveInt = 3
     max_failures: NonNegativeInt = 2
+    use_gpu: bool | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

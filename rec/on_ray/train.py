@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
@@ -101,6 +102,22 @@ class EpochLog:
             lines.write(json.dumps(dict(metrics)) + "\n")
 
 
+def uses_gpu(config: TrainingConfig, n_gpus: float, *, may_grow: bool = False) -> bool:
+    """Whether every worker gets a GPU, or this process where there are none: as configured, or where there are enough.
+
+    Args: n_gpus: how many there are. may_grow: whether there may be more once they are asked for.
+    Raises: ConfigError: when they are asked for, and there are not enough.
+    """
+    needed = max(config.workers, 1)
+    if config.use_gpu and n_gpus < needed and not may_grow:
+        raise ConfigError(
+            f"{needed} GPUs are asked for, one for each worker, and there are {n_gpus:g}; leave it out, or join a "
+            "cluster that has them (RAY_ADDRESS)",
+            field="training.use_gpu",
+        )
+    return n_gpus >= needed if config.use_gpu is None else config.use_gpu
+
+
 def _train_here(
     task: TrainingTask,
     config: TrainingConfig,
@@ -124,7 +141,7 @@ def _train_here(
         log.write(metrics)
         on_epoch(metrics)
 
-    worker = Worker(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    worker = Worker(device=torch.device("cuda" if uses_gpu(config, torch.cuda.device_count()) else "cpu"))
     return fit(
         task,
         config,
@@ -155,12 +172,11 @@ def _train_on_ray(
     task_ref = ray.put(task)
     weights = None if init_from is None else {name: tensor.cpu().numpy() for name, tensor in init_from.items()}
     weights_ref = ray.put(weights)
+    use_gpu = uses_gpu(config, ray.cluster_resources().get("GPU", 0), may_grow=bool(os.environ.get("RAY_ADDRESS")))
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"task": task_ref, "config": config.model_dump(), "seed": seed, "init_from": weights_ref},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= config.workers
-        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=run_dir.name,
             **kept_in(run_dir.parent, place),

@@ -72,6 +72,12 @@ def cluster(clusters: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
                 "min_workers": 0,
                 "max_workers": MOST,
             },
+            "gpu": {
+                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 100 * 2**20},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": 1,
+            },
         },
     }
     config |= {name: [] for name in LISTS}
@@ -89,9 +95,9 @@ def config(tmp_path: Path) -> Callable[..., str]:
     """Writes what is trained, on how many workers, into a file."""
     (tmp_path / "world.yaml").write_text("n_users: 80\nn_videos: 300\nsessions_per_user: 8\n", encoding="utf-8")
 
-    def written(workers: int) -> str:
+    def written(workers: int, **settings: Any) -> str:
         file, data = tmp_path / "config.yaml", {"path": str(tmp_path / "world.yaml")}
-        training = {"workers": workers, "epochs": 2}
+        training = {"workers": workers, "epochs": 2, **settings}
         file.write_text(yaml.safe_dump({"data": data, "training": training, **SMALL}), encoding="utf-8")
         return str(file)
 
@@ -127,6 +133,19 @@ def test_training_gets_the_cpus_that_it_asks_for_and_gives_them_back(
     wait_until(lambda: workers(cluster) == 0, "idle nodes stay")
     seconds = time.monotonic() - ended
     print(f"\ntrain --workers 2: {most} nodes of a CPU in place of none, and none {seconds:.0f} s later")
+
+
+def test_training_gets_the_gpus_that_it_asks_for(
+    cluster: Any, config: Callable[..., str], remote_home: str, wait_until: Callable[..., Any]
+) -> None:
+    """A machine that is said to have one comes; it has none, so what then trains there fails."""
+    wait_until(lambda: workers(cluster) == 0, "idle nodes stay")
+    asked = cluster.tandem("train", "--config", config(1, use_gpu=True, max_failures=0), "--home", remote_home)
+    try:
+        wait_until(lambda: "/1.0 GPU" in cluster.run("ray", "status").stdout, "no machine with a GPU came")
+    finally:
+        asked.terminate()
+        asked.communicate(timeout=120)
 
 
 def test_a_search_gets_the_cpus_that_it_is_told_of(

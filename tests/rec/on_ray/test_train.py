@@ -11,7 +11,7 @@ import torch
 from rec.bundle import git_sha
 from rec.config import QueriesConfig, RetrieverConfig, TowerConfig, TrainingConfig, UserTowerConfig
 from rec.errors import ConfigError, TrainingError
-from rec.on_ray.train import print_epoch, train, write_run_record
+from rec.on_ray.train import print_epoch, train, uses_gpu, write_run_record
 from rec.retriever.task import RetrieverTask
 from rec.run_files import EPOCHS_FILE, RUN_FILE
 
@@ -41,6 +41,26 @@ def test_without_workers_it_trains_here_and_leaves_a_run_directory(checkerboard,
     assert _losses(tmp_path / "run") == [epoch["loss"] for epoch in fitted.progress.history]
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["000003"]
+
+
+def test_gpus_are_asked_for_where_the_config_says_so_and_else_taken_where_there_are_enough():
+    for workers, n_gpus, expected in ((2, 2, True), (2, 1, False), (0, 1, True), (0, 0, False)):
+        assert uses_gpu(HERE.model_copy(update={"workers": workers}), n_gpus) is expected
+    asked = HERE.model_copy(update={"workers": 2, "use_gpu": True})
+    assert uses_gpu(asked, 0, may_grow=True) and uses_gpu(asked, 2)
+    assert not uses_gpu(asked.model_copy(update={"use_gpu": False}), 2)
+    with pytest.raises(ConfigError, match=r"2 GPUs are asked for.*there are 1") as error:
+        uses_gpu(asked, 1)
+    assert error.value.field == "training.use_gpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_gpus_that_nobody_can_bring_are_not_waited_for(checkerboard, tmp_path, ray_session, monkeypatch, workers):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = HERE.model_copy(update={"workers": workers, "use_gpu": True})
+    with pytest.raises(ConfigError, match="GPUs are asked for"):
+        train(_task(checkerboard), config, seed=0, run_dir=tmp_path / "run")
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(checkerboard, tmp_path):
