@@ -34,7 +34,7 @@ from rec.retrieval.protocol import CandidateSource
 from rec.retrieval.two_tower import TwoTowerSource
 from rec.retriever.fits import fit_new, fit_retriever, fit_through_ranker, thin_overlap
 from rec.rules import boosts_of, cap_of
-from rec.runs import Runs, say
+from rec.runs import Runs, require_publishable, say
 from rec.source_fits import as_retriever, fit_sources
 from rec.storage import Home
 from rec.training import Fitted, Progress
@@ -76,6 +76,7 @@ def train(
         nothing was liked since the parent's training ended.
     """
     started = time.perf_counter()
+    require_publishable(config)
     home = Home(location)
     config = with_version(config, home, resume)
     registry = Registry(home)

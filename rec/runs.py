@@ -18,7 +18,7 @@ from rec.errors import ConfigError
 from rec.on_ray.train import print_epoch, write_run_record
 from rec.on_ray.train import train as fit_on_ray
 from rec.run_files import RUN_FILE
-from rec.storage import Home, Place
+from rec.storage import Home, Place, refuse_credentials
 from rec.training import Fitted, TrainingTask
 
 RUNS: Final = "runs"
@@ -89,6 +89,15 @@ class Runs:
             on_epoch=partial(self.on_epoch, name),
             place=self.place,
         )
+
+
+def require_publishable(config: TrainConfig) -> None:
+    """Refuses a config that holds credentials: it is kept in `run.json` and in the bundle.
+
+    Raises: ConfigError: naming the field.
+    """
+    refuse_credentials(config.data.path, "data.path")
+    refuse_credentials(config.sources.batch, "sources.batch")
 
 
 def new_run_name() -> str:

@@ -170,6 +170,24 @@ class Home:
             ) from error
 
 
+def refuse_credentials(url: str | None, field: str) -> None:
+    """Refuses a URL that holds credentials, where it is kept for all to read.
+
+    Raises: ConfigError: naming the field, and where credentials belong.
+    """
+    if url is None or "://" not in url:
+        return
+    parts = urlsplit(url)
+    # The user of an abfs:// URL is a container.
+    if parts.password or (parts.username and not parts.scheme.startswith("abfs")):
+        raise ConfigError(
+            "a URL without credentials is required, as it is kept with the run and in the bundle; give them in the "
+            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or "
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            field=field,
+        )
+
+
 def _cache_root() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     if given:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rec.cli.command import Answer
 from rec.cli.data import read
-from rec.config import DataConfig, HomePath, TrainConfig
+from rec.config import HomePath, TrainConfig
 
 
 class TrainOptions(TrainConfig):
@@ -31,7 +31,7 @@ def run_train(options: TrainOptions) -> Answer:
 
     config = TrainConfig.model_validate(options.model_dump(exclude={"home", "resume", "no_promote"}))
     begun = recorded_config(Home(options.home), options.resume).data.now_ms if options.resume is not None else None
-    config = config.model_copy(update={"data": settled(config.data, begun)})
+    config = settled(config, begun)
     try:
         return train(read(config.data), config, options.home, resume=options.resume, promote=not options.no_promote)
     except NothingNewError as nothing:
@@ -40,14 +40,19 @@ def run_train(options: TrainOptions) -> Answer:
         return {"version": version, "trained": False, "reason": nothing.message, "warnings": []}
 
 
-def settled(data: DataConfig, now_ms: int | None = None) -> DataConfig:
-    """Where data are, and as of when, so that it means the same from any folder, at any time.
+def settled(config: TrainConfig, now_ms: int | None = None) -> TrainConfig:
+    """A config that says where data are, and as of when, so that it means the same from any folder, at any time.
 
     Args: now_ms: as of when a run began that is gone on with.
+    Raises: ConfigError: for a URL with credentials, which would be kept for all to read.
     """
+    from rec.runs import require_publishable
+
+    require_publishable(config)
+    data = config.data
     meant: dict[str, Any] = {}
     if data.path is not None and "://" not in data.path:
         meant["path"] = str(Path(data.path).resolve())
     if data.name == "events" and data.now_ms is None:
         meant["now_ms"] = int(time.time() * 1000) if now_ms is None else now_ms
-    return data.model_copy(update=meant)
+    return config.model_copy(update={"data": data.model_copy(update=meant)})

@@ -41,7 +41,7 @@ def run_tune(options: "TuneOptions") -> Mapping[str, Any]:
         kind = CONFIGS[Space.of(config).learner]
         base = kind() if config.base is None else load_config(kind, config.base)
         if isinstance(base, TrainConfig):
-            base = base.model_copy(update={"data": settled(base.data)})
+            base = settled(base)
         search = Search.of(run_folder(home, new_run_name()), config, base, home)
     dataset = read(search.base.data) if isinstance(search.base, TrainConfig) else None
     if options.resume is None:
