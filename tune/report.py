@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -63,7 +64,9 @@ def write_report(search: Search, trials: Sequence[Trial], home: str) -> dict[str
 
 def again_commands(search: Search, home: str) -> tuple[str, str]:
     """How to search again, and how to use what was found, in the same home."""
-    where = [] if home == default_home() else ["--home", home]
+    # A folder is named as that of the config is, so that both are found from anywhere.
+    place = home if "://" in home else str(Path(home).resolve())
+    where = [] if home == default_home() else ["--home", place]
 
     def line(command: str, file: str) -> str:
         return shlex.join(["tandem", *command.split(), "--config", str(search.folder / file), *where])
