@@ -2,28 +2,23 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 import rec.cycle.steps
 from rec.cycle.run import WAITING, Cycle
 from rec.cycle.steps import STEPS
-from rec.data.events import open_events
 from rec.data.tabular import write_side_tables
 from rec.pipeline import train
 from rec.recommender import Recommender
 from rec.registry import Registry
 from rec.storage import Home
 from rl.config import InstaTokConfig
-from rl.instatok import InstaTok, Sessions
-from rl.instatok.slate_log import Candidates, log_slates
+from rl.instatok import InstaTok
+from tests.rec.cycle.days import DAY_MS, log_day
 
-DAY_MS = 86_400_000
 CONFIG = InstaTokConfig(n_users=150, n_videos=120, days=1.0, seed=5)
 DRAWN: Any = {"k": 2, "epsilon": 0.2, "temperature": 1.0, "max_requests": 1}
 TRAIN: Any = {
@@ -43,28 +38,7 @@ REWARDS = ("--rewards", "watched", "1", "skipped", "-2", "liked", "2", "other", 
 
 
 def day(home: str, number: int, recommender: Recommender | None, *, n_requests: int = 3000) -> None:
-    """What people did in a day of slates, drawn from what a bundle ranks, or uniformly."""
-    world = InstaTok(CONFIG.model_copy(update={"start_ms": CONFIG.start_ms + number * DAY_MS}))
-    rng = np.random.default_rng(number)
-
-    def candidates(sessions: Sessions, rng: np.random.Generator) -> Candidates:
-        if recommender is None:
-            return Candidates(np.full((len(sessions), 1), -1), np.zeros((len(sessions), 1)))
-        states = recommender.hydrate([str(user) for user in world.user_ids])
-        found = recommender.retrieve(states)
-        scores = recommender.rank(states, found)
-        place = {item: position for position, item in enumerate(world.item_ids)}
-        ids = np.array([place[item] for item in recommender.item_ids])[found.items]
-        ids = np.where(found.items >= 0, ids, -1)
-        return Candidates(ids[sessions.users], np.where(ids >= 0, scores, 0.0)[sessions.users])
-
-    version = "uniform" if recommender is None else recommender.version
-    log = log_slates(world, candidates, n_sessions=n_requests, rng=rng, policy_version=version, **DRAWN)
-    # The service draws from what it ranks whatever people saw earlier in the day, and says so.
-    place = log.requests.schema.get_field_index("history")
-    nothing = pa.array([[]] * len(log.requests), log.requests.schema.field(place).type)
-    requests = log.requests.set_column(place, log.requests.schema.field(place), nothing)
-    replace(log, requests=requests).append_to(open_events(home))
+    log_day(home, CONFIG, number, recommender, n_requests=n_requests, drawn=DRAWN)
 
 
 def end_of(number: int) -> str:

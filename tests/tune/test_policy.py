@@ -66,9 +66,9 @@ def test_a_retriever_is_judged_by_the_bound_that_chose_its_epoch(data, dataset, 
     assert found.n == best["ess"] < len(dataset.interactions)
 
 
-@pytest.mark.slow
-def test_both_stages_are_judged_by_a_lower_bound_of_what_they_earn(data, dataset, tmp_path: Path):
-    config = config_of(data, "two_stage_ips")
+@pytest.mark.parametrize("objective", ["logq", pytest.param("two_stage_ips", marks=pytest.mark.slow)])
+def test_both_stages_are_judged_by_a_lower_bound_of_what_they_earn(data, dataset, tmp_path: Path, objective):
+    config = config_of(data, objective)
     found = JUDGES["policy"](dataset, config, Runs(tmp_path, config, resumed=False)).measured
     assert found.metric == "sn_cascade" and found.std_error is not None
     # A two-sided interval of 95%: normal, or Student's over users, of whom there are ten at least.
