@@ -253,9 +253,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def drawn(figure: go.Figure | str) -> str:
-    """A plot as HTML, for a page of `page`. Args: figure: of Plotly; or an SVG, which is taken as it is."""
-    if isinstance(figure, str):
-        return figure
+def drawn(figure: go.Figure) -> str:
+    """A plot as HTML, for a page of `page`."""
     figure.update_layout(margin={"t": 48, "b": 48}, height=360, legend={"orientation": "h"})
     return figure.to_html(full_html=False, include_plotlyjs=False)

@@ -11,7 +11,7 @@ from rec.gate import Comparison
 from rec.metrics import format_estimate
 from rec.ope import Estimate
 from rec.ope.plot import estimates_figure
-from rec.report import drawn, page, table
+from rec.report import page, table
 from rec.storage import Home
 
 HTML_FILE: Final = "report.html"
@@ -100,8 +100,8 @@ def _figures(comparison: Comparison, logged_value: float) -> list[str]:
     values = {"challenger": comparison.challenger, "champion": comparison.champion}
     differences: dict[str, Estimate] = {"challenger - champion": comparison.difference}
     return [
-        drawn(estimates_figure(values, "Reward of a request", reference=logged_value)),
-        drawn(estimates_figure(differences, "Gain of a request, paired")),
+        estimates_figure(values, "Reward of a request", reference=logged_value),
+        estimates_figure(differences, "Gain of a request, paired"),
     ]
 
 
