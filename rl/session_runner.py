@@ -9,6 +9,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rec.errors import TrainingError
 from rl.replay import Transitions
 from rl.session_env import SessionVectorEnv
 
@@ -33,7 +34,8 @@ class SessionEnvRunner(SingleAgentEnvRunner):
     ) -> list[Transitions]:
         """Goes on with all sessions.
 
-        Raises: ValueError: for a number of steps or episodes, which only the config says.
+        Raises: ValueError: for a number of steps or episodes, which only the config says. TrainingError: when the
+            network's actions are not finite.
         """
         if num_timesteps is not None or num_episodes is not None:
             raise ValueError("set rollout_fragment_length; sessions are played side by side, a step of all at a time")
@@ -69,6 +71,8 @@ class SessionEnvRunner(SingleAgentEnvRunner):
                 else:
                     answer = module.forward_inference(batch)
             actions = answer[Columns.ACTIONS].numpy()
+            if not np.isfinite(actions).all():
+                raise TrainingError("the training diverges: actions not finite; use a lower learning rate")
         self._seen, rewards, terminated, _, _ = env.step(actions)
         self._returns += rewards
         self._lengths += live

@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from rec.config.drr import DRRNetworkConfig
+from rec.errors import TrainingError
 from rl.config import DRRTrainConfig
 from rl.drr import RatingVectors, agent_of, drr_config
 from rl.session_env import Outcome
@@ -15,6 +16,7 @@ from rl.training import train_agent
 SWEET, PATIENT, LATER, NOTHING = range(4)
 N_ITEMS = 4
 NONE = N_ITEMS
+VECTORS = RatingVectors(torch.full((1, N_ITEMS), 0.5), torch.eye(N_ITEMS))
 
 
 class Waiting:
@@ -69,7 +71,6 @@ class Waiting:
 @pytest.mark.usefixtures("ray_session")
 def test_it_learns_to_wait_for_more(tmp_path):
     """Looking one step ahead would choose SWEET."""
-    vectors = RatingVectors(torch.full((1, N_ITEMS), 0.5), torch.eye(N_ITEMS))
     config = DRRTrainConfig(
         network=DRRNetworkConfig(history_length=1, hidden=32),
         critic_reads="item",
@@ -85,8 +86,17 @@ def test_it_learns_to_wait_for_more(tmp_path):
         steps_per_report=1000,
     )
     run = train_agent(
-        drr_config(Waiting, vectors, config), agent_of, total_steps=config.total_steps, asked={}, folder=tmp_path
+        drr_config(Waiting, VECTORS, config), agent_of, total_steps=config.total_steps, asked={}, folder=tmp_path
     )
     everything = {"item": np.arange(N_ITEMS)}
     chosen = [run.agent.score({"user": 0, "history": [seen]}, everything).argmax() for seen in (NONE, PATIENT)]
     assert chosen == [PATIENT, LATER]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_diverges_is_called_so_before_it_is_asked_for_an_item(tmp_path):
+    config = DRRTrainConfig(
+        network=DRRNetworkConfig(history_length=1, hidden=32), actor_learning_rate=1e36, warmup_steps=100
+    )
+    with pytest.raises(TrainingError, match="diverges: actions not finite"):
+        train_agent(drr_config(Waiting, VECTORS, config), agent_of, total_steps=3000, asked={}, folder=tmp_path)
