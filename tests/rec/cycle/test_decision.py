@@ -110,9 +110,7 @@ def test_what_the_gate_says_is_what_happens(registry: Registry, passed: bool) ->
     assert registry.current() == serves
 
 
-def test_a_challenger_is_found_again_by_all_of_its_config_among_what_is_later_than_the_champion(
-    registry: Registry,
-) -> None:
+def test_a_challenger_is_found_again_by_all_of_its_config(registry: Registry) -> None:
     champion, _ = registry.versions()
 
     def config(since_ms: int, parent: str = champion) -> TrainConfig:
