@@ -83,6 +83,11 @@ class Search:
         elif config.scheduler == "asha":
             raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
         space.refuse_impossible(base)
+        if config.judge == "retriever" and "retriever.objective" in space.parameters:
+            raise ConfigError(
+                "retrievers of different objectives are judged by different metrics: take judge both, or policy",
+                field="retriever.objective",
+            )
         if isinstance(base, TrainConfig) and config.scheduler == "asha":
             _refuse_other_epochs(space, base, config)
         space.starts(base, config.starts)

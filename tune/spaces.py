@@ -29,6 +29,7 @@ ALIKE: Final = (
     "seed",
     "incremental",
     "training.workers",
+    "training.use_gpu",
     "sources.tasks",
     "ranker.period_fractions",
     "env",

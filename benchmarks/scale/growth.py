@@ -69,7 +69,7 @@ AXES: Final = {"users": "users", "items": "items", "sessions": "events"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=list(BASE), required=True)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4], help="of train and candidates")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="of train and candidates")
     parser.add_argument("--factors", type=int, nargs="+", default=list(FACTORS))
     parser.add_argument("--child", choices=["prepare", "measure"], help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=json.loads, help=argparse.SUPPRESS)
@@ -219,11 +219,14 @@ def _candidates(size: Size, folder: Path) -> Work:
 
 def _evaluate(size: Size, folder: Path) -> Work:
     from rec.cli.evaluation import EvaluateOptions, run_evaluate
+    from rec.config.evaluation import BaselinesConfig
+
+    baselines = BaselinesConfig(names=("popularity", "item_knn"))
 
     home = _place(folder, size) / "home"
 
     def work() -> dict[str, Any]:
-        answer = run_evaluate(EvaluateOptions(home=str(home)))
+        answer = run_evaluate(EvaluateOptions(home=str(home), baselines=baselines))
         return {"events": json.loads((home / "events.json").read_text()), "judged": answer["split"]["n_users"]}
 
     return work

@@ -1,9 +1,9 @@
 """`tandem cycle`: a service learns from its own log, and takes what is better."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from rec.cli.command import Answer
 from rec.config import CycleConfig, HomePath
@@ -30,6 +30,15 @@ class CycleOptions(CycleConfig):
     home: HomePath
     every: Annotated[str | None, AfterValidator(_duration)] = None
 
+    @model_validator(mode="after")
+    def _goes_on_from_current(self) -> Self:
+        if self.incremental.parent is not None or self.incremental.catalogue is not None:
+            raise ValueError(
+                "a challenger goes on from CURRENT and has its catalogue: leave incremental.parent and catalogue out, "
+                "or train one with `tandem train --no-promote`, which --challenger judges"
+            )
+        return self
+
 
 def seconds_of(text: str) -> float:
     """The seconds of a time such as 90s, 30m, 24h or 7d.
@@ -45,7 +54,7 @@ def seconds_of(text: str) -> float:
 def run_cycle_command(options: CycleOptions) -> Answer:
     """Runs a cycle, prints what came of it and why, and returns it."""
     from rec.cycle.run import run_cycle, run_every
-    from rec.cycle.steps import STEPS
+    from rec.cycle.steps import STEPS, require_rewards
     from rec.data.event_rows import refuse_other_units
     from rec.storage import Home
 
@@ -53,6 +62,7 @@ def run_cycle_command(options: CycleOptions) -> Answer:
     folder = Home(options.home).folder
     if folder is not None and not folder.is_dir():
         raise ConfigError("there is no such folder: name the home whose service logs", file=str(folder), field="home")
+    require_rewards(options)
     config = CycleConfig.model_validate(options.model_dump(exclude={"home", "every"}))
 
     def one() -> Answer:
@@ -64,15 +74,15 @@ def run_cycle_command(options: CycleOptions) -> Answer:
 
 
 def _told(journal: "Journal") -> Answer:
-    from rec.cycle.run import reasons
+    from rec.cycle.run import judged_before, reasons
 
     steps, why = journal.steps, reasons(journal)
     champion, challenger = steps["read"]["champion"], steps.get("train", {}).get("challenger")
     print(f"cycle {journal.cycle}: {journal.status}; champion {champion}, challenger {challenger or 'none'}")
     for reason in why:
         print(f"  {reason}")
-    if before := steps["read"].get("judged_before"):
-        print(f"  some of these requests judged other challengers before, {before} of them; see docs/cycle.md")
+    if challenger is not None and (before := judged_before(journal)):
+        print(f"  some of these requests judged {before} other challengers before; see docs/cycle.md")
     for name, estimate in steps.get("estimate", {}).get("comparison", {}).items():
         around = estimate["interval"]
         interval = "" if around is None else f" [{around['low']:+.4f}, {around['high']:+.4f}]"

@@ -1,8 +1,8 @@
 """One turn of the loop in which a service learns from its own log."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rec.config.base import Config, Seed
 from rec.config.gate import GateConfig
@@ -30,15 +30,6 @@ class CycleConfig(Config):
     gate: GateConfig = GateConfig()
     lease_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _goes_on_from_current(self) -> Self:
-        if self.incremental.parent is not None or self.incremental.catalogue is not None:
-            raise ValueError(
-                "a challenger goes on from CURRENT and has its catalogue: leave incremental.parent and catalogue out, "
-                "or train one with `tandem train --no-promote`, which --challenger judges"
-            )
-        return self
 
     def asked(self) -> dict[str, Any]:
         """What is asked for, whenever that is."""

@@ -74,8 +74,10 @@ class Lease:
         self._over.set()
         self._renewals.join()
         with suppress(LeaseError, DeltaError, OSError):
-            self._extend(0.0)
+            self.hold()
             DeltaTable(self._uri).vacuum(dry_run=False)  # what is older than a week
+        with suppress(LeaseError, DeltaError, OSError):
+            self._extend(0.0)
 
     def hold(self) -> None:
         """Makes sure that it is still held, and renews it: before anything that others must not do at the same time.
@@ -103,12 +105,13 @@ class Lease:
             rows = table.to_pyarrow_table().to_pylist()
             if not rows:
                 return table, None, 0
-            holder = json.loads(rows[0]["holder"])
-            if not isinstance(holder, dict) or holder.keys() != self._holder.keys():
+            holder, expires_ms = json.loads(rows[0]["holder"]), int(rows[0]["expires_ms"])
+            if not isinstance(holder, dict) or not holder.keys() >= self._holder.keys():
                 raise ValueError("its row names no holder")
-            return table, holder, rows[0]["expires_ms"]
+            return table, holder, expires_ms
         except (DeltaError, OSError, ValueError, KeyError, TypeError) as error:
-            why = f"cannot be read ({str(error).splitlines()[0]}): see that no cycle runs, and move it away"
+            cause = str(error).splitlines()[0]
+            why = f"cannot be read ({cause}): try again; if it stays so, see that no cycle runs, and move it away"
             raise LeaseError(why, file=self._uri) from error
 
     def _commit(self, table: DeltaTable, expires_ms: int) -> None:

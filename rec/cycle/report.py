@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from rec.cycle.journal import Journal
-from rec.cycle.run import reasons
+from rec.cycle.run import judged_before, reasons
 from rec.gate import Comparison
 from rec.metrics import format_estimate
 from rec.ope import Estimate
@@ -64,7 +64,7 @@ def _tables(journal: Journal) -> list[_Table]:
         ("the champion knows what was before", _time(read["champion_knows_until_ms"])),
         ("held out from", _time(read["since_ms"])),
         ("held out until", _time(read["until_ms"])),
-        ("other challengers that some of these requests judged before", str(read["judged_before"])),
+        ("other challengers that some of these requests judged before", str(judged_before(journal))),
         *((f"version of {table}", _since(version, before.get(table))) for table, version in read["versions"].items()),
     ]
     tables.append(_Table("Log", ("", ""), period))

@@ -9,7 +9,6 @@ from typing import Any, Final, final
 from rec.config import CycleConfig
 from rec.cycle.journal import CYCLES, Journal, Status, latest_journal
 from rec.cycle.lease import Lease, LeaseError
-from rec.errors import ConfigError
 from rec.runs import say
 from rec.storage import Home
 
@@ -94,16 +93,11 @@ def run_cycle(location: str, config: CycleConfig, steps: Mapping[str, Step]) -> 
 
 
 def run_every(seconds: float, cycle: Callable[[], object], *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Cycles until the process is ended, one every so many seconds from now on; one that fails does not end them.
-
-    Raises: ConfigError: from a cycle that was asked for what cannot be, as all later ones are.
-    """
+    """Cycles until the process is ended, one every so many seconds from now on; one that fails does not end them."""
     next_s = time.monotonic()
     while True:
         try:
             cycle()
-        except ConfigError:
-            raise
         except Exception as error:
             say(f"{type(error).__name__}: {error}; the next cycle comes in its turn")
         next_s = max(next_s + seconds, time.monotonic())
@@ -114,6 +108,11 @@ def reasons(journal: Journal) -> list[str]:
     """What there is to wait for, what the gate found not to hold, or why what it let pass was not promoted."""
     waiting = [found[WAITING] for found in journal.steps.values() if WAITING in found]
     return [*waiting, *(why for step in ("gate", "promote") for why in journal.steps.get(step, {}).get("reasons", []))]
+
+
+def judged_before(journal: Journal) -> int:
+    """How many challengers, other than its own, some of a cycle's requests had judged before."""
+    return len(set(journal.steps["read"].get("judged_before", [])) - {journal.steps["train"]["challenger"]})
 
 
 def _status(journal: Journal) -> Status:

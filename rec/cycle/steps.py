@@ -30,10 +30,7 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
         BundleError: when no model serves yet. DataError: without a log.
     """
     config, home = cycle.config, cycle.home
-    if not config.rewards:
-        raise ConfigError(
-            "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
-        )
+    require_rewards(config)
     events = EventTables(home)
     versions = events.versions()
     if versions["requests"] is None or versions["impressions"] is None:
@@ -71,10 +68,18 @@ def read_log(cycle: Cycle) -> dict[str, Any]:
     if same := [journal for journal in earlier if _asked_the_same(journal, cycle.config, found)]:
         return found | {
             WAITING: f"nothing new since cycle {same[-1].cycle}, which judged {same[-1].steps['train']['challenger']} "
-            f"by the same requests: {same[-1].status}"
+            f"by the same tables: {same[-1].status}. Another --seed asks again, as a second try at the gate"
         }
     judged_by_them = [journal for journal in earlier if _judged_by(journal, since_ms)]
-    return found | {"judged_before": len({journal.steps["train"]["challenger"] for journal in judged_by_them})}
+    return found | {"judged_before": sorted({journal.steps["train"]["challenger"] for journal in judged_by_them})}
+
+
+def require_rewards(config: CycleConfig) -> None:
+    """Raises: ConfigError: for a cycle that is not told what actions are worth."""
+    if not config.rewards:
+        raise ConfigError(
+            "say what each action is worth, such as --rewards watched 1 skipped 0, or in --config", field="rewards"
+        )
 
 
 def train_challenger(cycle: Cycle) -> dict[str, Any]:
@@ -209,8 +214,8 @@ def _earlier(home: Home, cycle: str) -> list[Journal]:
 def _asked_the_same(journal: Journal, config: CycleConfig, found: dict[str, Any]) -> bool:
     """Whether a cycle has decided by the same options, champion, and requests to learn from and to judge by.
 
-    Of the same versions of the tables, as time goes on, requests that are held out become such to learn from and others
-    become held out: where neither number changed, none did.
+    Of the same versions of the tables, as time goes on, requests that are held out become such to learn from, and
+    others become held out: where neither number changed, the same requests judge.
     """
     return (
         journal.status in ("promoted", "refused")
@@ -227,9 +232,8 @@ def _judged_by(journal: Journal, since_ms: int) -> bool:
 def _published(registry: Registry, config: TrainConfig) -> Manifest | None:
     """The model of this config, which holds the time of the cycle: a cut-off attempt may have published it."""
     wanted = config.model_dump(mode="json")
-    champion = config.incremental.parent or config.incremental.catalogue or ""
-    later = (entry.manifest for entry in registry.entries() if entry.version > champion)
-    return next((manifest for manifest in later if manifest is not None and manifest.config == wanted), None)
+    published = (entry.manifest for entry in registry.entries())
+    return next((manifest for manifest in published if manifest is not None and manifest.config == wanted), None)
 
 
 def _day(at_ms: int) -> str:

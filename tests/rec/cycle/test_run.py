@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rec.cli.cycle import CycleOptions, run_cycle_command
 from rec.config import CycleConfig
 from rec.cycle.journal import JOURNAL_FILE, Journal, latest_journal, read_journal
 from rec.cycle.lease import Lease, LeaseError
@@ -183,12 +184,20 @@ def test_cycles_go_on_after_one_that_failed() -> None:
     assert len(calls) == 3
 
 
-def test_what_cannot_be_asked_for_ends_all_cycles() -> None:
-    def cycle() -> None:
-        raise ConfigError("say what each action is worth", field="rewards")
-
-    with pytest.raises(ConfigError):
-        run_every(3600, cycle, sleep=lambda seconds: pytest.fail("it waits for the next"))
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"rewards": {}}, "rewards"), ({"now_ms": 1_700_000_000}, "now_ms"), ({"home": "nowhere"}, "home")],
+)
+def test_what_cannot_be_asked_for_waits_for_no_next_cycle_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], field: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    options = {"home": "home", "rewards": {"watched": 1.0}, "every": "24h", **wrong}
+    with pytest.raises(ConfigError) as refused:
+        run_cycle_command(CycleOptions.model_validate(options))
+    assert refused.value.field == field
+    assert [path.name for path in tmp_path.rglob("*")] == ["home"]
 
 
 def test_a_cycle_that_goes_on_says_that_it_was_asked_for_something_else(

@@ -9,7 +9,7 @@ import pytest
 from rec.config import CycleConfig, GateConfig, TrainConfig
 from rec.cycle.journal import Journal
 from rec.cycle.judging import judged
-from rec.cycle.run import WAITING, Cycle, run_cycle
+from rec.cycle.run import WAITING, Cycle, judged_before, run_cycle
 from rec.cycle.steps import STEPS, estimate, gate, promote, read_log, train_challenger
 from rec.data.events import FOLDER, EventTables
 from rec.data.logged import read_logged
@@ -222,7 +222,8 @@ def test_the_next_cycle_finds_the_challenger_again_and_judges_it_by_the_same_log
     assert promoted.steps["estimate"]["comparison"] == refused.steps["estimate"]["comparison"]
     read = promoted.steps["read"]
     assert read["champion"] == champion, "what was refused has not served"
-    assert (refused.steps["read"]["judged_before"], read["judged_before"]) == (0, 1)
+    assert (refused.steps["read"]["judged_before"], read["judged_before"]) == ([], [challenger])
+    assert judged_before(promoted) == 0, "it is the same challenger"
     assert read["versions_before"] == refused.steps["read"]["versions"]
     assert promoted.status == "promoted" and not promoted.steps["gate"]["reasons"]
     assert Registry(home).current() == challenger

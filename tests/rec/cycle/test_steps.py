@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from rec.cli.cycle import CycleOptions
 from rec.config import CycleConfig, IncrementalConfig, TrainConfig
 from rec.cycle.steps import challenger_config
 
@@ -33,7 +34,7 @@ def test_a_challenger_that_is_trained_anew_has_the_champion_for_its_catalogue_in
 @pytest.mark.parametrize("field", ["parent", "catalogue"])
 def test_what_a_challenger_goes_on_from_cannot_be_chosen(field: str) -> None:
     with pytest.raises(ValidationError, match="goes on from CURRENT"):
-        challenger(incremental={field: "other"})
+        CycleOptions.model_validate({"rewards": REWARDS, "incremental": {field: "other"}})
 
 
 def test_a_cycle_may_have_other_workers_than_the_champion_had() -> None:
