@@ -24,7 +24,7 @@ from rec.ranking.rankers import ProbabilityModel
 from rec.recommender import Recommender
 from rec.storage import Home
 
-TIMED_USERS: Final = 200
+TIMED_USERS: Final = 100
 TURNS: Final = 3
 CALIBRATED: Final = 20_000
 # Between a logged propensity and that of the bundle ranked anew, as a share.

@@ -1,5 +1,6 @@
 """What champion and challenger are like on the held-out requests."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.config import TrainConfig
-from rec.cycle.judging import calibration_errors
+from rec.cycle.judging import TURNS, calibration_errors, latency_ms
 
 CONFIG = TrainConfig.model_validate({"ranker": {"tasks": [{"name": "watched", "actions": ["watched"]}]}})
 
@@ -63,3 +64,22 @@ def test_two_bundles_are_held_against_each_other_on_what_both_know() -> None:
     shown = rounds(("u", "i", "watched"), ("u", "i", "watched"), ("u", "new", None), ("late", "i", None))
     assert calibration_errors([recommender("new"), recommender("late")], shown) == [0.5, 0.5]
     assert calibration_errors([recommender("u"), recommender("late")], shown) == [None, None]
+
+
+def test_latency_is_the_least_of_some_times_and_each_is_first_by_turns() -> None:
+    asked: list[str] = []
+
+    def answering(name: str, seconds: float) -> Any:
+        def recommend(user_id: str, k: int) -> None:
+            # What comes between is slow for one answer of each user.
+            slow = asked.count(f"{name} {user_id}") == 0
+            asked.append(f"{name} {user_id}")
+            time.sleep(0.05 if slow else seconds)
+
+        return SimpleNamespace(recommend=recommend)
+
+    log: Any = SimpleNamespace(user_id=np.array(["a", "b", "a"]), slate=np.zeros((3, 2)))
+    one, other = latency_ms((answering("one", 0.002), answering("other", 0.01)), log)
+    assert 2 <= one < 50 and 10 <= other < 50
+    assert len(asked) == 2 * 2 * TURNS
+    assert {asked[place].split()[0] for place in range(0, len(asked), 2)} == {"one", "other"}
