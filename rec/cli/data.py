@@ -1,11 +1,10 @@
 """`tandem data`: checking, converting and generating data; and the reader that all commands share."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from rec.cli.command import Answer
 from rec.config import Config, DataConfig, Seed
@@ -25,9 +24,9 @@ class ValidateOptions(Config):
 
 
 class ImportOptions(Config):
-    """Which data to read, and the folder and format to write them to."""
+    """Which data to read, and the folder, or object-store URL, and format to write them to."""
 
-    out: str
+    out: Annotated[str, Field(min_length=1)]
     format: Literal["parquet", "recbole"] = "parquet"
     data: Annotated[DataConfig, _Flat] = DataConfig()
 
@@ -36,10 +35,11 @@ class GenerateOptions(Config):
     """A world of short videos and its viewers.
 
     `kind` interactions: what viewers did with videos they came across, as Parquet. `kind` events: a service's log of
-    slates with their propensities, by a policy that prefers some categories for everybody, below the home `out`.
+    slates with their propensities, by a policy that prefers some categories for everybody, below the home `out`,
+    which may be in an object store.
     """
 
-    out: str
+    out: Annotated[str, Field(min_length=1)]
     kind: Literal["interactions", "events"] = "interactions"
     n_users: PositiveInt = 200
     n_videos: PositiveInt = 3000
@@ -116,7 +116,7 @@ def _generate_log(world: "InstaTok", options: GenerateOptions) -> Answer:
     rng = np.random.default_rng(options.seed)
     policy = by_category(rng.normal(size=len(CATEGORIES)), min(50, world.n_items))
     log = log_slates(world, policy, n_sessions=options.n_sessions, k=5, epsilon=0.1, temperature=1.0, rng=rng)
-    write_side_tables(world.dataset(n_sessions=1), Path(options.out) / FOLDER)
+    write_side_tables(world.dataset(n_sessions=1), options.out, below=f"{FOLDER}/")
     log.append_to(events)
     print(f"wrote {options.out}/{FOLDER}")
     return {"out": options.out, **summary(read(DataConfig(name="events", path=options.out)))}

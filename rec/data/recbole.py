@@ -23,7 +23,7 @@ from rec.data.delimited import read_delimited
 from rec.data.side_tables import TEXT_SUFFIX, SideTable, side_table
 from rec.errors import DataError
 from rec.schema import Kind, Side
-from rec.storage import replace_file
+from rec.storage import Home
 
 KINDS: Final[Mapping[str, Kind]] = {
     "token": "categorical",
@@ -58,15 +58,18 @@ def read_recbole(path: str | Path) -> Dataset:
     return assemble("recbole", log, columns, users=users, items=items)
 
 
-def write_recbole(dataset: Dataset, path: str | Path) -> None:
+def write_recbole(dataset: Dataset, location: str | Path) -> None:
     """Write a data set as atomic files into a folder, whose name RecBole takes for that of the data set.
+
+    The folder may be a URL that `rec.storage.Home` opens.
 
     Reading them back gives the same data, but for its name, actions that never occur, and tabs and line breaks in
     texts, which become spaces.
 
     Raises: DataError: for a value that the format cannot hold: white space in a value of several, a tab or line break.
     """
-    folder = Path(path)
+    home = Home(location)
+    dataset_name = home.location.rpartition("/")[2]
     log = dataset.interactions
     columns: dict[str, Sequence[str] | NDArray] = {
         "user_id:token": _tokens(log.user_ids, "user_id")[log.user],
@@ -77,7 +80,7 @@ def write_recbole(dataset: Dataset, path: str | Path) -> None:
     if log.action is not None:
         columns["action:token"] = _tokens(log.actions, "action")[log.action]
     columns["timestamp:float"] = _seconds(log.timestamp)
-    _write(folder / f"{folder.name}.inter", columns)
+    home.write(f"{dataset_name}.inter", _lines(columns))
     kinds: dict[str, Kind] = {feature.name: feature.kind for feature in dataset.schema.features}
     for suffix, id_name, frame in ((".user", "user_id", dataset.users), (".item", "item_id", dataset.items)):
         columns = {f"{id_name}:token": _tokens(frame[id_name], id_name)}
@@ -86,7 +89,7 @@ def write_recbole(dataset: Dataset, path: str | Path) -> None:
             if kind == "text" and name != "title" and not name.endswith(TEXT_SUFFIX):
                 raise DataError(f"a text's name has to end in {TEXT_SUFFIX} in this format; rename it", column=name)
             columns[f"{name}:{TYPES[kind]}"] = _written(frame[name], kind)
-        _write(folder / f"{folder.name}{suffix}", columns)
+        home.write(f"{dataset_name}{suffix}", _lines(columns))
 
 
 def _inter_file(path: Path) -> Path:
@@ -156,6 +159,6 @@ def _seconds(timestamp: NDArray[np.int64]) -> list[str]:
     return [str(ms // 1000) if ms % 1000 == 0 else f"{ms // 1000}.{ms % 1000:03d}" for ms in timestamp.tolist()]
 
 
-def _write(path: Path, columns: Mapping[str, Sequence[str] | NDArray]) -> None:
+def _lines(columns: Mapping[str, Sequence[str] | NDArray]) -> bytes:
     lines = map("\t".join, zip(*columns.values(), strict=True))
-    replace_file(path, ("\t".join(columns) + "\n" + "\n".join(lines) + "\n").encode())
+    return ("\t".join(columns) + "\n" + "\n".join(lines) + "\n").encode()

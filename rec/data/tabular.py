@@ -29,7 +29,7 @@ from rec.data.delimited import read_delimited
 from rec.data.side_tables import TEXT_SUFFIX, SideTable, side_table
 from rec.errors import DataError
 from rec.schema import FeatureSchema, Kind, Side
-from rec.storage import replace_file
+from rec.storage import Home
 
 LIST_SEPARATOR: Final = "|"
 METADATA_KEY: Final = b"tandem"
@@ -102,21 +102,26 @@ def read_items(file: str | Path, schema: FeatureSchema, *, id_column: str = "ite
     return pd.DataFrame({"item_id": side.ids, **columns})
 
 
-def write_side_tables(dataset: Dataset, folder: str | Path) -> None:
-    """Write users.parquet and items.parquet, from which the same tables are read."""
-    target = Path(folder)
+def write_side_tables(dataset: Dataset, location: str | Path, *, below: str = "") -> None:
+    """Write users.parquet and items.parquet, from which the same tables are read.
+
+    Args: location: a folder, or a URL that `rec.storage.Home` opens. below: of a folder in it, ending in a slash.
+    """
+    home = Home(location)
     kinds: dict[str, Kind] = {feature.name: feature.kind for feature in dataset.schema.features}
     for name, frame in (("users", dataset.users), ("items", dataset.items)):
         notes = Notes(kinds={column: kinds[column] for column in frame.columns if column in kinds})
         table = pa.table(
             {column: _to_arrow(frame[column], kinds.get(column, "categorical")) for column in frame.columns}
         )
-        _write_table(table, notes, target / f"{name}.parquet")
+        home.write(f"{below}{name}.parquet", _as_parquet(table, notes))
 
 
-def write_parquet(dataset: Dataset, folder: str | Path) -> None:
-    """Write interactions.parquet, users.parquet and items.parquet, from which read_parquet reads the same data set."""
-    target = Path(folder)
+def write_parquet(dataset: Dataset, location: str | Path) -> None:
+    """Write interactions.parquet, users.parquet and items.parquet, from which read_parquet reads the same data set.
+
+    Args: location: a folder, or a URL that `rec.storage.Home` opens.
+    """
     log = dataset.interactions
     columns = {
         "user_id": _taken(log.user_ids, log.user),
@@ -128,8 +133,8 @@ def write_parquet(dataset: Dataset, folder: str | Path) -> None:
     if log.action is not None:
         columns["action"] = _taken(log.actions, log.action)
     notes = Notes(name=dataset.name, actions=log.actions, dropped=dataset.dropped)
-    _write_table(pa.table(columns), notes, target / "interactions.parquet")
-    write_side_tables(dataset, target)
+    Home(location).write("interactions.parquet", _as_parquet(pa.table(columns), notes))
+    write_side_tables(dataset, location)
 
 
 def _read_csv_table(path: Path) -> RawTable:
@@ -280,11 +285,11 @@ def _notes(raw: RawTable) -> Notes:
         ) from error
 
 
-def _write_table(table: pa.Table, notes: Notes, path: Path) -> None:
+def _as_parquet(table: pa.Table, notes: Notes) -> bytes:
     buffer = io.BytesIO()
     noted = table.replace_schema_metadata({METADATA_KEY: notes.model_dump_json(exclude_defaults=True).encode()})
     pq.write_table(noted, buffer, compression="zstd")
-    replace_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _taken(vocabulary: Any, codes: Any) -> pa.Array:
