@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import socket
-import tempfile
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Final, Literal
 from packaging.requirements import Requirement
 
 GIB: Final = 2**30
+# Where Ray keeps its objects on Linux; elsewhere they are files below its session.
+SHARED_MEMORY: Final = "/dev/shm"
 PORTS: Final = {8000: "HTTP of `tandem serve`", 6379: "Ray's head node", 8265: "Ray's dashboard and jobs"}
-# Ray's socket paths must stay under AF_UNIX's limit; its session folder takes about 60 characters itself.
-LONGEST_TEMP: Final = 45
+# Of the longest socket below the folder of sessions, which itself ends in /ray.
+SOCKET: Final = "/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store"
+LONGEST_TEMP: Final = (103 if sys.platform == "darwin" else 107) - len(SOCKET)
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -84,7 +87,9 @@ def _packages() -> list[Check]:
 
 
 def _ray() -> list[Check]:
-    folder = os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / "ray")
+    from ray._common.utils import get_default_ray_temp_dir
+
+    folder = get_default_ray_temp_dir()
     checks = [Check("ray sessions", "ok", f"under {folder}")]
     if len(folder) > LONGEST_TEMP:
         checks.append(
@@ -92,7 +97,7 @@ def _ray() -> list[Check]:
                 "ray sessions",
                 "problem",
                 f"{folder} has {len(folder)} characters",
-                f"set RAY_TMPDIR to a path of at most {LONGEST_TEMP}; sockets below it have to stay under 107 bytes",
+                f"set RAY_TMPDIR to a path of at most {LONGEST_TEMP - len('/ray')}: systems limit those of sockets",
             )
         )
     address = os.environ.get("RAY_ADDRESS")
@@ -104,9 +109,13 @@ def _ray() -> list[Check]:
 def _memory() -> list[Check]:
     import psutil
 
-    free, shared = psutil.virtual_memory().available, shutil.disk_usage("/dev/shm").free
+    free = psutil.virtual_memory().available
     checks = [_at_least("memory", free, 3 * GIB, "close other programs, or train on fewer workers")]
-    return [*checks, _at_least("shared memory", shared, GIB // 2, "enlarge /dev/shm; in Docker: --shm-size=2g")]
+    if sys.platform == "linux":
+        shared = shutil.disk_usage(SHARED_MEMORY).free
+        todo = f"enlarge {SHARED_MEMORY}; in Docker: --shm-size=2g"
+        checks.append(_at_least("shared memory", shared, GIB // 2, todo))
+    return checks
 
 
 def _disk(home: str) -> list[Check]:
