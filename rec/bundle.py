@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final, final
 
 from pydantic import Field, FiniteFloat, JsonValue, StringConstraints
 
-from rec.config import Config
-from rec.errors import BundleError
+from rec.config import Config, TrainConfig, parse_config
+from rec.errors import BundleError, ConfigError
 from rec.storage import replace_file, sync
 
 FORMAT_VERSION: Final = 1
@@ -134,6 +134,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     body = manifest.model_dump(mode="json")
     content = _encode({**body, _CHECKSUM: _checksum(body)})
     replace_file(folder / MANIFEST, content)
+
+
+def trained_config(manifest: Manifest) -> TrainConfig:
+    """The config that a bundle was trained with.
+
+    Raises: BundleError: naming file and field, where it is none of this version's.
+    """
+    file = f"models/{manifest.version}/{MANIFEST}"
+    try:
+        return parse_config(TrainConfig, manifest.config, file=file)
+    except ConfigError as error:
+        raise BundleError(
+            f"trained with another version's config: {error.message}; take that version, or train again",
+            file=file,
+            field=f"config.{error.field}" if error.field else "config",
+        ) from error
 
 
 def parse_manifest(

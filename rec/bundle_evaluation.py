@@ -3,8 +3,8 @@
 import time
 from typing import Any, Final
 
-from rec.bundle import UPDATE_OF
-from rec.config import DataConfig, EvaluationConfig, TrainConfig
+from rec.bundle import UPDATE_OF, trained_config
+from rec.config import DataConfig, EvaluationConfig
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError, DataError
 from rec.evaluation import EvaluationPeriod, EvaluationReport, evaluate, lists_of, recommend
@@ -27,7 +27,7 @@ EXPOSED: Final = 10
 
 def trained_on(location: str, version: str | None) -> DataConfig:
     """The data a bundle was trained on, as its manifest says."""
-    return TrainConfig.model_validate(Registry(Home(location)).open(version).manifest.config).data
+    return trained_config(Registry(Home(location)).open(version).manifest).data
 
 
 def evaluate_bundle(

@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from rec.config import TrainConfig
+from rec.bundle import trained_config
 from rec.errors import ConfigError
 from rec.item_groups import ItemCap
 from rec.ope.estimate import Floats
@@ -144,7 +144,7 @@ def logged_cap(home: Home, versions: Iterable[str]) -> ItemCap | None:
     """
     registry = Registry(home)
     published = sorted(set(versions) & set(registry.versions()))
-    rules = {version: TrainConfig.model_validate(registry.show(version).config).rules for version in published}
+    rules = {version: trained_config(registry.show(version)).rules for version in published}
     capped = [version for version in published if rules[version].cap_column is not None]
     if 0 < len(capped) < len(published):
         without = next(version for version in published if version not in capped)

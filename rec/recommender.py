@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rec.bundle import Bundle
+from rec.bundle import Bundle, trained_config
 from rec.config import TrainConfig
 from rec.eligibility import GroupCap
 from rec.errors import ConfigError, DataError
@@ -117,7 +117,7 @@ class Recommender:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
         """The recommender in a verified bundle."""
-        config = TrainConfig.model_validate(bundle.manifest.config)
+        config = trained_config(bundle.manifest)
         ranking_model = RANKING_MODELS[config.ranker.kind]
         counted = [arrays_file(name) for name in config.sources.names if name in SOURCE_LOADS]
         for name in (RETRIEVER_FILE, INDEX_FILE, ranking_model.filename, arrays_file(RecentPopularity.name), *counted):

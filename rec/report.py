@@ -44,6 +44,12 @@ def write_report(run: Path) -> Path:
     record = _read(run / RUN_FILE)
     if record is None:
         raise DataError("no run here; give the folder of one, as `tandem train` prints it", file=str(run / RUN_FILE))
+    if not {"name", "sha256"} <= record["data"].keys():
+        raise DataError(
+            "a run on data is required, as `tandem train` leaves it; this is a search of agents, whose report is "
+            "search.html",
+            file=str(run),
+        )
     parts = [f"<h1>Run {html.escape(run.name)}</h1>", _about(record)]
     for title, section in (
         ("Learning curves", _learning_curves(run)),

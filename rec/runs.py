@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from torch import Tensor
 
-from rec.config import TrainConfig, TrainingConfig
+from rec.config import TrainConfig, TrainingConfig, parse_config
 from rec.data.dataset import Dataset
 from rec.errors import ConfigError
 from rec.on_ray.train import print_epoch, write_run_record
@@ -57,10 +57,10 @@ class Runs:
     def resume(cls, home: Home, name: str, config: TrainConfig, dataset: Dataset) -> Self:
         """The run of a name, refused unless it is of this config and these data."""
         record = _record(home, name)
-        values = json.loads(record.read_text(encoding="utf-8"))
-        if values["data"]["sha256"] != dataset.sha256:
+        recorded, data = _recorded(record)
+        if data != dataset.sha256:
             raise ConfigError("the run was on other data; begin a new one", file=str(record), field="data")
-        if TrainConfig.model_validate(values["config"]) != config:
+        if recorded != config:
             raise ConfigError("the run had another config; begin a new one", file=str(record), field="config")
         return cls(record.parent, config, resumed=True, place=home.place(f"{RUNS}/{name}"))
 
@@ -118,9 +118,26 @@ def has_run(home: Home, name: str) -> bool:
 def recorded_config(home: Home, name: str) -> TrainConfig:
     """The config of the run of a name.
 
-    Raises: ConfigError: when there is none.
+    Raises: ConfigError: when there is none, or it is damaged, or of another version or another command.
     """
-    return TrainConfig.model_validate(json.loads(_record(home, name).read_text(encoding="utf-8"))["config"])
+    return _recorded(_record(home, name))[0]
+
+
+def _recorded(record: Path) -> tuple[TrainConfig, str]:
+    """The config of a run, and the sha256 of its data, from `run.json`."""
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        config, data = values["config"], values["data"]["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("this is no record of `tandem train`; begin a new run", file=str(record)) from error
+    try:
+        return parse_config(TrainConfig, config), data
+    except ConfigError as error:
+        raise ConfigError(
+            f"the run is of another version or another command: {error.message}; begin a new one",
+            file=str(record),
+            field=f"config.{error.field}" if error.field else "config",
+        ) from error
 
 
 def _record(home: Home, name: str) -> Path:

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _failed(name, DataError(f"{error.strerror or error}; check the path", file=error.filename), as_json)
+        return _failed(name, of_the_system(error), as_json)
     except KeyboardInterrupt:
         _failed(name, Interrupted("interrupted; what was not finished is not published"), as_json)
         return INTERRUPTED
@@ -172,6 +172,14 @@ def _failed(name: str, error: TandemError, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"command": name, "ok": False, "error": error.to_json()}), flush=True)
     return error.exit_code
+
+
+def of_the_system(error: OSError) -> TandemError:
+    """What the system refused: where it names a file, that, else such as a connection, memory, or the disk's space."""
+    said = error.strerror or str(error)
+    if error.filename is None:
+        return TandemError(f"{type(error).__name__}: {said}")
+    return DataError(f"{said}; check the path", file=str(error.filename))
 
 
 def _terminated(_signal: int, _frame: object) -> NoReturn:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from rec.bundle import Manifest
+from rec.bundle import Manifest, trained_config
 from rec.config import CycleConfig, SplitConfig, TrainConfig
 from rec.cycle.journal import CYCLES, Journal, read_journal
 from rec.cycle.judging import judged
@@ -88,7 +88,7 @@ def train_challenger(cycle: Cycle) -> dict[str, Any]:
         return {"challenger": cycle.config.challenger, "run": None}
     read, registry = cycle.found("read"), Registry(cycle.home)
     config = challenger_config(
-        TrainConfig.model_validate(registry.show(read["champion"]).config),
+        trained_config(registry.show(read["champion"])),
         cycle.config,
         path=cycle.home.location,
         parent=read["champion"],

@@ -19,8 +19,10 @@ from rec.bundle import (
     git_sha,
     open_bundle,
     parse_manifest,
+    trained_config,
     write_manifest,
 )
+from rec.config import TrainConfig
 from rec.errors import BundleError
 
 VERSION = "20260101T120000Z-1a2b3c4d"
@@ -230,6 +232,16 @@ def test_the_writer_takes_no_links_folders_or_emptiness(tmp_path):
 def test_a_config_that_json_cannot_hold_is_refused(value):
     with pytest.raises(ValidationError, match=r"config\.x"):
         BundleDetails(config={"x": value}, seed=0, schema_sha256=SCHEMA)
+
+
+def test_a_config_of_another_version_is_named_by_file_and_field(folder):
+    manifest = open_bundle(folder).manifest
+    with pytest.raises(BundleError, match="another version's config: there is no such field") as raised:
+        trained_config(manifest)
+    assert raised.value.file == f"models/{manifest.version}/manifest.json"
+    assert raised.value.field == "config.retriever.dropout"
+    given = TrainConfig(seed=5)
+    assert trained_config(manifest.model_copy(update={"config": given.model_dump(mode="json")})) == given
 
 
 def test_verifying_loads_no_parser_of_model_files(folder):

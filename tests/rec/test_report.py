@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rec.errors import DataError
 from rec.report import LOOP_FILE, write_report
 
 RUN = {
@@ -12,6 +15,13 @@ RUN = {
     "seed": 0,
     "config": {"seed": 0},
 }
+
+
+def test_a_search_of_agents_is_no_run_on_data(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({**RUN, "data": {}}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"a search of agents, whose report is search\.html") as raised:
+        write_report(tmp_path)
+    assert raised.value.file == str(tmp_path)
 
 
 def estimate(value: float) -> dict[str, Any]:

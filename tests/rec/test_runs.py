@@ -1,5 +1,7 @@
 """The record of a run."""
 
+import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,3 +35,26 @@ def test_an_empty_name_resumes_nothing_instead_of_beginning_anew(tmp_path: Path)
     with pytest.raises(ConfigError, match="name of a run is required") as raised:
         Runs.resume(Home(str(tmp_path)), "", TrainConfig(), anything)
     assert raised.value.field == "resume"
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "message"),
+    [
+        ({"config": {"retriever": {"towers": 2}}, "data": {"sha256": "0"}}, "config.retriever.towers", "no such field"),
+        ({"config": {"agent": "dqn"}, "data": {"sha256": "0"}}, "config.agent", "another command"),
+        ({"config": {"seed": 1}, "data": {"steps": 10}}, None, "no record of `tandem train`"),
+        ("not JSON {", None, "no record of `tandem train`"),
+    ],
+)
+def test_records_that_are_no_runs_of_this_version_are_named(
+    tmp_path: Path, record: Any, field: str | None, message: str
+) -> None:
+    file = tmp_path / "runs" / "old" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(record if isinstance(record, str) else json.dumps(record))
+    anything: Any = SimpleNamespace(name="events", sha256="0")
+    home = Home(str(tmp_path))
+    for read in (partial(recorded_config, home, "old"), partial(Runs.resume, home, "old", TrainConfig(), anything)):
+        with pytest.raises(ConfigError, match=message) as raised:
+            read()
+        assert (raised.value.file, raised.value.field) == (str(file), field)

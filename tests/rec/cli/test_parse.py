@@ -1,11 +1,13 @@
 """Options come from the file of --config and from flags, which override it, and are checked as a whole."""
 
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rec.cli import parse
-from rec.errors import ConfigError
+from rec.cli import of_the_system, parse
+from rec.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -35,3 +37,19 @@ def test_what_is_wrong_in_a_file_is_named(file: Path, text: str, field: str) -> 
     with pytest.raises(ConfigError) as refused:
         parse("data import", ["--config", str(file), "--out", "x"])
     assert (refused.value.field, refused.value.file) == (field, str(file))
+
+
+def test_only_what_is_about_a_path_says_to_check_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "nothing").read_bytes()
+    found = of_the_system(missing.value)
+    assert isinstance(found, DataError) and found.file == str(tmp_path / "nothing")
+    assert found.message == "No such file or directory; check the path"
+
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError) as refused:
+            socket.create_connection(unused.getsockname())
+    found = of_the_system(refused.value)
+    assert not isinstance(found, DataError) and found.file is None
+    assert found.message == "ConnectionRefusedError: Connection refused"
