@@ -2,14 +2,22 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from rec.config import Config, Fraction, HomePath
 
 BATCH_SIZE: Final = 16
 CHAMPION: Final = "champion"
 # What nobody but this machine reaches.
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+LOOPBACK: Final = ("127.0.0.1", "localhost")
 Port = Annotated[int, Field(ge=0, le=65_535)]
 HostName = Annotated[str, Field(pattern=r"^([0-9A-Za-z_.-]+|[0-9A-Fa-f:]+)$")]
 
@@ -94,7 +102,7 @@ class ServeConfig(Config):
     the challengers of an experiment, and the rest of the users are the champion's; another name of the `experiment`
     divides the users anew.
 
-    A service on loopback answers as localhost, 127.0.0.1, [::1] and what `hosts` names: the name by which a proxy in
+    A service on loopback answers as localhost, 127.0.0.1 and what `hosts` names: the name by which a proxy in
     front is asked, where it passes that on. A service on another address answers by any name, unless there are some.
 
     `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
@@ -137,6 +145,16 @@ class ServeConfig(Config):
     def versions(self, current: str) -> list[str]:
         """The versions that answer, each once, while `current` is that of all who have none of their own."""
         return list(dict.fromkeys([current, *(arm.version for arm in self.arms if arm.version is not None)]))
+
+    @field_validator("host")
+    @classmethod
+    def _host_of_ipv4(cls, host: str) -> str:
+        if ":" in host:
+            raise ValueError(
+                "host must be a name, or an address of IPv4, which HAProxy and the gateways speak among each other; "
+                f"found {host!r}"
+            )
+        return host
 
     @model_validator(mode="after")
     def _one_stream_of_draws(self) -> Self:

@@ -26,6 +26,7 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch):
         ({"layout": "one"}, "layout"),
         ({"replicas": 0}, "replicas"),
         ({"port": 70_000}, "port"),
+        ({"host": "::1"}, "host must be a name, or an address of IPv4"),
         ({"policy": {"epsilon": 1.5}}, "epsilon"),
         ({"policy": {"temperature": -1}}, "temperature"),
     ],
