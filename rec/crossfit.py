@@ -1,6 +1,5 @@
 """Cross-fitting: every row is predicted by a model that has not seen its user."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rec.errors import DataError
+from rec.hashing import stable_hash
 
 Rows = NDArray[np.intp]
 
@@ -23,7 +23,7 @@ def user_folds(user_ids: Sequence[str] | NDArray[Any], n_folds: int, *, seed: in
     if n_folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds; found {n_folds}")
     users, row_user = np.unique(np.asarray(user_ids), return_inverse=True)
-    folds = [_hash(f"{seed}\0{user}") % n_folds for user in users.tolist()]
+    folds = [stable_hash(f"{seed}\0{user}") % n_folds for user in users.tolist()]
     return np.array(folds, np.int64)[row_user]
 
 
@@ -43,7 +43,3 @@ def cross_fitted(folds: NDArray[np.integer[Any]], fit_predict: Callable[[Rows, R
     parts = [np.flatnonzero(folds == fold) for fold in found]
     predicted = [fit_predict(np.flatnonzero(folds != fold), part) for fold, part in zip(found, parts, strict=True)]
     return np.concatenate(predicted)[np.argsort(np.concatenate(parts))]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -31,6 +31,7 @@ TopK = Callable[[UserStates, int], NDArray[np.int32]]
 DEFAULT_METRICS: Final = tuple(
     f"{kind}@10" for kind in ("ndcg", "recall", "precision", "mrr", "hit_rate", "coverage", "novelty")
 )
+CHOSEN_BY: Final = "ndcg@10"
 USERS_AT_ONCE: Final = 512
 
 OptionT = TypeVar("OptionT")
@@ -152,7 +153,6 @@ def evaluate(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
     pairs: Sequence[tuple[str, str]] = (),
-    paired_metrics: Sequence[str] | None = None,
 ) -> EvaluationReport:
     """Judges models on one period.
 
@@ -160,9 +160,7 @@ def evaluate(
         models: by name, what gives each user's list.
         period: users and what they went on to like.
         metrics: names such as `ndcg@10`, `coverage@10`.
-        pairs: (a, b) for a test of a - b.
-        paired_metrics: the metrics tested, of those in `metrics` that users have. None: ndcg@10, or where it is not
-            among them the first.
+        pairs: (a, b) for a test of a - b: in ndcg@10, or where it is not among `metrics` in the first that users have.
 
     Raises: ConfigError: for a name of a metric or model that is none. ScoreError: naming the model, when a list is
         of the wrong shape, or names an item that was excluded or is not in the catalogue.
@@ -171,7 +169,7 @@ def evaluate(
     unknown = sorted({name for pair in pairs for name in pair} - set(models))
     if unknown:
         raise ConfigError(f"cannot compare {', '.join(unknown)}: not among the models {', '.join(models)}")
-    tested = _tested(metrics, paired_metrics) if pairs else ()
+    tested = _tested(metrics) if pairs else ()
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     estimates: dict[str, dict[str, MetricEstimate]] = {}
     for name, model in models.items():
@@ -186,14 +184,9 @@ def evaluate(
     return EvaluationReport(estimates, paired, values)
 
 
-def _tested(metrics: Sequence[str], wanted: Sequence[str] | None) -> Sequence[str]:
+def _tested(metrics: Sequence[str]) -> Sequence[str]:
     of_users = [metric for metric in metrics if parse_metric(metric)[0] != "coverage"]
-    if wanted is None:
-        return ("ndcg@10",) if "ndcg@10" in of_users else of_users[:1]
-    for metric in wanted:
-        if metric not in of_users:
-            raise ConfigError(f"{metric} cannot be tested: not among the metrics {', '.join(metrics)}, or not a user's")
-    return wanted
+    return (CHOSEN_BY,) if CHOSEN_BY in of_users else of_users[:1]
 
 
 def recommend(model: TopK, period: EvaluationPeriod, k: int, *, name: str = "model") -> NDArray[np.int32]:
@@ -235,20 +228,17 @@ def choose(
     options: Sequence[OptionT],
     fit: Callable[[OptionT], CandidateSource],
     period: EvaluationPeriod,
-    *,
-    metric: str = "ndcg@10",
 ) -> Choice[OptionT]:
-    """Fits a source for each option and keeps the option that does best on a validation period.
+    """Fits a source for each option and keeps the option that does best in NDCG@10 on a validation period.
 
     Args:
         options: at least one; the first of equals wins.
         fit: a source fitted on what is before the period.
         period: a period before the one that models are judged on.
-        metric: of METRICS, with its k.
     """
-    k = parse_metric(metric)[1]
+    k = parse_metric(CHOSEN_BY)[1]
     scores = tuple(
-        (option, float(_values(recommend(lists_of(fit(option)), period, k), period, [metric])[metric].mean()))
+        (option, float(_values(recommend(lists_of(fit(option)), period, k), period, [CHOSEN_BY])[CHOSEN_BY].mean()))
         for option in options
     )
     return Choice(max(scores, key=lambda scored: scored[1])[0], scores)

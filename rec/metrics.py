@@ -125,6 +125,8 @@ METRICS: Final[dict[str, Callable[[Hits, Positions, int], Floats]]] = {
     "hit_rate": hit_rate,
 }
 CATALOGUE_METRICS: Final = ("coverage", "novelty")
+# Of intervals.
+LEVEL: Final = 0.95
 
 
 def parse_metric(name: str) -> tuple[str, int]:
@@ -187,7 +189,7 @@ def novelty(lists: Positions, item_users: Positions, n_users: int, k: int) -> Fl
     return surprise.sum(axis=1) / np.maximum(shown.sum(axis=1), 1)
 
 
-def coverage(lists: Positions, n_items: int, k: int, *, level: float = 0.95) -> MetricEstimate:
+def coverage(lists: Positions, n_items: int, k: int) -> MetricEstimate:
     """Share of the catalogue that is among the first k of at least one user.
 
     The standard error is the jackknife's over users: leaving user b out takes u_b / n_items away, where u_b counts the
@@ -198,7 +200,6 @@ def coverage(lists: Positions, n_items: int, k: int, *, level: float = 0.95) -> 
         lists: item positions, -1 where a list is shorter, without repeats in a row, (B, K).
         n_items: size of the catalogue.
         k: length judged.
-        level: of the interval.
     """
     shown = lists[:, :k]
     _refuse_repeats(shown)
@@ -209,20 +210,20 @@ def coverage(lists: Positions, n_items: int, k: int, *, level: float = 0.95) -> 
         return MetricEstimate(value, None, None, None, users)
     alone = ((shown >= 0) & (counts[np.maximum(shown, 0)] == 1)).sum(axis=1)
     std_error = float(np.sqrt((users - 1) / users * np.square(alone - alone.mean()).sum()) / n_items)
-    return _interval(value, std_error, users, level)
+    return _interval(value, std_error, users)
 
 
-def mean_over_users(values: Floats, *, level: float = 0.95) -> MetricEstimate:
+def mean_over_users(values: Floats) -> MetricEstimate:
     """The mean of a metric over users, its standard error and interval. Shape: (B,)."""
     n = len(values)
     if n == 0:
         raise DataError("no users to take a mean over; the period holds no user with a relevant item")
     if n == 1:
         return MetricEstimate(float(values[0]), None, None, None, 1)
-    return _interval(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)), n, level)
+    return _interval(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)), n)
 
 
-def paired_difference(a: Floats, b: Floats, *, level: float = 0.95) -> PairedDifference:
+def paired_difference(a: Floats, b: Floats) -> PairedDifference:
     """Student's paired test by user: is the mean of a - b zero?
 
     The p-value is of this pair alone, not corrected for how many pairs are looked at.
@@ -230,11 +231,10 @@ def paired_difference(a: Floats, b: Floats, *, level: float = 0.95) -> PairedDif
     Args:
         a: metric of the same users under one model, (B,).
         b: and under the other, in the same order, (B,).
-        level: of the interval.
     """
     if a.shape != b.shape:
         raise DataError(f"a paired test needs the same users on both sides; found {len(a)} and {len(b)}")
-    mean = mean_over_users(a - b, level=level)
+    mean = mean_over_users(a - b)
     if mean.std_error is None:
         return PairedDifference(mean.value, None, None, 1.0)
     if mean.std_error == 0.0:
@@ -243,8 +243,8 @@ def paired_difference(a: Floats, b: Floats, *, level: float = 0.95) -> PairedDif
     return PairedDifference(mean.value, mean.low, mean.high, p_value)
 
 
-def _interval(value: float, std_error: float, n: int, level: float) -> MetricEstimate:
-    quantile = float(stats.t.ppf(0.5 + level / 2.0, n - 1))  # pyright: ignore[reportUnknownMemberType]
+def _interval(value: float, std_error: float, n: int) -> MetricEstimate:
+    quantile = float(stats.t.ppf(0.5 + LEVEL / 2.0, n - 1))  # pyright: ignore[reportUnknownMemberType]
     half = quantile * std_error
     return MetricEstimate(value, std_error, value - half, value + half, n)
 

@@ -60,9 +60,9 @@ class StreamingFrequency:
     seen: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, *, alpha: float, n_hashes: int, size: int, seed: int = _HASH_SEED) -> Self:
-        """Before the first batch. size: buckets of each hash function, below 2^32. seed: of the hash functions."""
-        numbers = np.random.default_rng(seed).integers(0, 2**64, (2, n_hashes, 1), dtype=np.uint64)
+    def empty(cls, *, alpha: float, n_hashes: int, size: int) -> Self:
+        """Before the first batch. size: buckets of each hash function, below 2^32."""
+        numbers = np.random.default_rng(_HASH_SEED).integers(0, 2**64, (2, n_hashes, 1), dtype=np.uint64)
         shape = (n_hashes, size)
         return cls(
             alpha, numbers[0] | 1, numbers[1], 0, np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, np.int64)

@@ -303,7 +303,7 @@ def fit(
         if progress.finished:
             break
         started = time.perf_counter()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[worker.device] if worker.device.type == "cuda" else []):
             torch.manual_seed(hash((seed, epoch, worker.rank)))
             if learning is not None:
                 learning.begin_epoch(model, epoch, worker)

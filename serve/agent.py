@@ -1,7 +1,6 @@
 """Where the bundle's agent chooses: the candidates that a request brings, and what the agent values them at."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final, final
 
 import numpy as np
@@ -11,7 +10,7 @@ from pydantic import JsonValue
 from rec.errors import ConfigError, ScoreError
 from rec.recommender import Recommender
 from rec.state import Candidates
-from serve.problems import ProblemError
+from serve.problems import unprocessable
 
 SOURCE: Final = "request"
 SESSION: Final = "session"
@@ -45,20 +44,22 @@ class AgentStage:
         item_ids = given.pop(ITEM_IDS, None)
         field = f"context.{CANDIDATES}.{ITEM_IDS}"
         if not isinstance(item_ids, list) or not item_ids or not all(isinstance(item, str) for item in item_ids):
-            raise _wrong(field, "a list of item ids, at least one, is required")
+            raise unprocessable(field, "a list of item ids, at least one, is required")
         if len(set(item_ids)) < len(item_ids):
-            raise _wrong(field, "an item id stands there twice")
+            raise unprocessable(field, "an item id stands there twice")
         state = {name: _array(value, f"context.{SESSION}.{name}") for name, value in session.items()}
         fields = {name: _array(value, f"context.{CANDIDATES}.{name}") for name, value in given.items()}
         for name, values in fields.items():
             if values.ndim == 0 or len(values) != len(item_ids):
-                raise _wrong(f"context.{CANDIDATES}.{name}", f"one entry for each of {len(item_ids)} items is required")
+                raise unprocessable(
+                    f"context.{CANDIDATES}.{name}", f"one entry for each of {len(item_ids)} items is required"
+                )
         try:
             values = self._agent.score(state, fields)
         except ScoreError as error:
-            raise _wrong("context", error.message) from error
+            raise unprocessable("context", error.message) from error
         if values.shape != (len(item_ids),):
-            raise _wrong("context", "one session is required")
+            raise unprocessable("context", "one session is required")
         positions = np.array([self._recommender.position_of(item) for item in item_ids], np.int32)
         known = np.argsort(positions < 0, kind="stable")
         items = positions[known][None]
@@ -67,7 +68,7 @@ class AgentStage:
     def _part(self, context: Mapping[str, JsonValue], name: str) -> dict[str, Any]:
         part = context.get(name)
         if not isinstance(part, dict):
-            raise _wrong(f"context.{name}", "an object is required, as an agent chooses here: what it is to see")
+            raise unprocessable(f"context.{name}", "an object is required, as an agent chooses here: what it is to see")
         return dict(part)
 
 
@@ -78,11 +79,7 @@ def _array(value: JsonValue, field: str) -> NDArray[Any]:
         found = np.asarray(None)
     # NumPy's answers to whole numbers beyond int64.
     if found.dtype.kind == "u" or (found.dtype.kind == "O" and all(type(each) is int for each in found.flat)):
-        raise _wrong(field, "out of range: whole numbers from -2**63 to below 2**63 are required")
+        raise unprocessable(field, "out of range: whole numbers from -2**63 to below 2**63 are required")
     if found.dtype.kind not in "if":
-        raise _wrong(field, "a number, or lists of numbers of one length, are required")
+        raise unprocessable(field, "a number, or lists of numbers of one length, are required")
     return found
-
-
-def _wrong(field: str, detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", field)

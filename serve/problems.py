@@ -47,6 +47,11 @@ def problem_body(status: HTTPStatus, detail: str, field: str | None = None) -> b
     return problem.model_dump_json().encode()
 
 
+def unprocessable(field: str, detail: str) -> ProblemError:
+    """The problem of a field that cannot be what it is."""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", field)
+
+
 def busy(detail: str) -> ProblemError:
     """The problem of a server that may be able to do it a little later."""
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S)

@@ -23,7 +23,7 @@ from serve.config import ServeConfig
 from serve.event_log import EventLog, NotShownError, TooEarlyError, UnknownRequestError, now_ms
 from serve.hands import Hands
 from serve.logged import Row
-from serve.problems import ProblemError, busy
+from serve.problems import ProblemError, busy, unprocessable
 from serve.schemas import FeedbackEvent, FeedbackResponse, RecommendRequest, RecommendResponse
 from serve.select import Selection
 from serve.sessions import Session, UserAct
@@ -163,9 +163,9 @@ class RequestLog:
             prefix = f"{place}." if listed else ""
             if self._actions is not None and event.action not in self._actions:
                 known = ", ".join(sorted(self._actions))
-                raise _unprocessable(f"{prefix}action", f"one of {known} is required; found {event.action[:80]!r}")
+                raise unprocessable(f"{prefix}action", f"one of {known} is required; found {event.action[:80]!r}")
             if event.timestamp is not None and event.timestamp > received_at + AHEAD_MS:
-                raise _unprocessable(
+                raise unprocessable(
                     f"{prefix}timestamp", f"more than 5 minutes ahead; it is {received_at}, found {event.timestamp}"
                 )
             timestamp = received_at if event.timestamp is None else event.timestamp
@@ -178,10 +178,10 @@ class RequestLog:
             raise ProblemError(HTTPStatus.NOT_FOUND, f"{field}: no such request was answered", field) from error
         except NotShownError as error:
             field = f"{error.place}.item_id" if listed else "item_id"
-            raise _unprocessable(field, "the answer to this request did not hold this item") from error
+            raise unprocessable(field, "the answer to this request did not hold this item") from error
         except TooEarlyError as error:
             field = f"{error.place}.timestamp" if listed else "timestamp"
-            raise _unprocessable(field, f"more than 5 minutes before the request; {error}") from error
+            raise unprocessable(field, f"more than 5 minutes before the request; {error}") from error
         except (OSError, DataError) as error:
             _LOG.exception("feedback was not accepted")
             raise busy("feedback cannot be kept safely now; send it again") from error
@@ -252,7 +252,7 @@ class RequestLog:
     async def _again(self, request: RecommendRequest, claim: Claim, content: bytes) -> RecommendResponse:
         kept = json.loads(content)
         if kept["request"] != json.loads(to_json(request.model_dump())):
-            raise _unprocessable(KEY, "this key was used with another request; take a new one")
+            raise unprocessable(KEY, "this key was used with another request; take a new one")
         try:
             await self._look_up([kept["answer"]["request_id"]])
             await self._recorded(claim, self._log.answered_again, kept["rows"])
@@ -334,7 +334,3 @@ class RequestLog:
             for item in selection.items
         ]
         return row, impressions
-
-
-def _unprocessable(field: str, detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", field)

@@ -130,7 +130,7 @@ def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: Propen
         return log.draw_p
     if kind == "conditional":
         return log.conditional_p
-    included, drawn = _included_and_drawn(logits, log.context, log.action, log.k)
+    included, drawn = inclusion_probabilities(logits, log.context, log.action, log.k)
     other = ~np.isclose(drawn, log.draw_p, rtol=1e-6, atol=0.0)
     if other.any():
         raise DataError(
@@ -142,8 +142,8 @@ def propensities(log: BanditLog, logits: NDArray[np.floating[Any]], kind: Propen
 
 def inclusion_probabilities(
     logits: NDArray[np.floating[Any]], context: NDArray[np.int64], action: NDArray[np.int64], k: int
-) -> FloatArray:
-    """Probability that an action is among k draws without replacement from softmax(logits), (n,).
+) -> tuple[FloatArray, FloatArray]:
+    """Probability that an action is among k draws without replacement from softmax(logits), and in a draw of its own.
 
     Let action j arrive after a time that is exponential with rate p_j: the first k to arrive are the k draws, so
 
@@ -154,16 +154,10 @@ def inclusion_probabilities(
     error falls exponentially; times below 1e-7 are left out, and with them at most 1e-7 of the answer.
 
     Args: logits: of the logging policy, (C, N). context: ascending, (n,). action: (n,). k: up to 200.
+    Returns: P(among k), and p, (n,) both.
     Raises: DataError: naming the round, for an action whose probability is too small to be represented, and for a
         context or an action that the logits do not have; for more draws than there are actions, or than 200.
     """
-    return _included_and_drawn(logits, context, action, k)[0]
-
-
-def _included_and_drawn(
-    logits: NDArray[np.floating[Any]], context: NDArray[np.int64], action: NDArray[np.int64], k: int
-) -> tuple[FloatArray, FloatArray]:
-    """`inclusion_probabilities`, and the probability of each action in a draw of its own, (n,) both."""
     n_contexts, n_actions = logits.shape
     if not 1 <= k <= min(n_actions, _MOST_DRAWS):
         raise DataError(

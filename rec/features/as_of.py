@@ -137,14 +137,6 @@ class EventIndex:
         """Events of each user in [at_ms - window_ms, at_ms), or all before at_ms, (B,)."""
         return self.users.past(users, at_ms).count(window_ms)
 
-    def item_first_ms(self, items: ArrayLike, at_ms: ArrayLike) -> NDArray[np.float64]:
-        """Time of each item's first event, NaN where there is none before at_ms, (B,)."""
-        return self.items.past(items, at_ms).first_ms()
-
-    def user_last_ms(self, users: ArrayLike, at_ms: ArrayLike) -> NDArray[np.float64]:
-        """Time of each user's last event, NaN where there is none before at_ms, (B,)."""
-        return self.users.past(users, at_ms).last_ms()
-
     def history(self, users: ArrayLike, at_ms: ArrayLike, length: int) -> NDArray[np.int32]:
         """Each user's last `length` items, oldest first, padded on the left with -1, (B, length)."""
         return self.users.past(users, at_ms).latest(length)

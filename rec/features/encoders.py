@@ -1,6 +1,5 @@
 """From the columns of users and items to the numbers models read, fitted on the training period only."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rec.data.dataset import Dataset, Interactions
 from rec.errors import BundleError, ConfigError, DataError
 from rec.features.as_of import AS_OF_FEATURES, EntitySide, EventIndex, as_of_features, without_events
 from rec.features.columns import ID_COLUMN, SNAPSHOT_COLUMNS, normalise
+from rec.hashing import stable_hash
 from rec.schema import FeatureSchema, Kind, Side
 
 SIDES: Final[tuple[EntitySide, ...]] = ("user", "item")
@@ -141,7 +141,7 @@ class Encoders:
             if value is None:
                 return 0
             known = lookup.get(value)
-            return first_hashed + _hash(f"{name}\0{value}") % self.config.hash_slots if known is None else known
+            return first_hashed + stable_hash(f"{name}\0{value}") % self.config.hash_slots if known is None else known
 
         return np.fromiter(map(slot, values), dtype=np.int32, count=len(values))
 
@@ -171,7 +171,7 @@ class Encoders:
                     encoded[name] = _padded(rows, self.slots(name, values), len(frame), self.widths[name])
                 case "text":
                     rows, grams = _flat(map(n_grams, column))
-                    buckets = {gram: 1 + _hash(gram) % self.config.text_buckets for gram in set(grams)}
+                    buckets = {gram: 1 + stable_hash(gram) % self.config.text_buckets for gram in set(grams)}
                     slots = np.fromiter((buckets[gram] for gram in grams), dtype=np.int32, count=len(grams))
                     encoded[name] = _padded(rows, slots, len(frame), self.widths[name])
                 case "vector":
@@ -292,8 +292,3 @@ def _stacked(name: str, column: "pd.Series[Any]", dim: int) -> NDArray[np.float3
         if len(vector):
             stacked[row] = vector
     return stacked
-
-
-def _hash(text: str) -> int:
-    """A hash that is the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

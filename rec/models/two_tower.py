@@ -15,6 +15,8 @@ from rec.models.tower import Tower
 from rec.tensors import on_device
 
 HISTORY = "history"
+# Rows embedded at once.
+BLOCK = 8192
 
 
 class TwoTower(nn.Module):
@@ -94,18 +96,16 @@ class TwoTower(nn.Module):
 
 
 @torch.inference_mode()
-def user_vectors(
-    model: TwoTower, features: Mapping[str, NDArray], history: NDArray[np.integer], *, block: int = 8192
-) -> NDArray[np.float32]:
+def user_vectors(model: TwoTower, features: Mapping[str, NDArray], history: NDArray[np.integer]) -> NDArray[np.float32]:
     """Embeddings of users (B, D); features: encoded, by name, (B, ...); history: slots of item_id, (B, H)."""
     if model.training:  # walking through all layers takes longer than embedding one user
         model.eval()
     inputs = {**{name: features[name] for name in model.user_tower.embeddings}, HISTORY: history}
-    return _in_blocks(model.embed_users, inputs, len(history), block, _device(model))
+    return _in_blocks(model.embed_users, inputs, len(history), BLOCK, _device(model))
 
 
 @torch.inference_mode()
-def item_vectors(model: TwoTower, features: Mapping[str, NDArray], *, block: int = 8192) -> NDArray[np.float32]:
+def item_vectors(model: TwoTower, features: Mapping[str, NDArray], *, block: int = BLOCK) -> NDArray[np.float32]:
     """Embeddings of items (N, D); features: encoded, by name, (N, ...)."""
     model.eval()
     inputs = {name: features[name] for name in model.item_tower.embeddings}

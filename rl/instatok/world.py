@@ -227,13 +227,8 @@ class InstaTok:
             }
         )
 
-    def dataset(
-        self,
-        n_sessions: int | None = None,
-        policy: "SessionPolicy | None" = None,
-        rng: np.random.Generator | None = None,
-    ) -> "Dataset":
+    def dataset(self, n_sessions: int | None = None, policy: "SessionPolicy | None" = None) -> "Dataset":
         """The log of sessions as a data set; see `rl.instatok.log.log_sessions`."""
         from rl.instatok.log import log_sessions
 
-        return log_sessions(self, n_sessions, policy, rng)
+        return log_sessions(self, n_sessions, policy)

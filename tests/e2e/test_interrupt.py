@@ -9,25 +9,11 @@ import time
 import uuid
 from pathlib import Path
 
-import psutil
 import pytest
 
 from rec.registry import Registry
 from rec.storage import Home
-
-MARK = "TANDEM_TEST_MARK"
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """Every process that descends from the one started with this mark, orphans included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+from tests.processes import MARK, marked
 
 
 def _interrupt(arguments: list[str], after: str, delay_s: float) -> tuple[int, str, str]:
@@ -52,10 +38,10 @@ def _interrupt(arguments: list[str], after: str, delay_s: float) -> tuple[int, s
     said += process.stdout.read()
     code = process.wait(timeout=90)
     deadline = time.monotonic() + 20
-    while _marked(mark) and time.monotonic() < deadline:
+    while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.2)
-    left = [" ".join(child.cmdline())[:120] for child in _marked(mark)]
-    for child in _marked(mark):
+    left = [" ".join(child.cmdline())[:120] for child in marked(mark)]
+    for child in marked(mark):
         child.kill()
     assert not left, f"left behind: {left}\n{said}"
     return code, said, mark

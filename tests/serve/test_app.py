@@ -20,6 +20,7 @@ from serve.app import build, run, socket_folder, start
 from serve.config import ServeConfig
 from serve.keys import KeyStore
 from serve.ports import free_port
+from tests.processes import MARK, marked
 
 PROGRAM = """
 import sys
@@ -95,7 +96,7 @@ def test_a_signal_ends_the_service_and_every_process_of_it(home: str, number: si
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), home, str(port)],
-        env={**inherited, "TANDEM_TEST_MARK": mark},
+        env={**inherited, MARK: mark},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -114,15 +115,3 @@ def test_a_signal_ends_the_service_and_every_process_of_it(home: str, number: si
     while (left := marked(mark)) and monotonic() < deadline:
         sleep(0.1)
     assert not left
-
-
-def marked(mark: str) -> list[str]:
-    """Names of the processes that inherited the mark."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "comm").read_text().strip())
-        except OSError:
-            continue
-    return found

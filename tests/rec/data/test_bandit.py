@@ -57,14 +57,15 @@ def test_inclusion_probabilities_against_enumeration(scale, n, k):
         for slate, p in slate_probabilities(softmax(logits[context]), k).items():
             exact[context, list(slate)] += p
     context, action = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
-    found = inclusion_probabilities(logits, context, action, k).reshape(2, n)
+    found = inclusion_probabilities(logits, context, action, k)[0].reshape(2, n)
     np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-7)
     assert (found <= 1).all()
 
 
 def test_inclusion_probabilities_sum_to_k_in_a_large_catalogue():
     logits = np.random.default_rng(2).normal(size=(1, 2000)) * 3
-    found = inclusion_probabilities(logits, np.zeros(2000, np.int64), np.arange(2000), 5)
+    found, drawn = inclusion_probabilities(logits, np.zeros(2000, np.int64), np.arange(2000), 5)
+    np.testing.assert_allclose(drawn, softmax(logits)[0])
     assert found.sum() == pytest.approx(5, rel=1e-5)
 
 
@@ -73,7 +74,7 @@ def test_of_actions_that_are_alike_each_is_among_many_draws_as_often(k, n_alike,
     """k of n_alike, the others as good as never: late arrivals, a sharp k-th one, and likely actions beyond k count."""
     logits = np.full((1, n), -60.0)
     logits[0, :n_alike] = 0
-    found = inclusion_probabilities(logits, np.zeros(1, np.int64), np.zeros(1, np.int64), k)
+    found, _ = inclusion_probabilities(logits, np.zeros(1, np.int64), np.zeros(1, np.int64), k)
     assert found[0] == pytest.approx(k / n_alike, rel=1e-7)
 
 
@@ -89,11 +90,11 @@ def test_a_peaked_context_leaves_the_others_of_its_block_alone():
     peaked[:4] = [0, -1, -2, -3]
     logits = np.stack([peaked, rng.normal(size=200) * 2])
     context, action = np.repeat([0, 1], 200), np.tile(np.arange(200), 2)
-    found = inclusion_probabilities(logits, context, action, 5)
+    found, _ = inclusion_probabilities(logits, context, action, 5)
     np.testing.assert_allclose(found.reshape(2, 200).sum(axis=1), 5, rtol=1e-5)
     np.testing.assert_allclose(found[:4], 1, rtol=1e-5)
     np.testing.assert_allclose(found[4:200], 1 / 196, rtol=1e-5)
-    alone = inclusion_probabilities(logits[1:], context[:200], action[:200], 5)
+    alone, _ = inclusion_probabilities(logits[1:], context[:200], action[:200], 5)
     np.testing.assert_allclose(found[200:], alone, rtol=1e-6)
 
 

@@ -40,7 +40,8 @@ def test_queries_equal_a_plain_loop_over_the_events(log, queries):
     index, (positions, at_ms) = EventIndex(log), queries
     counts = index.item_count(positions, at_ms)
     weekly = index.user_count(positions, at_ms, window_ms=7 * DAY_MS)
-    first, last = index.item_first_ms(positions, at_ms), index.user_last_ms(positions, at_ms)
+    first = index.past("item", positions, at_ms).first_ms()
+    last = index.past("user", positions, at_ms).last_ms()
     history = index.history(positions, at_ms, 5)
     indptr, seen = index.seen(positions, at_ms)
     for b, (position, at) in enumerate(zip(positions, at_ms, strict=True)):
