@@ -105,12 +105,13 @@ class ServeConfig(Config):
     A service on loopback answers as localhost, 127.0.0.1 and what `hosts` names: the name by which a proxy in
     front is asked, where it passes that on. A service on another address answers by any name, unless there are some.
 
-    `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback. A key
-    may make `requests_per_s` on average and `burst` at once; whoever needs none shares them with all others. A gateway
-    answers `max_ongoing_requests` at a time, up to `batch_size` of those that wait together in one pass of the stages
-    (1: each by itself), and refuses what comes beside them; so it does with a recommendation that
-    takes longer than `deadline_s`. A ranker that takes longer than `rank_timeout_s`, or than half of what is left of
-    that, is done without. With `log_level` info every request is a line of the processes' log.
+    `keys` says whether an API key is needed: `auto`, when there is any in the home, or `host` is not loopback, or
+    Serve's own tools are not told it. A key may make `requests_per_s` on average and `burst` at once; whoever needs
+    none shares them with all others. A gateway answers `max_ongoing_requests` at a time, up to `batch_size` of
+    those that wait together in one pass of the stages (1: each by itself), and refuses what comes beside them; so
+    it does with a recommendation that takes longer than `deadline_s`. A ranker that takes longer than
+    `rank_timeout_s`, or than half of what is left of that, is done without. With `log_level` info every request is
+    a line of the processes' log.
     """
 
     home: HomePath
