@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pyarrow import ArrowInvalid, NativeFile
 from pyarrow import fs as arrow_fs
@@ -178,8 +178,9 @@ def refuse_credentials(url: str | None, field: str) -> None:
     if url is None or "://" not in url:
         return
     parts = urlsplit(url)
-    # The user of an abfs:// URL is a container.
-    if parts.password or (parts.username and not parts.scheme.startswith("abfs")):
+    # The user of an abfs:// URL is a container, and its query may hold a signature; gs:// has a user without a key.
+    azure, signed = parts.scheme.startswith("abfs"), "sig" in parse_qs(parts.query)
+    if parts.password or signed or (parts.username and not azure and parts.username != "anonymous"):
         raise ConfigError(
             "a URL without credentials is required, as it is kept with the run and in the bundle; give them in the "
             "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or "

@@ -93,9 +93,11 @@ def build(args: ServeConfig) -> "Application":
 
     config = _absolute(args)
     version = _verified_version(config)
+    otherwise = "keys: off"
     if config.keys == "auto" and "host" not in args.model_fields_set:
         config = config.model_copy(update={"keys": "required"})
-    _require_key(config, "say host: 127.0.0.1 in args where Serve listens there alone, or keys: off")
+        otherwise = "host: 127.0.0.1 in args where Serve listens there alone, or keys: off"
+    _require_key(config, f"say {otherwise}")
     return application(config, version)
 
 

@@ -83,6 +83,10 @@ class Search:
         elif config.scheduler == "asha":
             raise ConfigError("asha stops by epochs, which agents have none of: take scheduler fifo", field="scheduler")
         space.refuse_impossible(base)
+        if isinstance(base, TrainConfig) and base.training.use_gpu and not base.training.workers:
+            raise ConfigError(
+                "a trial without workers has no GPU: take training.workers of 1 or more", field="training.use_gpu"
+            )
         if config.judge == "retriever" and "retriever.objective" in space.parameters:
             raise ConfigError(
                 "retrievers of different objectives are judged by different metrics: take judge both, or policy",

@@ -81,8 +81,7 @@ def run_import(options: ImportOptions) -> Answer:
     dataset = read(options.data)
     write = {"parquet": write_parquet, "recbole": write_recbole}[options.format]
     write(dataset, options.out)
-    print(f"wrote {options.out}")
-    return {"out": options.out, **summary(dataset)}
+    return {"out": _written(options.out), **summary(dataset)}
 
 
 def run_generate(options: GenerateOptions) -> Answer:
@@ -97,8 +96,16 @@ def run_generate(options: GenerateOptions) -> Answer:
         return _generate_log(world, options)
     dataset = world.dataset(n_sessions=options.n_sessions)
     write_parquet(dataset, options.out)
-    print(f"wrote {options.out}")
-    return {"out": options.out, **summary(dataset)}
+    return {"out": _written(options.out), **summary(dataset)}
+
+
+def _written(out: str, below: str = "") -> str:
+    """Says where something was written, without the credentials of a URL."""
+    from rec.storage import Home
+
+    home = Home(out)
+    print(f"wrote {home.show(below) if below else home.location}")
+    return home.location
 
 
 def _generate_log(world: "InstaTok", options: GenerateOptions) -> Answer:
@@ -118,5 +125,4 @@ def _generate_log(world: "InstaTok", options: GenerateOptions) -> Answer:
     log = log_slates(world, policy, n_sessions=options.n_sessions, k=5, epsilon=0.1, temperature=1.0, rng=rng)
     write_side_tables(world.dataset(n_sessions=1), options.out, below=f"{FOLDER}/")
     log.append_to(events)
-    print(f"wrote {options.out}/{FOLDER}")
-    return {"out": options.out, **summary(read(DataConfig(name="events", path=options.out)))}
+    return {"out": _written(options.out, FOLDER), **summary(read(DataConfig(name="events", path=options.out)))}

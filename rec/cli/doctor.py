@@ -18,7 +18,7 @@ GIB: Final = 2**30
 SHARED_MEMORY: Final = "/dev/shm"
 PORTS: Final = {8000: "HTTP of `tandem serve`", 6379: "Ray's head node", 8265: "Ray's dashboard and jobs"}
 # Of the longest socket below the folder of sessions, which itself ends in /ray.
-SOCKET: Final = "/session_2026-01-01_12-00-00_123456_4194304/sockets/plasma_store"
+SOCKET: Final = "/session_2026-01-01_12-00-00_123456_4194304/sockets/dash_TaskEventsHead"
 LONGEST_TEMP: Final = (103 if sys.platform == "darwin" else 107) - len(SOCKET)
 
 Status = Literal["ok", "warning", "problem"]
@@ -91,12 +91,13 @@ def _ray() -> list[Check]:
 
     folder = get_default_ray_temp_dir()
     checks = [Check("ray sessions", "ok", f"under {folder}")]
-    if len(folder) > LONGEST_TEMP:
+    length = len(os.fsencode(folder))
+    if length > LONGEST_TEMP:
         checks.append(
             Check(
                 "ray sessions",
                 "problem",
-                f"{folder} has {len(folder)} characters",
+                f"{folder} has {length} bytes",
                 f"set RAY_TMPDIR to a path of at most {LONGEST_TEMP - len('/ray')}: systems limit those of sockets",
             )
         )

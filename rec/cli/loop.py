@@ -104,7 +104,7 @@ def begin(world: InstaTok, home: str, *, n_visits: int, rng: np.random.Generator
 
     drawn = {"k": SLATE, "epsilon": POLICY.epsilon, "temperature": POLICY.temperature, "max_requests": 1}
     log = log_slates(yesterday, nothing, n_sessions=n_visits, rng=rng, policy_version="random", **drawn)
-    write_side_tables(_described(world), f"{home}/{FOLDER}")
+    write_side_tables(_described(world), home, below=f"{FOLDER}/")
     log.append_to(open_events(home))
     config = {
         **TRAIN,

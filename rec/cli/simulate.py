@@ -246,7 +246,7 @@ def _require_ready(url: str) -> None:
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=READY_TIMEOUT_S):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"nothing is ready to answer at {url}: {error}; start `tandem serve`, or name its URL, port included",
             field="url",

@@ -14,8 +14,8 @@ class TrainingConfig(Config):
     epochs without a better validation metric; `max_failures` how often lost workers are replaced. `use_gpu` asks for a
     GPU for every worker, which brings machines that have one where a cluster grows, or for none; by default they get
     one each where the cluster has so many already. `precision` auto is bfloat16 autocast on devices that compute in it
-    natively, float32 elsewhere; scores and losses are float32 always. The learning rate rises over the first `warmup`
-    of the steps, then stays or falls to zero along a cosine.
+    natively, float32 elsewhere; products of embeddings and losses are float32 always. The learning rate rises over the
+    first `warmup` of the steps, then stays or falls to zero along a cosine.
     """
 
     workers: NonNegativeInt = 2

@@ -172,7 +172,10 @@ def _train_on_ray(
     task_ref = ray.put(task)
     weights = None if init_from is None else {name: tensor.cpu().numpy() for name, tensor in init_from.items()}
     weights_ref = ray.put(weights)
-    use_gpu = uses_gpu(config, ray.cluster_resources().get("GPU", 0), may_grow=bool(os.environ.get("RAY_ADDRESS")))
+    n_gpus, joined = ray.cluster_resources().get("GPU", 0), os.environ.get("RAY_ADDRESS", "local") != "local"
+    use_gpu = uses_gpu(config, n_gpus, may_grow=joined)
+    if use_gpu and n_gpus < config.workers:
+        print(f"waiting for {config.workers} GPUs, of which the cluster has {n_gpus:g}", file=sys.stderr, flush=True)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"task": task_ref, "config": config.model_dump(), "seed": seed, "init_from": weights_ref},

@@ -185,7 +185,8 @@ def _fit_rows(
 ) -> tuple[RankingModel, RankingModel]:
     """Fits a pointwise model. Args: design: of training and validation rows. model: of a design and fitted weights."""
     seed = runs.config.seed
-    training = training.model_copy(update={"workers": runs.config.training.workers})
+    machine = {name: getattr(runs.config.training, name) for name in ("workers", "use_gpu")}
+    training = training.model_copy(update=machine)
     last, earlier = periods.last(), periods.earlier()
     earlier.require_something_to_learn()
     judged_design = design(earlier, last)

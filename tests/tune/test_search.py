@@ -21,7 +21,7 @@ from rec.cli.data import read
 from rec.config import TrainConfig, load_config
 from rec.errors import ConfigError
 from rec.storage import Home
-from tune.config import TuneConfig, TuneOptions
+from tune.config import ParameterConfig, TuneConfig, TuneOptions
 from tune.search import Search
 from tune.trials import FOLDER, Trials
 
@@ -82,6 +82,21 @@ def test_a_search_goes_on_as_it_was_recorded_and_on_the_same_data(tmp_path: Path
     again.require_same(data)
     with pytest.raises(ConfigError, match="on other data"):
         again.require_same(None)
+
+
+@pytest.mark.parametrize(
+    ("base", "searched", "field"),
+    [
+        ({"training": {"workers": 0, "use_gpu": True}}, "training.learning_rate", "training.use_gpu"),
+        ({}, "retriever.objective", "retriever.objective"),
+    ],
+)
+def test_what_trials_cannot_have_or_compare_is_refused(tmp_path: Path, base, searched, field):
+    choices = {"training.learning_rate": (1e-3, 1e-2), "retriever.objective": ("logq", "ips")}[searched]
+    config = TuneConfig(parameters={searched: ParameterConfig(choices=choices)})
+    with pytest.raises(ConfigError) as refused:
+        Search.of(tmp_path, config, TrainConfig.model_validate(base))
+    assert refused.value.field == field
 
 
 @pytest.mark.parametrize("spaces", [("dqn",), ("drr",)])

@@ -19,7 +19,12 @@ def test_paths_mean_the_same_from_any_folder_and_urls_stay(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://KEY:SECRET@bucket/home", "s3://KEY@bucket/home", "abfs://container:SECRET@account.dfs.core.windows.net"],
+    [
+        "s3://KEY:SECRET@bucket/home",
+        "s3://KEY@bucket/home",
+        "abfs://container:SECRET@account.dfs.core.windows.net",
+        "abfs://container@account.dfs.core.windows.net/home?sv=2020&sig=SECRET",
+    ],
 )
 def test_credentials_are_not_kept_with_a_run(url: str) -> None:
     batch = SourcesConfig.model_validate({"quotas": {"batch": 10}, "batch": url})
@@ -30,3 +35,16 @@ def test_credentials_are_not_kept_with_a_run(url: str) -> None:
         with pytest.raises(ConfigError, match=r"without credentials is required.*AWS_ACCESS_KEY_ID") as error:
             settled(config)
         assert error.value.field == field and url not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/home?region=eu-west-1",
+        "gs://anonymous@bucket/home",
+        "abfs://container@account.dfs.core.windows.net",
+    ],
+)
+def test_what_holds_no_credentials_is_kept(url: str) -> None:
+    config = TrainConfig(data=DataConfig(name="events", path=url))
+    assert settled(config).data.path == url
