@@ -14,8 +14,6 @@ GOOD = 0.9
 DOLLARS_A_CORE_HOUR = 0.05
 GIB_A_CORE = 4
 MACHINE_GIB = 256
-# Its memory hardly rose above what is held anyway, so that the slope is the least it can be.
-LEAST = "train"
 
 
 def result(part: str) -> dict[str, Any]:
@@ -46,10 +44,9 @@ def at_a_billion(part: str) -> str:
     assert seconds is not None and gib is not None
     hours, cores = 1000 * seconds / 3600, 1000 * gib / GIB_A_CORE
     held = f"{short(cores)} cores, ${short(cores * hours * DOLLARS_A_CORE_HOUR)}"
-    least, most = ("at least ", "at most ") if part == LEAST else ("", "")
     return (
         f"{short(1000 * seconds)} s = {short(hours)} hours, ${short(hours * DOLLARS_A_CORE_HOUR)} | "
-        f"{least}{short(1000 * gib / 1024)} TiB | {least}{held} | {most}{short(MACHINE_GIB / gib)} million"
+        f"{short(1000 * gib / 1024)} TiB | {held} | {short(MACHINE_GIB / gib)} million"
     )
 
 
@@ -59,7 +56,7 @@ def test_slopes_are_those_measured(part: str) -> None:
     assert f"| `{part}` | {cells} |" in TEXT
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "candidates"])
+@pytest.mark.parametrize("part", ["log", "ope", "train"])
 def test_a_billion_events_follow_from_the_slopes(part: str) -> None:
     assert f"| `{part}` | {at_a_billion(part)} |" in TEXT
 
@@ -79,4 +76,4 @@ def test_training_over_the_catalogue_follows_from_its_slopes() -> None:
 
 
 def test_parts_of_all_kinds_were_measured() -> None:
-    assert {"candidates", "log", "ope", "train"} <= set(PARTS)
+    assert PARTS == ["candidates", "evaluate", "log", "ope", "train"]
