@@ -36,7 +36,7 @@ check: setup ## ruff, types, import contracts
 test-all: setup ## every test, the slow ones included
 	$(BIN)/pytest -m ''
 
-bench: setup ## reproduce the tables of results, which takes days; needs TANDEM_DATA
+bench: setup ## measure most tables of results again, which takes days; needs TANDEM_DATA
 	for file in $(filter-out %/drr_movielens.py,$(wildcard benchmarks/quality/*.py)); do $(BIN)/python $$file || exit 1; done
 	$(BIN)/python benchmarks/quality/drr_movielens.py --variants user
 	$(BIN)/python benchmarks/quality/drr_movielens.py --variants logged --states ave --steps 32000 --name drr_movielens_logged

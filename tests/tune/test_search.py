@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from ray.tune.schedulers import TrialScheduler
@@ -21,11 +20,11 @@ from rec.cli.data import read
 from rec.config import TrainConfig, load_config
 from rec.errors import ConfigError
 from rec.storage import Home
+from tests.processes import MARK, marked
 from tune.config import ParameterConfig, TuneConfig, TuneOptions
 from tune.search import Search
 from tune.trials import FOLDER, Trials
 
-MARK = "TANDEM_TEST_MARK"
 BASE = {
     "retriever": {"output_dim": 8, "queries": {"min_batches": 3}},
     "training": {"workers": 0, "epochs": 3},
@@ -218,17 +217,6 @@ def _started(mark: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _left(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def _finished(search: Path) -> dict[str, str]:
     """What the files of the finished trials hold, by trial."""
     return {
@@ -253,7 +241,7 @@ def test_a_killed_search_goes_on_and_loses_at_most_the_running_trials(tmp_path: 
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     _, told = process.communicate()
-    for other in _left(mark):
+    for other in marked(mark):
         other.kill()
     assert len(searches) == 1, told
     search = searches[0]
