@@ -110,7 +110,7 @@ class Lease:
                 raise ValueError("its row names no holder")
             return table, holder, expires_ms
         except (DeltaError, OSError, ValueError, KeyError, TypeError) as error:
-            cause = str(error).splitlines()[0]
+            cause = str(error).partition("\n")[0]
             why = f"cannot be read ({cause}): try again; if it stays so, see that no cycle runs, and move it away"
             raise LeaseError(why, file=self._uri) from error
 
@@ -120,6 +120,9 @@ class Lease:
             write_deltalake(table, row, mode="overwrite", commit_properties=_ON_TOP_OF_WHAT_WAS_READ)
         except CommitFailedError as error:
             raise LeaseError("another one took it at the same moment: wait for its end", file=self._uri) from error
+        except (DeltaError, OSError) as error:
+            cause = str(error).partition("\n")[0]
+            raise LeaseError(f"cannot be written ({cause}): see that its storage can be", file=self._uri) from error
 
 
 def _now_ms() -> int:

@@ -95,6 +95,17 @@ def test_a_lease_whose_file_is_lost_is_refused_by_its_folder(tmp_path: Path) -> 
         pass
 
 
+def test_a_lease_that_cannot_be_renewed_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with Lease(Home(tmp_path), "lease", seconds=60) as held, monkeypatch.context() as disk:
+        disk.setattr(rec.cycle.lease, "write_deltalake", full)
+        with pytest.raises(LeaseError, match="No space left on device") as caught:
+            held.hold()
+    assert caught.value.file == str(tmp_path / "lease")
+
+
 def test_of_many_that_begin_at_once_one_holds_it(lease: Open) -> None:
     together, over, held, refused = threading.Barrier(6), threading.Event(), [], []
 
